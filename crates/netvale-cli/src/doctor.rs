@@ -1,0 +1,334 @@
+//! `netvale doctor`: what this machine offers, and whether the namespace is
+//! sound.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use netvale::ErrorKind;
+use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::process::{Resource, geteuid, getrlimit};
+use serde::Serialize;
+
+use crate::cli::Place;
+use crate::exit::Code;
+use crate::failure::Result;
+use crate::output;
+
+/// Oldest kernel that is tested.
+const MIN_KERNEL: (u32, u32) = (5, 10);
+/// Descriptors that a server with many ports needs.
+const MIN_FILES: u64 = 1024;
+/// Memory that device ports pin, bytes.
+const MIN_MEMLOCK: u64 = 64 << 20;
+/// 2 MiB pages that hold one region of the usual size.
+const MIN_HUGE_PAGES: u64 = 16;
+
+/// What was typed.
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_long_help = "Example:\n  \
+    netvale doctor\n\n\
+    Sizes are in MiB and in pages of 2 MiB. Ends with status 1 if a check\n\
+    failed; warnings do not count.")]
+pub(crate) struct Args {
+    /// Print JSON, one object per check; sizes are in the text, with units
+    #[arg(long)]
+    json: bool,
+}
+
+/// Outcome of a check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Status {
+    Ok,
+    Warn,
+    Fail,
+}
+
+/// One check.
+#[derive(Debug, Clone, Serialize)]
+struct Check {
+    schema: &'static str,
+    check: &'static str,
+    status: Status,
+    detail: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    advice: Option<&'static str>,
+}
+
+impl Check {
+    fn ok(check: &'static str, detail: impl Into<String>) -> Self {
+        Self {
+            schema: "netvale.check.v1",
+            check,
+            status: Status::Ok,
+            detail: detail.into(),
+            advice: None,
+        }
+    }
+
+    fn warn(check: &'static str, detail: impl Into<String>, advice: &'static str) -> Self {
+        Self {
+            status: Status::Warn,
+            advice: Some(advice),
+            ..Self::ok(check, detail)
+        }
+    }
+
+    fn fail(check: &'static str, detail: impl Into<String>, advice: &'static str) -> Self {
+        Self {
+            status: Status::Fail,
+            ..Self::warn(check, detail, advice)
+        }
+    }
+}
+
+/// Runs `doctor`.
+pub(crate) fn run(args: &Args, place: &Place) -> Result<Code> {
+    let mut checks = vec![kernel(), memfd(), huge_pages(), files(), memlock(), cpus()];
+    checks.extend(namespace(place));
+    let mut code = Code::Done;
+    for check in &checks {
+        if check.status == Status::Fail {
+            code = Code::Negative;
+        }
+        if args.json {
+            output::json(check)?;
+            continue;
+        }
+        let word = match check.status {
+            Status::Ok => "ok",
+            Status::Warn => "warn",
+            Status::Fail => "fail",
+        };
+        output::line(&format!("{word:<5} {:<13} {}", check.check, check.detail))?;
+        if let Some(advice) = check.advice {
+            output::line(&format!("{:20}{advice}", ""))?;
+        }
+    }
+    Ok(code)
+}
+
+fn kernel() -> Check {
+    let uname = rustix::system::uname();
+    let release = uname.release().to_string_lossy().into_owned();
+    match version(&release) {
+        Some(version) if version >= MIN_KERNEL => Check::ok("kernel", format!("Linux {release}")),
+        _ => Check::warn(
+            "kernel",
+            format!("Linux {release}"),
+            "5.10 is the oldest version that is tested",
+        ),
+    }
+}
+
+/// Major and minor number of a release name.
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+fn memfd() -> Check {
+    const ADVICE: &str = "regions need memfd_create and seals; a seccomp filter may forbid them";
+    let sealed = rustix::fs::memfd_create(
+        "netvale-doctor",
+        MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING,
+    )
+    .and_then(|fd| {
+        rustix::fs::ftruncate(&fd, 4096)?;
+        rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)
+    });
+    match sealed {
+        Ok(()) => Check::ok("memfd", "sealed shared memory works"),
+        Err(e) => Check::fail("memfd", format!("no sealed shared memory: {e}"), ADVICE),
+    }
+}
+
+fn huge_pages() -> Check {
+    const ADVICE: &str = "regions then use 4 KiB pages; for huge ones: sysctl vm.nr_hugepages=64";
+    let read = |name| {
+        let path = format!("/sys/kernel/mm/hugepages/hugepages-2048kB/{name}");
+        fs::read_to_string(path).ok()?.trim().parse::<u64>().ok()
+    };
+    match (read("free_hugepages"), read("nr_hugepages")) {
+        (Some(free), Some(all)) => {
+            let detail = format!("{free} of {all} pages of 2 MiB are free");
+            if free >= MIN_HUGE_PAGES {
+                Check::ok("huge pages", detail)
+            } else {
+                Check::warn("huge pages", detail, ADVICE)
+            }
+        }
+        _ => Check::warn("huge pages", "this kernel has none of 2 MiB", ADVICE),
+    }
+}
+
+fn files() -> Check {
+    match getrlimit(Resource::Nofile).current {
+        Some(n) if n < MIN_FILES => Check::warn(
+            "open files",
+            format!("at most {n}"),
+            "each port takes up to four; raise it with: ulimit -n 4096",
+        ),
+        limit => Check::ok("open files", format!("at most {}", or_unlimited(limit))),
+    }
+}
+
+fn memlock() -> Check {
+    let limit = getrlimit(Resource::Memlock).current;
+    let mib = limit.map(|bytes| bytes >> 20);
+    match limit {
+        Some(bytes) if bytes < MIN_MEMLOCK && !geteuid().is_root() => Check::warn(
+            "locked memory",
+            format!("at most {} MiB", bytes >> 20),
+            "enough for VALE ports and pipes; devices may need: ulimit -l 65536",
+        ),
+        _ => Check::ok(
+            "locked memory",
+            mib.map_or("unlimited".to_owned(), |mib| format!("at most {mib} MiB")),
+        ),
+    }
+}
+
+fn or_unlimited(limit: Option<u64>) -> String {
+    limit.map_or("unlimited".to_owned(), |n| n.to_string())
+}
+
+fn cpus() -> Check {
+    match std::thread::available_parallelism().map_or(1, usize::from) {
+        1 => Check::warn(
+            "cpus",
+            "one",
+            "sender and receiver take turns: rates are about half",
+        ),
+        n => Check::ok("cpus", n.to_string()),
+    }
+}
+
+/// The namespace's directory, its server and its books.
+fn namespace(place: &Place) -> Vec<Check> {
+    let namespace = match place.namespace_if_running() {
+        Ok(namespace) => namespace,
+        Err(failure) => {
+            let detail = match failure {
+                crate::failure::Failure::Error(e) => e.to_string(),
+                other => format!("{other:?}"),
+            };
+            let advice = "name another directory with --ns or NETVALE_NS";
+            return vec![Check::fail("namespace", detail, advice)];
+        }
+    };
+    let mut checks = Vec::new();
+    if let Some(path) = namespace.path() {
+        checks.push(directory(path));
+    }
+    match namespace.list() {
+        Ok(ports) => {
+            let what = if place.is_embedded() {
+                "inside this process"
+            } else {
+                "running"
+            };
+            checks.push(Check::ok(
+                "server",
+                format!("{what}, {} ports", ports.len()),
+            ));
+        }
+        Err(error) if error.kind() == ErrorKind::Disconnected => {
+            checks.push(Check::ok("server", "not running; the first port starts it"));
+            return checks;
+        }
+        Err(error) => {
+            let advice = "see its messages, or use another namespace with --ns";
+            checks.push(Check::fail("server", error.to_string(), advice));
+            return checks;
+        }
+    }
+    checks.push(conservation(namespace.check()));
+    checks
+}
+
+fn conservation(report: netvale::Result<netvale::CheckReport>) -> Check {
+    match report {
+        Ok(report) if report.problems.is_empty() => {
+            let buffers: u64 = report.regions.iter().map(|r| r.buffers).sum();
+            let free: u64 = report.regions.iter().map(|r| r.free).sum();
+            let regions = report.regions.len();
+            Check::ok(
+                "conservation",
+                format!("{buffers} buffers in {regions} regions, each in one place; {free} free"),
+            )
+        }
+        Ok(report) => Check::fail(
+            "conservation",
+            report.problems.join("; "),
+            "while ports are busy this may pass; if it stays, it is a bug",
+        ),
+        Err(error) => Check::fail("conservation", error.to_string(), "the check did not run"),
+    }
+}
+
+fn directory(path: &Path) -> Check {
+    const ADVICE: &str = "anyone who can write there can read your packets: chmod 700 it";
+    let shown = path.display();
+    match fs::metadata(path) {
+        Ok(meta) if !meta.is_dir() => {
+            Check::fail("namespace", format!("{shown} is no directory"), ADVICE)
+        }
+        Ok(meta) if meta.uid() != geteuid().as_raw() && !geteuid().is_root() => Check::warn(
+            "namespace",
+            format!("{shown} belongs to user {}", meta.uid()),
+            "ports will be isolated ones, if the server lets you in",
+        ),
+        Ok(meta) if meta.mode() & 0o022 != 0 => Check::fail(
+            "namespace",
+            format!("{shown} has mode {:03o}", meta.mode() & 0o777),
+            ADVICE,
+        ),
+        Ok(_) => Check::ok("namespace", shown.to_string()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            Check::ok("namespace", format!("{shown} (does not exist yet)"))
+        }
+        Err(e) => Check::fail("namespace", format!("{shown}: {e}"), ADVICE),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernel_versions() {
+        for (release, expected) in [
+            ("6.8.0-45-generic", Some((6, 8))),
+            ("5.10.0+", Some((5, 10))),
+            ("4.19", Some((4, 19))),
+            ("strange", None),
+        ] {
+            assert_eq!(version(release), expected);
+        }
+    }
+
+    #[test]
+    fn problems_fail() {
+        let mut report = netvale::CheckReport::default();
+        assert_eq!(conservation(Ok(report.clone())).status, Status::Ok);
+        report.problems.push("buffer 7 is in two places".into());
+        let check = conservation(Ok(report));
+        assert_eq!(check.status, Status::Fail);
+        assert!(check.detail.contains("buffer 7"));
+    }
+
+    #[test]
+    fn open_directories_fail() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().expect("a directory");
+        let mode = |mode| {
+            fs::set_permissions(dir.path(), fs::Permissions::from_mode(mode)).expect("chmod");
+            directory(dir.path()).status
+        };
+        assert_eq!(mode(0o700), Status::Ok);
+        assert_eq!(mode(0o777), Status::Fail);
+        assert_eq!(directory(&dir.path().join("none")).status, Status::Ok);
+    }
+}

@@ -1,0 +1,266 @@
+//! Filling a destination's RX ring with a run of frames.
+
+use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+use netvale_shm::Bufs;
+
+use crate::kring::{Kring, KringId};
+use crate::monitor;
+use crate::resv::{Lease, Refused, Resv};
+use crate::slot::{NS_BUF_CHANGED, NS_MOREFRAG, Ring, Slot};
+use crate::world::{Holder, Party, RegionMap};
+
+/// Slots filled before they are shown to a receiver that may be polling on
+/// another core: small enough to keep both busy, large enough that the record
+/// does not bounce between them.
+const PUBLISH_EVERY: u32 = 64;
+
+/// One slot of a batch of frames, as collected from the sender's ring.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Ent {
+    /// Buffer, length, flags; checked: the buffer exists, the length fits.
+    pub slot: Slot,
+    /// Index of the slot in the sender's ring.
+    pub at: u16,
+    /// In a frame's first entry: its slots.
+    pub frags: u8,
+    /// For users of batches: the next frame of the same chain.
+    pub next: u16,
+}
+
+/// Where frames come from.
+#[derive(Debug, Clone, Copy)]
+pub struct Source<'a> {
+    /// The holder of its buffers: the sender's TX ring.
+    pub kring: KringId,
+    /// As mapped.
+    pub ring: Ring<'a>,
+    /// Its region.
+    pub map: &'a RegionMap,
+    /// The sender gives its buffers away instead of having them copied.
+    pub gives: bool,
+}
+
+/// What became of a run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Delivered {
+    /// Frames that arrived.
+    pub frames: u32,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// A destination ring, resolved and checked.
+#[derive(Debug, Clone, Copy)]
+pub struct Target<'a> {
+    /// Its identifier.
+    pub id: KringId,
+    /// Hidden state.
+    pub kring: Kring<'a>,
+    /// As mapped here.
+    pub ring: Ring<'a>,
+    /// Its region.
+    pub map: &'a RegionMap,
+    /// Its reservations.
+    pub resv: Resv<'a, core::sync::atomic::AtomicU64>,
+}
+
+impl<'a> Target<'a> {
+    /// The ring as its kring describes it, inside `map`. `None` if it does
+    /// not fit there.
+    #[inline]
+    #[must_use]
+    pub fn new(id: KringId, kring: Kring<'a>, map: &'a RegionMap) -> Option<Self> {
+        let g = kring.geom();
+        if g.slots < 2 {
+            return None;
+        }
+        Some(Self {
+            id,
+            kring,
+            ring: map.ring(g.ofs, g.slots)?,
+            map,
+            resv: kring.resv(g.slots)?,
+        })
+    }
+
+    /// Counts frames that could not be delivered, by the reason.
+    #[cold]
+    pub fn refuse(&self, why: Refused, frames: u32) {
+        match why {
+            Refused::Full | Refused::Closed => self.kring.count_full(u64::from(frames)),
+            Refused::Fault => self.kring.count_fault(u64::from(frames)),
+        }
+    }
+}
+
+/// Delivers frames into one RX ring: copies, or swaps buffers if the sender
+/// gives them away and both rings lie in one region. `chain` names each
+/// frame's first entry, in order; there are `frames` of `need` slots in all.
+///
+/// Frames that find no room are dropped from the end of the run and counted at
+/// the destination. Wakes the receiver once, if it sleeps.
+#[inline]
+pub fn deliver(
+    party: &Party<'_>,
+    from: &Source<'_>,
+    to: KringId,
+    ents: &[Ent],
+    chain: impl Iterator<Item = usize> + Clone,
+    frames: u32,
+    need: u32,
+) -> Delivered {
+    let none = Delivered::default();
+    let Some(kring) = party.world.kring(to) else {
+        return none;
+    };
+    let Some(map) = party.map_of(kring) else {
+        kring.count_fault(u64::from(frames));
+        return none;
+    };
+    let Some(to) = Target::new(to, kring, &map) else {
+        kring.count_fault(u64::from(frames));
+        return none;
+    };
+    let choose = |free| choose(ents, chain.clone(), need, free);
+    let lease = match to.resv.reserve(party.owner, choose) {
+        Ok(lease) => lease,
+        Err(why) => {
+            to.refuse(why, frames);
+            return none;
+        }
+    };
+    let holders = match to.map.shared {
+        Some(s) if from.gives && to.map.id == from.map.id => {
+            party.world.holders(s, to.map.geom.bufs)
+        }
+        _ => None,
+    };
+    let watched = kring.monitors().is_some();
+    let mut fill = Fill::new(to, from, lease, !watched);
+    let mut done = none;
+    for i in chain {
+        let Some(first) = ents.get(i) else { break };
+        if fill.filled + u32::from(first.frags) > lease.n {
+            break;
+        }
+        if first.frags == 1 {
+            done.bytes += fill.one(first, 1 << 8, holders);
+        } else {
+            let frags = usize::from(first.frags);
+            for (k, ent) in ents.iter().skip(i).take(frags).enumerate() {
+                let more = if k + 1 < frags { NS_MOREFRAG } else { 0 };
+                let flags = u16::from(first.frags) << 8 | more;
+                done.bytes += fill.one(ent, flags, holders);
+            }
+        }
+        done.frames += 1;
+    }
+    if watched {
+        monitor::tap_lease(party, &to, lease);
+    }
+    to.resv.publish(lease, lease.n, true);
+    kring.count_in(u64::from(done.frames), done.bytes);
+    if done.frames < frames {
+        kring.count_full(u64::from(frames - done.frames));
+    }
+    party.wake(kring);
+    done
+}
+
+/// How many slots to take when `free` are: all that are needed, or those of
+/// the first frames that fit whole.
+#[inline]
+fn choose(ents: &[Ent], chain: impl Iterator<Item = usize>, need: u32, free: u32) -> u32 {
+    if need <= free {
+        return need;
+    }
+    let mut fit = 0;
+    for i in chain {
+        let n = ents.get(i).map_or(1, |e| u32::from(e.frags));
+        if fit + n > free {
+            break;
+        }
+        fit += n;
+    }
+    fit
+}
+
+/// A lease being filled.
+struct Fill<'a> {
+    to: Target<'a>,
+    from: Source<'a>,
+    to_bufs: Bufs<'a>,
+    from_bufs: Bufs<'a>,
+    lease: Lease,
+    filled: u32,
+    at: u32,
+    show_at: u32,
+}
+
+impl<'a> Fill<'a> {
+    #[inline]
+    fn new(to: Target<'a>, from: &Source<'a>, lease: Lease, show_early: bool) -> Self {
+        Self {
+            to_bufs: to.map.bufs(),
+            from_bufs: from.map.bufs(),
+            to,
+            from: *from,
+            lease,
+            filled: 0,
+            at: lease.start.idx(),
+            show_at: if show_early { PUBLISH_EVERY } else { u32::MAX },
+        }
+    }
+
+    /// Fills the next slot; bytes that arrived.
+    #[inline]
+    fn one(&mut self, ent: &Ent, flags: u16, holders: Option<&[AtomicU32]>) -> u64 {
+        let dst = self.to.ring.slot(self.at);
+        let len = ent.slot.len();
+        let good = match holders {
+            None => {
+                let fits = self.to_bufs.copy_from(
+                    dst.buf(),
+                    self.from_bufs,
+                    ent.slot.buf(),
+                    usize::from(len),
+                );
+                let slot = Slot::new(dst.buf(), if fits { len } else { 0 }, flags);
+                self.to.ring.set_slot(self.at, slot);
+                fits
+            }
+            Some(holders) => self.swap(ent, dst, flags, holders),
+        };
+        self.at = self.to.ring.next(self.at);
+        self.filled += 1;
+        if self.filled == self.show_at {
+            self.to.resv.publish(self.lease, self.filled, false);
+            self.show_at += PUBLISH_EVERY;
+        }
+        if good { u64::from(len) } else { 0 }
+    }
+
+    /// Exchanges the buffers of the sender's slot and the destination's.
+    ///
+    /// The holder table is always a partition of the buffers, and each store
+    /// below leaves it so that who dies here loses none: see `Repair`.
+    #[inline]
+    fn swap(&self, ent: &Ent, dst: Slot, flags: u16, holders: &[AtomicU32]) -> bool {
+        let (mine, theirs) = (ent.slot.buf(), dst.buf());
+        let (Some(h_mine), Some(h_theirs)) =
+            (holders.get(mine as usize), holders.get(theirs as usize))
+        else {
+            self.to.ring.set_slot(self.at, Slot::new(theirs, 0, flags));
+            return false;
+        };
+        h_theirs.store(Holder::kring(self.from.kring).bits(), Relaxed);
+        self.to
+            .ring
+            .set_slot(self.at, Slot::new(mine, ent.slot.len(), flags));
+        h_mine.store(Holder::kring(self.to.id).bits(), Relaxed);
+        let back = Slot::new(theirs, ent.slot.len(), NS_BUF_CHANGED);
+        self.from.ring.set_slot(u32::from(ent.at), back);
+        true
+    }
+}

@@ -1,0 +1,422 @@
+//! The hidden state of a ring, in memory that only trusted parties map.
+
+use core::sync::atomic::{
+    AtomicU32, AtomicU64,
+    Ordering::{Acquire, Relaxed, Release, SeqCst},
+};
+
+use netvale_shm::Mem;
+
+use crate::pos::{MAX_SLOTS, Pos};
+use crate::resv::{Cursor, Resv};
+
+/// Identifies a ring of any port, in the whole namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KringId(pub u32);
+
+/// Words of a kring, by index. Each group of eight is a cache line of its own.
+///
+/// | line | words | written by |
+/// |---|---|---|
+/// | 0 | geometry, peer, monitor links | control plane |
+/// | 1 | reservation word, counters of senders | senders (atomically) |
+/// | 2 | `rhead`, sleep word | receiver; sleep word also cleared by wakers |
+/// | 3 | lock, receiver's or sender's cursor | holder of the lock |
+/// | 4.. | counters | holder of the lock |
+mod word {
+    pub(super) const GEN: usize = 0;
+    pub(super) const GEOM: usize = 1;
+    pub(super) const OFS: usize = 2;
+    pub(super) const PORT: usize = 3;
+    pub(super) const PEER: usize = 4;
+    pub(super) const MON_HEAD: usize = 5;
+    pub(super) const MON_NEXT_TX: usize = 6;
+    pub(super) const MON_NEXT_RX: usize = 7;
+    pub(super) const RESV: usize = 8;
+    pub(super) const IN_FRAMES: usize = 9;
+    pub(super) const IN_BYTES: usize = 10;
+    pub(super) const DROP_FULL: usize = 11;
+    pub(super) const DROP_FAULT: usize = 12;
+    pub(super) const RHEAD: usize = 16;
+    pub(super) const SLEEP: usize = 17;
+    pub(super) const LOCK: usize = 24;
+    pub(super) const CURSOR: usize = 25;
+    pub(super) const HW: usize = 26;
+    pub(super) const FLAGS: usize = 27;
+    pub(super) const COUNTERS: usize = 32;
+}
+
+/// Counters kept by the holder of a ring's lock, by index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Counter {
+    /// Frames that left this TX ring (dropped ones included).
+    Frames = 0,
+    /// Their bytes.
+    Bytes,
+    /// Syncs that moved something.
+    Syncs,
+    /// Frames dropped: a slot named no buffer or a length beyond it.
+    DropSlot,
+    /// Frames dropped: more than 64 slots, or cut off by the end of the batch.
+    DropChain,
+    /// Frames dropped: shorter than an Ethernet header.
+    DropRunt,
+    /// Frames dropped: nobody to send to.
+    DropNoDest,
+    /// Frames dropped: their offload request contradicts their headers.
+    DropOffload,
+    /// Syncs whose ring words broke the rules; nothing moved.
+    FaultWords,
+    /// Contradictions found in shared hidden state.
+    FaultState,
+    /// Nanoseconds of CPU time spent moving this ring's frames.
+    CpuNs,
+    /// Frames flooded to all ports.
+    Flooded,
+}
+
+impl Counter {
+    /// Every counter that explains a drop, with the word shown to users.
+    pub const DROPS: [(Self, &'static str); 5] = [
+        (Self::DropSlot, "tx_bad_slot"),
+        (Self::DropChain, "tx_chain"),
+        (Self::DropRunt, "tx_runt"),
+        (Self::DropNoDest, "tx_no_dest"),
+        (Self::DropOffload, "tx_offload"),
+    ];
+}
+
+/// What a kring says about where its ring lies. Anything, until checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Geom {
+    /// Region's identifier.
+    pub region: u16,
+    /// Slots.
+    pub slots: u32,
+    /// The region's generation: identifiers are used again.
+    pub region_gen: u32,
+    /// Byte offset of the ring in the region.
+    pub ofs: usize,
+}
+
+/// A view of one ring's hidden state.
+#[derive(Debug, Clone, Copy)]
+pub struct Kring<'a> {
+    id: KringId,
+    words: &'a [AtomicU64],
+    recs: &'a [AtomicU64],
+    // 32 bits wide, because a futex is; never touched as part of `words`.
+    sleep: &'a AtomicU32,
+}
+
+/// A sleep word's values.
+pub mod sleep {
+    /// Nobody sleeps.
+    pub const AWAKE: u32 = 0;
+    /// Someone sleeps on the word itself (futex).
+    pub const FUTEX: u32 = 1;
+    /// Added to an owner's identifier: its doorbell is to be rung.
+    pub const BELL: u32 = 2;
+}
+
+impl<'a> Kring<'a> {
+    /// Words in a kring.
+    pub const WORDS: usize = crate::layout::KRING / 8;
+
+    /// The kring at byte offset `ofs` with its records at `recs_ofs`; `None`
+    /// if they are not inside.
+    #[inline]
+    #[must_use]
+    pub fn at(id: KringId, mem: &'a Mem, ofs: usize, recs_ofs: usize) -> Option<Self> {
+        Some(Self {
+            id,
+            words: mem.words(ofs, Self::WORDS)?,
+            recs: mem.words(recs_ofs, MAX_SLOTS as usize)?,
+            sleep: mem.word32(ofs + word::SLEEP * 8)?,
+        })
+    }
+
+    /// Its identifier.
+    #[inline]
+    #[must_use]
+    pub fn id(self) -> KringId {
+        self.id
+    }
+
+    /// Sets the geometry of a ring that is being made, and clears the rest.
+    /// Records and the reservation word are kept: laps go on.
+    pub fn init(self, port: u32, ring: u16, g: Geom) {
+        for i in (word::GEOM..word::RESV).chain(word::IN_FRAMES..word::RHEAD) {
+            self.words[i].store(0, Relaxed);
+        }
+        self.sleep.store(0, Relaxed);
+        for w in &self.words[word::LOCK..] {
+            w.store(0, Relaxed);
+        }
+        self.words[word::PORT].store(u64::from(port) | u64::from(ring) << 32, Relaxed);
+        self.words[word::OFS].store(g.ofs as u64, Relaxed);
+        let geom = u64::from(g.region) | u64::from(g.slots) << 16 | u64::from(g.region_gen) << 32;
+        self.words[word::GEOM].store(geom, Relaxed);
+        self.words[word::GEN].fetch_add(1, Release);
+    }
+
+    /// Where the ring lies.
+    #[inline]
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "bit fields")]
+    pub fn geom(self) -> Geom {
+        let g = self.words[word::GEOM].load(Relaxed);
+        Geom {
+            region: g as u16,
+            slots: (g >> 16) as u32 & 0xffff,
+            region_gen: (g >> 32) as u32,
+            ofs: self.words[word::OFS].load(Relaxed) as usize,
+        }
+    }
+
+    /// The port it belongs to.
+    #[inline]
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "bit fields")]
+    pub fn port(self) -> u32 {
+        self.words[word::PORT].load(Relaxed) as u32
+    }
+
+    /// Its index among the port's rings of its direction.
+    #[inline]
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "bit fields")]
+    pub fn ring_idx(self) -> u16 {
+        (self.words[word::PORT].load(Relaxed) >> 32) as u16
+    }
+
+    /// Reservations of a ring of `slots` slots (checked: at most 4096).
+    #[inline]
+    #[must_use]
+    pub fn resv(self, slots: u32) -> Option<Resv<'a, AtomicU64>> {
+        Some(Resv {
+            word: &self.words[word::RESV],
+            recs: self.recs.get(..slots as usize)?,
+            rhead: &self.words[word::RHEAD],
+        })
+    }
+
+    /// The ring at the other end of a pipe.
+    #[must_use]
+    pub fn peer(self) -> Option<KringId> {
+        link(&self.words[word::PEER])
+    }
+    /// Sets it.
+    pub fn set_peer(self, peer: Option<KringId>) {
+        set_link(&self.words[word::PEER], peer);
+    }
+    /// First monitor ring that watches this ring.
+    #[inline]
+    #[must_use]
+    pub fn monitors(self) -> Option<KringId> {
+        link(&self.words[word::MON_HEAD])
+    }
+    /// Sets it.
+    pub fn set_monitors(self, first: Option<KringId>) {
+        set_link(&self.words[word::MON_HEAD], first);
+    }
+    /// For a monitor's ring: the next one that watches the same TX (`tx`) or
+    /// RX ring.
+    #[must_use]
+    pub fn next_monitor(self, tx: bool) -> Option<KringId> {
+        link(&self.words[if tx { word::MON_NEXT_TX } else { word::MON_NEXT_RX }])
+    }
+    /// Sets it.
+    pub fn set_next_monitor(self, tx: bool, next: Option<KringId>) {
+        let i = if tx { word::MON_NEXT_TX } else { word::MON_NEXT_RX };
+        set_link(&self.words[i], next);
+    }
+
+    /// For a monitor's ring: whether it takes buffers instead of copies.
+    #[must_use]
+    pub fn is_zcopy(self) -> bool {
+        self.words[word::FLAGS].load(Relaxed) & 1 != 0
+    }
+    /// Sets it.
+    pub fn set_zcopy(self, yes: bool) {
+        self.words[word::FLAGS].store(u64::from(yes), Relaxed);
+    }
+
+    /// Takes the ring's lock for `who` (not 0), or says who has it. Never waits.
+    ///
+    /// # Errors
+    ///
+    /// The holder.
+    #[inline]
+    pub fn try_lock(self, who: u64) -> Result<(), u64> {
+        match self.words[word::LOCK].compare_exchange(0, who, Acquire, Relaxed) {
+            Ok(_) => Ok(()),
+            Err(holder) => Err(holder),
+        }
+    }
+    /// Gives it back.
+    #[inline]
+    pub fn unlock(self) {
+        self.words[word::LOCK].store(0, Release);
+    }
+    /// Frees the lock if `who` holds it (who is known to be dead).
+    pub fn break_lock(self, dead: impl Fn(u64) -> bool) -> bool {
+        let holder = self.words[word::LOCK].load(Acquire);
+        holder != 0
+            && dead(holder)
+            && self.words[word::LOCK]
+                .compare_exchange(holder, 0, Release, Relaxed)
+                .is_ok()
+    }
+
+    /// The receiver's cursor. Under the lock.
+    #[inline]
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "bit fields")]
+    pub fn cursor(self) -> Cursor {
+        let w = self.words[word::CURSOR].load(Relaxed);
+        Cursor {
+            start: Pos::from_bits(w as u32),
+            tail: Pos::from_bits((w >> 32) as u32),
+        }
+    }
+    /// Stores it. Under the lock.
+    #[inline]
+    pub fn set_cursor(self, c: Cursor) {
+        let w = u64::from(c.start.bits()) | u64::from(c.tail.bits()) << 32;
+        self.words[word::CURSOR].store(w, Relaxed);
+    }
+    /// Position up to which slots were given back by the program.
+    #[inline]
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "bit field")]
+    pub fn rhead(self) -> Pos {
+        Pos::from_bits(self.words[word::RHEAD].load(Acquire) as u32)
+    }
+    /// Publishes it. Under the lock.
+    #[inline]
+    pub fn set_rhead(self, p: Pos) {
+        self.words[word::RHEAD].store(u64::from(p.bits()), Release);
+    }
+    /// A pipe's published end of data (its RX ring's reservation word).
+    #[inline]
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "bit field")]
+    pub fn pipe_tail(self) -> Pos {
+        Pos::from_bits(self.words[word::RESV].load(SeqCst) as u32)
+    }
+    /// Publishes it; orders a following load of the sleep word after it.
+    #[inline]
+    pub fn publish_pipe_tail(self, p: Pos) {
+        self.words[word::RESV].swap(u64::from(p.bits()), SeqCst);
+    }
+    /// Gives slots of a pipe's RX ring back; orders a following load of the
+    /// sender's sleep word after it.
+    #[inline]
+    pub fn publish_pipe_head(self, p: Pos) {
+        self.words[word::RHEAD].swap(u64::from(p.bits()), SeqCst);
+    }
+    /// A TX ring's first slot not yet sent (index) and the tail last published.
+    #[inline]
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "bit fields")]
+    pub fn hw(self) -> (u32, u32) {
+        let w = self.words[word::HW].load(Relaxed);
+        (w as u32, (w >> 32) as u32)
+    }
+    /// Stores them. Under the lock.
+    #[inline]
+    pub fn set_hw(self, cur: u32, tail: u32) {
+        self.words[word::HW].store(u64::from(cur) | u64::from(tail) << 32, Relaxed);
+    }
+
+    /// The word a sleeping receiver (or a pipe's sleeping sender) leaves.
+    #[inline]
+    #[must_use]
+    pub fn sleep_word(self) -> SleepWord<'a> {
+        SleepWord(self.sleep)
+    }
+
+    /// Adds to a counter. Under the lock.
+    #[inline]
+    pub fn count(self, c: Counter, n: u64) {
+        if n != 0 {
+            let w = &self.words[word::COUNTERS + c as usize];
+            w.store(w.load(Relaxed).wrapping_add(n), Relaxed);
+        }
+    }
+    /// Reads a counter.
+    #[must_use]
+    pub fn counter(self, c: Counter) -> u64 {
+        self.words[word::COUNTERS + c as usize].load(Relaxed)
+    }
+    /// Counts what a sender put into this ring.
+    #[inline]
+    pub fn count_in(self, frames: u64, bytes: u64) {
+        self.words[word::IN_FRAMES].fetch_add(frames, Relaxed);
+        self.words[word::IN_BYTES].fetch_add(bytes, Relaxed);
+    }
+    /// Counts frames that found this ring full.
+    #[inline]
+    pub fn count_full(self, frames: u64) {
+        self.words[word::DROP_FULL].fetch_add(frames, Relaxed);
+    }
+    /// Counts frames dropped because this ring's words contradict each other.
+    pub fn count_fault(self, frames: u64) {
+        self.words[word::DROP_FAULT].fetch_add(frames, Relaxed);
+    }
+    /// Frames and bytes put in, frames that found it full, frames lost to a
+    /// spoilt ring.
+    #[must_use]
+    pub fn in_counters(self) -> [u64; 4] {
+        [
+            word::IN_FRAMES,
+            word::IN_BYTES,
+            word::DROP_FULL,
+            word::DROP_FAULT,
+        ]
+        .map(|i| self.words[i].load(Relaxed))
+    }
+}
+
+/// Where a sleeper says that it must be woken.
+#[derive(Debug, Clone, Copy)]
+pub struct SleepWord<'a>(&'a AtomicU32);
+
+impl<'a> SleepWord<'a> {
+    /// Announces a sleeper; what was announced before (to be woken in turn).
+    /// The caller then looks for work once more before it sleeps.
+    #[must_use]
+    pub fn arm(self, value: u32) -> u32 {
+        self.0.swap(value, SeqCst)
+    }
+    /// Takes an announcement back.
+    pub fn disarm(self) {
+        self.0.store(sleep::AWAKE, Relaxed);
+    }
+    /// After publishing with a barrier: who must be woken, if anyone.
+    #[inline]
+    #[must_use]
+    pub fn take(self) -> Option<u32> {
+        if self.0.load(SeqCst) == sleep::AWAKE {
+            return None;
+        }
+        let v = self.0.swap(sleep::AWAKE, SeqCst);
+        (v != sleep::AWAKE).then_some(v)
+    }
+    /// The word itself, to sleep on.
+    #[must_use]
+    pub fn futex(self) -> &'a AtomicU32 {
+        self.0
+    }
+}
+
+fn link(word: &AtomicU64) -> Option<KringId> {
+    let v = u32::try_from(word.load(Acquire)).ok()?;
+    v.checked_sub(1).map(KringId)
+}
+
+fn set_link(word: &AtomicU64, to: Option<KringId>) {
+    word.store(to.map_or(0, |k| u64::from(k.0) + 1), Release);
+}

@@ -1,0 +1,226 @@
+//! Monitors: ports that see what others send and receive.
+//!
+//! A *copy* monitor gets a copy of each frame as it is sent (before anything
+//! else happens to it) or as it arrives. A *zero-copy* monitor gets the
+//! buffers themselves, once their user is done with them, and puts empty ones
+//! in their place. If its ring is short of space the oldest frames of a batch
+//! are skipped. Monitor rings are filled by reservations like any other, so
+//! several senders may feed one.
+
+use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+use crate::deliver::Target;
+use crate::kring::{Kring, KringId};
+use crate::resv::Lease;
+use crate::slot::{NS_BUF_CHANGED, NS_MOREFRAG, NS_TXMON, Ring, Slot};
+use crate::world::{Holder, Party, RegionMap};
+
+/// Monitors of one ring that are looked at: bounds the walk along links that
+/// lie in shared memory.
+pub const MAX_MONITORS: usize = 64;
+
+/// Slots handed to a monitor in one reservation.
+const CHUNK: u32 = 1024;
+
+/// A run of slots that monitors may see: `n` slots of `ring` from `first` on.
+#[derive(Debug, Clone, Copy)]
+pub struct Run<'a> {
+    /// The watched ring.
+    pub ring: Ring<'a>,
+    /// Its region.
+    pub map: &'a RegionMap,
+    /// First slot.
+    pub first: u32,
+    /// Slots.
+    pub n: u32,
+}
+
+/// Shows frames that are about to become readable in `to` to its monitors.
+#[cold]
+pub fn tap_lease(party: &Party<'_>, to: &Target<'_>, lease: Lease) {
+    let run = Run {
+        ring: to.ring,
+        map: to.map,
+        first: lease.start.idx(),
+        n: lease.n,
+    };
+    tap_copy(party, to.kring, false, run);
+}
+
+/// Copies a run to every copy monitor of `watched`. `tx`: it is being sent.
+#[cold]
+pub fn tap_copy(party: &Party<'_>, watched: Kring<'_>, tx: bool, run: Run<'_>) {
+    for_each(party, watched, tx, false, |to| {
+        pieces(run, |piece| {
+            fill(party, to, piece, |slot, at| {
+                let dst = to.ring.slot(at);
+                let len = usize::from(slot.len()).min(to.map.geom.buf_size as usize);
+                let copied = to
+                    .map
+                    .bufs()
+                    .copy_from(dst.buf(), piece.map.bufs(), slot.buf(), len);
+                let len = if copied { slot.len() } else { 0 };
+                to.ring
+                    .set_slot(at, Slot::new(dst.buf(), len, flags(slot, tx)));
+                u64::from(len)
+            });
+        });
+    });
+}
+
+/// Gives a run of slots that their user is done with to the zero-copy monitors
+/// of `watched`, in exchange for empty buffers. `holder`: the ring in whose
+/// name the buffers are held.
+#[cold]
+pub fn tap_zcopy(party: &Party<'_>, watched: Kring<'_>, holder: KringId, tx: bool, run: Run<'_>) {
+    for_each(party, watched, tx, true, |to| {
+        let Some(holders) = run
+            .map
+            .shared
+            .filter(|_| to.map.id == run.map.id)
+            .and_then(|s| party.world.holders(s, run.map.geom.bufs))
+        else {
+            return;
+        };
+        pieces(run, |piece| {
+            let mut src = piece.first;
+            let skip = Skip::default();
+            fill_at(party, to, piece, &skip, |slot, at, i| {
+                src = (piece.first + i) % piece.ring.count();
+                exchange(holders, piece.ring, src, holder, to, at, flags(slot, tx));
+                u64::from(slot.len())
+            });
+        });
+    });
+}
+
+/// Exchanges buffers between a slot that the caller may write and one of its
+/// reservation. Same order of stores as in `deliver`.
+fn exchange(
+    holders: &[AtomicU32],
+    ring: Ring<'_>,
+    src: u32,
+    holder: KringId,
+    to: &Target<'_>,
+    at: u32,
+    flags: u16,
+) {
+    let (mine, theirs) = (ring.slot(src), to.ring.slot(at));
+    let (Some(h_mine), Some(h_theirs)) = (
+        holders.get(mine.buf() as usize),
+        holders.get(theirs.buf() as usize),
+    ) else {
+        to.ring.set_slot(at, Slot::new(theirs.buf(), 0, flags));
+        return;
+    };
+    h_theirs.store(Holder::kring(holder).bits(), Relaxed);
+    to.ring
+        .set_slot(at, Slot::new(mine.buf(), mine.len(), flags));
+    h_mine.store(Holder::kring(to.id).bits(), Relaxed);
+    let back = Slot::new(theirs.buf(), mine.len(), mine.flags() | NS_BUF_CHANGED);
+    ring.set_slot(src, back);
+}
+
+fn flags(slot: Slot, tx: bool) -> u16 {
+    let keep = slot.flags() & (NS_MOREFRAG | 0xff00);
+    keep | if tx { NS_TXMON } else { 0 }
+}
+
+/// Calls `f` for each monitor ring of `watched` of the wanted sort.
+fn for_each(
+    party: &Party<'_>,
+    watched: Kring<'_>,
+    tx: bool,
+    zcopy: bool,
+    mut f: impl FnMut(&Target<'_>),
+) {
+    let mut next = watched.monitors();
+    for _ in 0..MAX_MONITORS {
+        let Some(id) = next else { return };
+        let Some(kring) = party.world.kring(id) else {
+            return;
+        };
+        next = kring.next_monitor(tx);
+        if kring.is_zcopy() != zcopy {
+            continue;
+        }
+        let Some(map) = party.map_of(kring) else {
+            continue;
+        };
+        if let Some(target) = Target::new(id, kring, &map) {
+            f(&target);
+        }
+    }
+}
+
+/// Cuts a run into pieces of at most [`CHUNK`] slots.
+fn pieces<'a>(run: Run<'a>, mut f: impl FnMut(Run<'a>)) {
+    let mut left = run.n.min(run.ring.count());
+    let mut first = run.first;
+    while left > 0 {
+        let n = left.min(CHUNK);
+        f(Run { first, n, ..run });
+        first = (first + n) % run.ring.count();
+        left -= n;
+    }
+}
+
+/// Slots of a piece skipped because the monitor was short of space.
+#[derive(Debug, Default)]
+struct Skip(core::cell::Cell<u32>);
+
+fn fill(
+    party: &Party<'_>,
+    to: &Target<'_>,
+    run: Run<'_>,
+    mut put: impl FnMut(Slot, u32) -> u64,
+) {
+    fill_at(party, to, run, &Skip::default(), |slot, at, _| put(slot, at));
+}
+
+/// Reserves room for the newest slots of a run, calls `put` for each with its
+/// slot in the monitor's ring and its number in the run, and publishes.
+fn fill_at(
+    party: &Party<'_>,
+    to: &Target<'_>,
+    run: Run<'_>,
+    skip: &Skip,
+    mut put: impl FnMut(Slot, u32, u32) -> u64,
+) {
+    let count = run.ring.count();
+    let at = |i: u32| run.ring.slot((run.first + i) % count);
+    let lease = to.resv.reserve(party.owner, |free| {
+        skip.0.set(newest(run.n, free, &at));
+        run.n - skip.0.get()
+    });
+    let skipped = match &lease {
+        Ok(_) => skip.0.get(),
+        Err(_) => run.n,
+    };
+    if skipped > 0 {
+        let ends = (0..skipped).filter(|&i| !at(i).has(NS_MOREFRAG)).count();
+        to.kring.count_full(ends as u64);
+    }
+    let Ok(lease) = lease else { return };
+    let (mut frames, mut bytes) = (0, 0);
+    let mut dst = lease.start.idx();
+    for i in skipped..run.n {
+        let slot = at(i);
+        bytes += put(slot, dst, i);
+        frames += u64::from(!slot.has(NS_MOREFRAG));
+        dst = to.ring.next(dst);
+    }
+    to.kring.count_in(frames, bytes);
+    to.resv.publish(lease, lease.n, true);
+    party.wake(to.kring);
+}
+
+/// How many slots to skip so that the rest fits into `free` and begins with a
+/// frame's first slot.
+fn newest(n: u32, free: u32, at: impl Fn(u32) -> Slot) -> u32 {
+    let mut skip = n.saturating_sub(free);
+    while skip > 0 && skip < n && at(skip - 1).has(NS_MOREFRAG) {
+        skip += 1;
+    }
+    skip
+}

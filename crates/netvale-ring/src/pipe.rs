@@ -1,0 +1,259 @@
+//! Pipes: two rings whose slots correspond one to one.
+//!
+//! Sending copies slots (16 bytes: index, length, flags, `ptr`) to the same
+//! places of the peer's RX ring; receiving copies released slots back. So
+//! buffers travel both ways and no byte of a frame is touched. The TX ring's
+//! kring holds the buffers of both; an RX ring of a pipe has none of its own.
+//! If the two ends lie in different regions, frames are copied instead, into
+//! buffers that the RX ring then does have.
+//!
+//! There is one sender and one receiver, so two positions suffice, both in the
+//! RX ring's kring: the end of data, and how far slots were given back.
+
+use crate::deliver::Target;
+use crate::kring::{Counter, Kring, KringId};
+use crate::layout::RESERVED_BUFS;
+use crate::monitor::{self, Run};
+use crate::pos::Pos;
+use crate::slot::{MAX_FRAGS, NS_BUF_CHANGED, NS_INDIRECT, NS_MOREFRAG, Ring, Slot};
+use crate::sync::{BadWords, prologue};
+use crate::world::Party;
+
+/// One end of a pipe's direction, as its user holds it.
+#[derive(Debug, Clone, Copy)]
+pub struct End<'a> {
+    /// Identifier.
+    pub id: KringId,
+    /// Hidden state.
+    pub kring: Kring<'a>,
+    /// The ring.
+    pub ring: Ring<'a>,
+}
+
+/// What a sync moved.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Moved {
+    /// Slots taken from the program.
+    pub slots: u32,
+}
+
+/// Sends everything up to `head`, and takes back what the receiver released.
+/// The caller holds the TX ring's lock.
+///
+/// # Errors
+///
+/// [`BadWords`]: `head` or `cur` broke the rules; nothing moved.
+pub fn txsync(party: &Party<'_>, tx: End<'_>) -> Result<Moved, BadWords> {
+    let (hwcur, hwtail) = tx.kring.hw();
+    let head = prologue(tx.ring, party.own, hwcur, hwtail).inspect_err(|_| {
+        tx.kring.count(Counter::FaultWords, 1);
+    })?;
+    let count = tx.ring.count();
+    let Some(peer) = tx.kring.peer().and_then(|id| party.world.kring(id)) else {
+        return Ok(Moved::default());
+    };
+    let Some(map) = party.map_of(peer) else {
+        return Ok(Moved::default());
+    };
+    let to = Target::new(tx.id, peer, &map);
+    let Some(to) = to.filter(|t| t.ring.count() == count && t.kring.pipe_tail().idx() < count)
+    else {
+        tx.kring.count(Counter::FaultState, 1);
+        return Ok(Moved::default());
+    };
+    let n = tx.ring.span(hwcur, head);
+    if n > 0 {
+        if tx.kring.monitors().is_some() {
+            let run = Run {
+                ring: tx.ring,
+                map: party.own,
+                first: hwcur,
+                n,
+            };
+            monitor::tap_copy(party, tx.kring, true, run);
+        }
+        send(party, tx, &to, hwcur, n);
+        tx.kring.count(Counter::Syncs, 1);
+    }
+    // What the receiver has given back: all slots before its position.
+    let back = to.kring.rhead().idx();
+    if back >= count {
+        tx.kring.count(Counter::FaultState, 1);
+        tx.kring.set_hw(head, hwtail);
+        return Ok(Moved { slots: n });
+    }
+    let was = tx.ring.next(hwtail);
+    if back != was && tx.kring.monitors().is_some() {
+        let run = Run {
+            ring: tx.ring,
+            map: party.own,
+            first: was,
+            n: tx.ring.span(was, back),
+        };
+        monitor::tap_zcopy(party, tx.kring, tx.id, true, run);
+    }
+    let tail = if back == 0 { count - 1 } else { back - 1 };
+    tx.kring.set_hw(head, tail);
+    tx.ring.set_tail(tail);
+    Ok(Moved { slots: n })
+}
+
+/// Copies `n` new slots over and shows the receiver the whole frames.
+fn send(party: &Party<'_>, tx: End<'_>, to: &Target<'_>, first: u32, n: u32) {
+    let count = tx.ring.count();
+    let same = to.map.id == party.own.id && to.map.generation == party.own.generation;
+    let shown = to.kring.pipe_tail();
+    // Slots of an incomplete frame are there already but not shown yet.
+    let pending = tx.ring.span(shown.idx(), first);
+    let mut chain = pending.min(MAX_FRAGS - 1);
+    let (mut frames, mut bytes, mut bad, mut whole) = (0u64, 0u64, 0u64, 0);
+    let (bufs, size) = (party.own.geom.bufs, party.own.geom.buf_size);
+    let mut k = first;
+    for i in 1..=n {
+        let slot = tx.ring.slot(k);
+        let good = slot.buf() >= RESERVED_BUFS
+            && slot.buf() < bufs
+            && u32::from(slot.len()) <= size
+            && !slot.has(NS_INDIRECT);
+        let len = if good { slot.len() } else { 0 };
+        bad += u64::from(!good);
+        chain += 1;
+        // A chain longer than a frame may be is cut: its pieces arrive as
+        // frames, and a ring full of MOREFRAG cannot stall the pipe.
+        let more = slot.has(NS_MOREFRAG) && chain < MAX_FRAGS;
+        let flags = if more {
+            slot.flags()
+        } else {
+            slot.flags() & !NS_MOREFRAG
+        };
+        if same {
+            to.ring.set_slot(k, Slot::new(slot.buf(), len, flags));
+            to.ring.set_ptr(k, tx.ring.ptr(k));
+            if slot.has(NS_BUF_CHANGED) {
+                let clear = slot.flags() & !NS_BUF_CHANGED;
+                tx.ring.set_slot(k, slot.with_flags(clear));
+            }
+        } else {
+            let dst = to.ring.slot(k).buf();
+            let (src, bytes) = (party.own.bufs(), usize::from(len));
+            let copied = to.map.bufs().copy_from(dst, src, slot.buf(), bytes);
+            let len = if copied { len } else { 0 };
+            to.ring
+                .set_slot(k, Slot::new(dst, len, flags & !NS_BUF_CHANGED));
+        }
+        bytes += u64::from(len);
+        if !more {
+            frames += 1;
+            whole = i;
+            chain = 0;
+        }
+        k = if k + 1 == count { 0 } else { k + 1 };
+    }
+    tx.kring.count(Counter::Frames, frames);
+    tx.kring.count(Counter::Bytes, bytes);
+    tx.kring.count(Counter::DropSlot, bad);
+    if whole == 0 || pending + whole >= count {
+        return;
+    }
+    if to.kring.monitors().is_some() {
+        let run = Run {
+            ring: to.ring,
+            map: to.map,
+            first: shown.idx(),
+            n: pending + whole,
+        };
+        monitor::tap_copy(party, to.kring, false, run);
+    }
+    to.kring.count_in(frames, bytes);
+    to.kring
+        .publish_pipe_tail(shown.add(pending + whole, count));
+    party.wake(to.kring);
+}
+
+/// Gives released slots back to the sender and looks for new frames. The
+/// caller holds the RX ring's lock. Returns the new tail.
+///
+/// # Errors
+///
+/// [`BadWords`]: `head` or `cur` broke the rules; nothing was released.
+pub fn rxsync(party: &Party<'_>, rx: End<'_>) -> Result<u32, BadWords> {
+    let count = rx.ring.count();
+    let rhead = rx.kring.rhead();
+    let (_, hwtail) = rx.kring.hw();
+    let words = prologue(rx.ring, party.own, rhead.idx(), hwtail);
+    if let Ok(head) = words
+        && head != rhead.idx()
+    {
+        let n = rx.ring.span(rhead.idx(), head);
+        release(party, rx, rhead.idx(), n);
+        rx.kring.publish_pipe_head(rhead.add(n, count));
+        if let Some(tx) = rx.kring.peer().and_then(|id| party.world.kring(id)) {
+            party.wake(tx);
+        }
+    }
+    let tail = rx.kring.pipe_tail();
+    let held = rx.kring.rhead().distance(tail, count);
+    if held >= count || tail.idx() >= count {
+        rx.kring.count(Counter::FaultState, 1);
+        return words.map(|_| hwtail);
+    }
+    rx.kring.set_hw(rhead.idx(), tail.idx());
+    rx.ring.set_tail(tail.idx());
+    match words {
+        Ok(_) => Ok(tail.idx()),
+        Err(bad) => {
+            rx.kring.count(Counter::FaultWords, 1);
+            Err(bad)
+        }
+    }
+}
+
+/// Copies `n` slots from `first` on back into the sender's ring.
+fn release(party: &Party<'_>, rx: End<'_>, first: u32, n: u32) {
+    let Some(tx_id) = rx.kring.peer() else { return };
+    let Some(tx) = party.world.kring(tx_id) else {
+        return;
+    };
+    let Some(map) = party.map_of(tx) else { return };
+    let same = map.id == party.own.id && map.generation == party.own.generation;
+    if rx.kring.monitors().is_some() {
+        let run = Run {
+            ring: rx.ring,
+            map: party.own,
+            first,
+            n,
+        };
+        let holder = if same { tx_id } else { rx.id };
+        monitor::tap_zcopy(party, rx.kring, holder, false, run);
+    }
+    if !same {
+        return; // each end keeps its own buffers
+    }
+    let Some(to) = Target::new(tx_id, tx, &map).filter(|t| t.ring.count() == rx.ring.count())
+    else {
+        rx.kring.count(Counter::FaultState, 1);
+        return;
+    };
+    let (bufs, size) = (party.own.geom.bufs, party.own.geom.buf_size);
+    let mut k = first;
+    for _ in 0..n {
+        let slot = rx.ring.slot(k);
+        if slot.buf() >= RESERVED_BUFS && slot.buf() < bufs {
+            let len = if u32::from(slot.len()) <= size { slot.len() } else { 0 };
+            to.ring.set_slot(k, Slot::new(slot.buf(), len, slot.flags()));
+            to.ring.set_ptr(k, rx.ring.ptr(k));
+        } else {
+            rx.kring.count(Counter::DropSlot, 1);
+        }
+        k = rx.ring.next(k);
+    }
+}
+
+/// Prepares the pair of hidden states of a new direction.
+pub fn init(tx: Kring<'_>, rx: Kring<'_>, slots: u32) {
+    let start = Pos::new(0, 0);
+    tx.set_hw(0, slots - 1);
+    rx.set_hw(0, 0);
+    rx.publish_pipe_tail(start);
+    rx.publish_pipe_head(start);
+}

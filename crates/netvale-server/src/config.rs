@@ -1,0 +1,335 @@
+//! What a server is told.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use netvale_ring::layout::{RegionGeom, StateGeom};
+use netvale_shm::HugePages;
+use netvale_switch::domain;
+use serde::Deserialize;
+
+/// What a server is told. [`Config::at`] gives the defaults, [`Config::load`]
+/// reads a file of these:
+///
+/// ```toml
+/// namespace = "/run/netvale"
+/// isolated = false           # true: trust nobody
+/// workers = 1                # threads that serve isolated ports
+/// huge_pages = "auto"        # auto, never, require
+/// ageing_seconds = 300       # 0: stations are never forgotten
+/// mode = "0660"              # of the socket; opens it to others
+/// group = "netvale"          # of the socket
+///
+/// [limits]
+/// ports = 16384
+/// rings = 32768
+/// regions = 8192
+/// switches = 1024
+/// user_connections = 256     # of each user who is not trusted
+/// user_extra_bufs = 8192     # of each of their registrations
+///
+/// [region]                   # the one that trusted ports share
+/// interfaces = 4096
+/// rings = 4096
+/// bufs = 1700000
+///
+/// [[port]]                   # persistent ports, made at the start
+/// name = "p0"
+/// rings = 1
+/// slots = 1024
+/// attach = "vale0"
+/// ```
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Directory of the namespace.
+    pub namespace: PathBuf,
+    /// Stay when nobody needs the server.
+    pub service: bool,
+    /// Trust nobody.
+    pub isolated: bool,
+    /// Threads that serve isolated ports.
+    pub workers: usize,
+    /// Pages of the shared region.
+    pub huge_pages: HugePages,
+    /// Who else may connect; `None`: nobody.
+    pub access: Option<Access>,
+    /// Sizes of the namespace.
+    pub domain: domain::Config,
+    /// Time until a silent station is forgotten; zero: never.
+    pub ageing: Duration,
+    /// Time without anybody after which a server that is no service ends.
+    pub grace: Duration,
+    /// Connections of each user who is not trusted.
+    pub user_connections: usize,
+    /// Extra buffers of each of their registrations.
+    pub user_extra_bufs: u32,
+    /// Persistent ports.
+    pub ports: Vec<PortConfig>,
+}
+
+/// Who besides the server's own user may connect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Access {
+    /// Group of the socket, by name or number.
+    pub group: Option<String>,
+    /// Mode of the socket.
+    pub mode: u32,
+}
+
+/// A persistent port to make at the start.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PortConfig {
+    /// Name.
+    pub name: String,
+    /// Rings of each direction, 0 for the default.
+    #[serde(default)]
+    pub rings: u16,
+    /// Slots of each ring, 0 for the default.
+    #[serde(default)]
+    pub slots: u16,
+    /// Switch to attach it to.
+    #[serde(default)]
+    pub attach: Option<String>,
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// It cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It is not what is expected.
+    #[error("{}: {message}", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong and where, in one line.
+        message: String,
+    },
+}
+
+impl Config {
+    /// Defaults, for a namespace in this directory.
+    #[must_use]
+    pub fn at(namespace: impl Into<PathBuf>) -> Self {
+        Self {
+            namespace: namespace.into(),
+            service: false,
+            isolated: false,
+            workers: 1,
+            huge_pages: HugePages::Auto,
+            access: None,
+            domain: domain::Config::default(),
+            ageing: Duration::from_secs(300),
+            grace: Duration::from_millis(250),
+            user_connections: 256,
+            user_extra_bufs: 8192,
+            ports: Vec::new(),
+        }
+    }
+
+    /// Reads a file; what it does not say is as in `defaults`.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`], with the line and, for an unknown key, the known ones.
+    pub fn load(path: &Path, defaults: Self) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        Self::parse(&text, defaults).map_err(|message| ConfigError::Parse {
+            path: path.to_owned(),
+            message,
+        })
+    }
+
+    fn parse(text: &str, defaults: Self) -> Result<Self, String> {
+        let file: File = toml::from_str(text).map_err(|e| {
+            let line = e.span().map(|s| text[..s.start].lines().count().max(1));
+            match line {
+                Some(line) => format!("line {line}: {}", e.message()),
+                None => e.message().to_owned(),
+            }
+        })?;
+        let mut c = defaults;
+        set(&mut c.namespace, file.namespace);
+        set(&mut c.isolated, file.isolated);
+        set(&mut c.workers, file.workers);
+        set(&mut c.ageing, file.ageing_seconds.map(Duration::from_secs));
+        if let Some(pages) = file.huge_pages {
+            c.huge_pages = match pages {
+                Pages::Auto => HugePages::Auto,
+                Pages::Never => HugePages::Never,
+                Pages::Require => HugePages::Require,
+            };
+        }
+        c.domain.huge = c.huge_pages != HugePages::Never;
+        if file.mode.is_some() || file.group.is_some() {
+            let mode = match file.mode.as_deref() {
+                None => 0o660,
+                Some(text) => u32::from_str_radix(text, 8)
+                    .ok()
+                    .filter(|m| m & !0o777 == 0)
+                    .ok_or_else(|| format!("mode {text:?} is not octal, as in \"0660\""))?,
+            };
+            c.access = Some(Access {
+                group: file.group,
+                mode,
+            });
+        }
+        let (state, region) = (&mut c.domain.state, &mut c.domain.global);
+        set(&mut state.ports, file.limits.ports);
+        set(&mut state.krings, file.limits.rings);
+        set(&mut state.regions, file.limits.regions);
+        set(&mut state.switches, file.limits.switches);
+        set(&mut c.user_connections, file.limits.user_connections);
+        set(&mut c.user_extra_bufs, file.limits.user_extra_bufs);
+        set(&mut region.ifs, file.region.interfaces);
+        set(&mut region.rings, file.region.rings);
+        set(&mut region.bufs, file.region.bufs);
+        c.ports = file.port;
+        c.check()?;
+        Ok(c)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let (state, region) = (self.domain.state, self.domain.global);
+        if StateGeom::from_array(state.to_array()).is_none() {
+            return Err("limits: a table would be empty or too large".into());
+        }
+        if !(1..=MAX_WORKERS).contains(&self.workers) {
+            return Err(format!("workers must be 1 to {MAX_WORKERS}, not {}", self.workers));
+        }
+        let most = RegionGeom {
+            bufs: state.holders,
+            ..region
+        };
+        let fits = (1..=1 << 16).contains(&region.ifs)
+            && (2..=1 << 16).contains(&region.rings)
+            && (64..=most.bufs).contains(&region.bufs)
+            && u32::try_from(region.pools_len()).is_ok();
+        if !fits {
+            return Err(format!(
+                "region: needs 1 to 65536 interfaces, 2 to 65536 rings, 64 to {} bufs, \
+                 and less than 4 GiB together",
+                state.holders
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Most worker threads.
+const MAX_WORKERS: usize = 64;
+
+fn set<T>(to: &mut T, from: Option<T>) {
+    if let Some(v) = from {
+        *to = v;
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    namespace: Option<PathBuf>,
+    isolated: Option<bool>,
+    workers: Option<usize>,
+    huge_pages: Option<Pages>,
+    ageing_seconds: Option<u64>,
+    mode: Option<String>,
+    group: Option<String>,
+    #[serde(default)]
+    limits: Limits,
+    #[serde(default)]
+    region: Region,
+    #[serde(default)]
+    port: Vec<PortConfig>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Pages {
+    Auto,
+    Never,
+    Require,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Limits {
+    ports: Option<u32>,
+    rings: Option<u32>,
+    regions: Option<u32>,
+    switches: Option<u32>,
+    user_connections: Option<usize>,
+    user_extra_bufs: Option<u32>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Region {
+    interfaces: Option<u32>,
+    rings: Option<u32>,
+    bufs: Option<u32>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, String> {
+        Config::parse(text, Config::at("/x"))
+    }
+
+    #[test]
+    fn the_documented_file_is_the_default() {
+        let doc = include_str!("config.rs");
+        let text: String = doc
+            .lines()
+            .skip_while(|l| *l != "/// ```toml")
+            .skip(1)
+            .take_while(|l| *l != "/// ```")
+            .map(|l| format!("{}\n", l.trim_start_matches("///").trim_start()))
+            .collect();
+        let c = parse(&text).unwrap();
+        let d = Config::at("/run/netvale");
+        assert_eq!(c.namespace, d.namespace);
+        assert_eq!(c.domain, d.domain);
+        assert_eq!((c.workers, c.ageing, c.isolated), (d.workers, d.ageing, d.isolated));
+        assert_eq!(
+            (c.user_connections, c.user_extra_bufs),
+            (d.user_connections, d.user_extra_bufs)
+        );
+        let access = c.access.unwrap();
+        assert_eq!((access.mode, access.group.as_deref()), (0o660, Some("netvale")));
+        assert_eq!(c.ports.len(), 1);
+        assert_eq!(c.ports[0].attach.as_deref(), Some("vale0"));
+    }
+
+    #[test]
+    fn mistakes_are_explained() {
+        let e = parse("isolated = true\nwrokers = 2\n").unwrap_err();
+        assert!(e.starts_with("line 2: unknown field `wrokers`"), "{e}");
+        assert!(e.contains("`workers`"), "{e}");
+        for bad in [
+            "workers = 0",
+            "mode = \"rw\"",
+            "mode = \"4777\"",
+            "[region]\nbufs = 3000000",
+            "[limits]\nports = 0",
+            "huge_pages = \"some\"",
+            "[[port]]\nrings = 1",
+        ] {
+            parse(bad).unwrap_err();
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! Control operations on ports and switches.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use netvale_ring::layout::header;
+use netvale_ring::port::{Opts, PortId, PortKind, Seat};
+use netvale_wire::name::{self, PortSpec};
+
+use super::{DEFAULT_MAX_FRAME, Domain, DomainError, MemSource, Registration, Result, Want};
+use crate::switch::{LookupKind, Switch};
+
+/// Epochs after which a silent station is forgotten.
+const MAX_AGE: u8 = 8;
+
+impl<M: MemSource> Domain<M> {
+    /// Makes a persistent port that belongs to no switch yet.
+    ///
+    /// # Errors
+    ///
+    /// As netmap's VALE_NEWIF: bad or too long name, name taken, no space.
+    pub fn new_interface(&mut self, name: &str, want: &Want, region: Option<u16>) -> Result<PortId> {
+        check_interface_name(name)?;
+        if self.find(name).is_some() {
+            return Err(DomainError::Exists(format!("{name} exists already")));
+        }
+        let port = self.make_plain(PortKind::Vale, region, name, want, false)?;
+        if let Some(p) = self.ports.get_mut(port.0) {
+            p.persistent = true;
+        }
+        Ok(port)
+    }
+
+    /// Deletes a persistent port.
+    ///
+    /// # Errors
+    ///
+    /// As netmap's VALE_DELIF: not found, not persistent, open or attached.
+    pub fn delete_interface(&mut self, name: &str) -> Result<()> {
+        let id = self.find(name).ok_or_else(|| not_found(name))?;
+        let p = self.port(id).ok_or_else(|| not_found(name))?;
+        if !p.persistent {
+            return Err(DomainError::Invalid(format!("{name} is not a persistent port")));
+        }
+        if p.seat.is_some() || !p.owners.is_empty() {
+            return Err(DomainError::Busy(format!("{name} is attached or open")));
+        }
+        self.discard(id);
+        Ok(())
+    }
+
+    /// Attaches a persistent port to a switch: `vale0:name`. It bears that
+    /// name from then on. Returns its index.
+    ///
+    /// # Errors
+    ///
+    /// As netmap's VALE_ATTACH.
+    pub fn attach(&mut self, spec: &PortSpec) -> Result<u32> {
+        let (switch, port) = switch_and_port(spec)?;
+        let full = spec.port_name();
+        if self.find(&full).is_some() {
+            return Err(DomainError::Busy(format!("{full} is attached or open already")));
+        }
+        let invalid = || DomainError::Invalid(format!("{port}: no persistent port or interface has that name"));
+        let id = self.find(&port).ok_or_else(invalid)?;
+        let p = self.port(id).ok_or_else(invalid)?;
+        if !p.persistent {
+            return Err(invalid());
+        }
+        if p.seat.is_some() {
+            return Err(DomainError::Busy(format!("{port} is attached already")));
+        }
+        let seat = self.seat(&switch, id)?;
+        self.rename(id, full);
+        Ok(u32::from(seat.idx))
+    }
+
+    /// Detaches a persistent port from its switch. Returns the index it had.
+    ///
+    /// # Errors
+    ///
+    /// As netmap's VALE_DETACH.
+    pub fn detach(&mut self, spec: &PortSpec) -> Result<u32> {
+        let (_, port) = switch_and_port(spec)?;
+        let full = spec.port_name();
+        let id = self.find(&full).ok_or_else(|| not_found(&full))?;
+        if !self.port(id).is_some_and(|p| p.persistent) {
+            return Err(DomainError::Invalid(format!("{full} was not attached, but opened")));
+        }
+        let seat = self.unseat(id).ok_or_else(|| not_found(&full))?;
+        self.rename(id, port);
+        Ok(u32::from(seat.idx))
+    }
+
+    fn rename(&mut self, id: PortId, name: String) {
+        if let Some(p) = self.ports.get_mut(id.0) {
+            self.names.remove(&p.name);
+            p.name.clone_from(&name);
+            self.names.insert(name, id);
+        }
+    }
+
+    /// Sets the virtio-net header length of a port: 0, 10 or 12 bytes. With a
+    /// header, frames may be as long as a buffer.
+    ///
+    /// # Errors
+    ///
+    /// As netmap's PORT_HDR_SET.
+    pub fn set_vnet_hdr(&mut self, name: &str, len: u8) -> Result<()> {
+        if !matches!(len, 0 | 10 | 12) {
+            return Err(DomainError::Invalid(format!(
+                "a virtio-net header has 0, 10 or 12 bytes, not {len}"
+            )));
+        }
+        let id = self.find(name).ok_or_else(|| not_found(name))?;
+        if self.port(id).is_none_or(|p| p.kind != PortKind::Vale) {
+            return Err(not_found(name));
+        }
+        self.set_header_of(id, len);
+        Ok(())
+    }
+
+    /// The virtio-net header length of a port.
+    ///
+    /// # Errors
+    ///
+    /// Not found.
+    pub fn vnet_hdr(&self, name: &str) -> Result<u8> {
+        let p = self.find(name).and_then(|id| self.port(id));
+        p.map(|p| p.vnet_hdr).ok_or_else(|| not_found(name))
+    }
+
+    pub(super) fn set_header_of(&mut self, id: PortId, len: u8) {
+        let Some(p) = self.ports.get_mut(id.0) else {
+            return;
+        };
+        p.vnet_hdr = len;
+        p.max_frame = if len == 0 {
+            DEFAULT_MAX_FRAME
+        } else {
+            netvale_ring::layout::BUF_SIZE
+        };
+        if let Some(rec) = id.rec(&self.world) {
+            rec.set_opts(Opts {
+                vnet_hdr: len,
+                max_frame: p.max_frame,
+                ..rec.opts()
+            });
+        }
+    }
+
+    /// Chooses how a switch finds destinations.
+    ///
+    /// # Errors
+    ///
+    /// No such switch.
+    pub fn set_lookup(&mut self, switch: &str, kind: LookupKind) -> Result<()> {
+        let s = *self.switch_names.get(switch).ok_or_else(|| not_found(switch))?;
+        let sw = Switch::at(&self.world, s).ok_or_else(|| not_found(switch))?;
+        sw.set_lookup(kind);
+        Ok(())
+    }
+
+    /// Enters a station by hand: frames for `mac` (first byte lowest) go to
+    /// that port.
+    ///
+    /// # Errors
+    ///
+    /// No such port, or not one of a switch.
+    pub fn add_station(&mut self, mac: u64, port: &str) -> Result<()> {
+        let Seat { switch, idx } = self
+            .find(port)
+            .and_then(|id| self.port(id))
+            .and_then(|p| p.seat)
+            .ok_or_else(|| not_found(port))?;
+        let sw = Switch::at(&self.world, switch).ok_or_else(|| not_found(port))?;
+        sw.fdb().learn(mac, idx, self.world.epoch());
+        Ok(())
+    }
+
+    /// Time has passed: one eighth of the learning tables' ageing time.
+    /// Stations not heard for eight calls are forgotten; how many.
+    pub fn age(&mut self) -> usize {
+        let epoch = self.world.epoch().wrapping_add(1) & 0xf;
+        if let Some(w) = self.world.header(header::EPOCH) {
+            w.store(u64::from(epoch), core::sync::atomic::Ordering::Relaxed);
+        }
+        let all: Vec<u32> = self.switches.iter().map(|(i, _)| i).collect();
+        all.into_iter()
+            .filter_map(|s| Switch::at(&self.world, u16::try_from(s).ok()?))
+            .filter(|sw| sw.lookup() != LookupKind::Static)
+            .map(|sw| {
+                sw.fdb()
+                    .retain(|st| epoch.wrapping_sub(st.epoch) & 0xf >= MAX_AGE)
+            })
+            .sum()
+    }
+
+    /// Geometry of a port; one that does not exist is made and removed again,
+    /// as netmap's PORT_INFO_GET does.
+    ///
+    /// # Errors
+    ///
+    /// As [`Domain::register`].
+    pub fn info(&mut self, spec: &PortSpec) -> Result<Registration> {
+        let owner = self.add_owner(0, false)?;
+        let mut free = spec.clone();
+        free.flags.exclusive = false;
+        let want = Want {
+            accepts_vnet_hdr: true,
+            ..Want::default()
+        };
+        let got = match self.find(&spec.port_name()).and_then(|id| self.port(id)) {
+            Some(p) if p.isolated => {
+                let port = self.find(&spec.port_name());
+                port.and_then(|id| self.describe(id)).ok_or_else(|| not_found(&spec.port_name()))
+            }
+            _ => self.register(owner, &free, &want),
+        };
+        self.owner_gone(owner);
+        got
+    }
+
+    /// A port's geometry without opening it.
+    fn describe(&self, id: PortId) -> Option<Registration> {
+        let &owner = self.port(id)?.owners.first()?;
+        self.registration(owner)
+    }
+}
+
+fn switch_and_port(spec: &PortSpec) -> Result<(String, String)> {
+    match &spec.kind {
+        name::PortKind::Vale { switch, port } if spec.pipe.is_none() => {
+            Ok((switch.clone(), port.clone()))
+        }
+        other => Err(DomainError::Invalid(format!(
+            "{other}: expected a port of a switch, as in vale0:name"
+        ))),
+    }
+}
+
+fn check_interface_name(name: &str) -> Result<()> {
+    if name.is_empty() || name.len() > 15 || name.starts_with("vale") {
+        return Err(DomainError::Invalid(format!(
+            "{name}: a persistent port's name has 1 to 15 bytes and does not begin with vale"
+        )));
+    }
+    let spec = PortSpec::from_nr_name(name).map_err(|e| DomainError::Invalid(format!("{name}: {e}")))?;
+    if spec.pipe.is_some() || !matches!(spec.kind, name::PortKind::Nic { .. }) {
+        return Err(DomainError::Invalid(format!("{name}: not the name of an interface")));
+    }
+    Ok(())
+}
+
+fn not_found(name: &str) -> DomainError {
+    DomainError::NotFound(format!("{name}: no such port"))
+}

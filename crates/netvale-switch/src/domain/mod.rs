@@ -1,0 +1,520 @@
+//! The control plane: who may have which port, ring and buffer.
+//!
+//! A [`Domain`] owns a namespace: it alone gives out identifiers, rings and
+//! buffers, and takes them back, also from those who died. It makes no system
+//! call and knows no clock; the server (or an embedding program) gives it
+//! memory and tells it who came and who went:
+//!
+//! 1. [`Domain::add_owner`] for each registration that is asked for,
+//! 2. [`Domain::register`] binds it to a port, making the port if need be,
+//! 3. [`Domain::owner_gone`] when its last descriptor is closed, whatever the
+//!    reason; then [`Domain::reap`] until nothing is left to wait for.
+
+mod books;
+mod close;
+mod control;
+mod open;
+mod query;
+
+use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::cell::RefCell;
+
+use netvale_ring::kring::KringId;
+use netvale_ring::layout::{RegionGeom, SWITCH_PORTS, StateGeom};
+use netvale_ring::port::{PortId, PortKind, Rings, Seat};
+use netvale_ring::world::{RegionMap, World};
+use netvale_shm::Mem;
+
+use books::{Ids, Slab};
+pub use close::Freed;
+pub use query::{CheckReport, OwnerInfo, PortEntry, PortStats, RegionReport, StationEntry};
+
+/// Memory for the control plane to give out.
+pub trait MemSource {
+    /// What else of a piece of memory is kept: its file, for instance.
+    type File;
+
+    /// Makes zeroed memory. `huge`: in huge pages, if there are any.
+    ///
+    /// # Errors
+    ///
+    /// One line that says why not.
+    fn create(&mut self, name: &str, len: usize, huge: bool) -> Result<(Mem, Self::File), String>;
+}
+
+/// What a control operation could not do, by netmap's error number.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DomainError {
+    /// EINVAL.
+    #[error("{0}")]
+    Invalid(String),
+    /// ENXIO.
+    #[error("{0}")]
+    NotFound(String),
+    /// EBUSY.
+    #[error("{0}")]
+    Busy(String),
+    /// EEXIST.
+    #[error("{0}")]
+    Exists(String),
+    /// ENOMEM.
+    #[error("{0}")]
+    NoSpace(String),
+    /// EACCES.
+    #[error("{0}")]
+    Denied(String),
+    /// EOPNOTSUPP.
+    #[error("{0}")]
+    Unsupported(String),
+    /// EIO: the port has a virtio-net header and the caller cannot take it.
+    #[error("{0}")]
+    NeedsHeader(String),
+}
+
+/// Result of a control operation.
+pub type Result<T, E = DomainError> = core::result::Result<T, E>;
+
+/// Sizes of a namespace. Every limit is reported when it is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Config {
+    /// Tables of the hidden state.
+    pub state: StateGeom,
+    /// The region that trusted ports share.
+    pub global: RegionGeom,
+    /// Whether regions are made of huge pages where there are enough.
+    pub huge: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            state: StateGeom::default(),
+            global: RegionGeom::GLOBAL,
+            huge: true,
+        }
+    }
+}
+
+/// Most rings of a port, each direction.
+pub const MAX_RINGS: u16 = 16;
+/// Most rings of a pipe, each direction.
+pub const MAX_PIPE_RINGS: u16 = 256;
+/// Rings have this many slots unless asked otherwise.
+pub const DEFAULT_SLOTS: u16 = 1024;
+/// Most extra buffers of one registration.
+pub const MAX_EXTRA: u32 = 128 * 4096;
+/// Most pipes of one parent.
+pub const MAX_PIPES: usize = 64;
+/// Frames of VALE ports without a virtio-net header are at most this long.
+pub const DEFAULT_MAX_FRAME: u32 = 1514;
+/// Identifier of the shared region.
+pub const GLOBAL_REGION: u16 = 1;
+
+/// What a registration asks for beside the name; zeros take defaults.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Want {
+    /// TX rings.
+    pub tx_rings: u16,
+    /// RX rings.
+    pub rx_rings: u16,
+    /// Slots of each TX ring.
+    pub tx_slots: u16,
+    /// Slots of each RX ring.
+    pub rx_slots: u16,
+    /// Extra buffers.
+    pub extra_bufs: u32,
+    /// The sender gives its buffers away (else frames are copied).
+    pub gives_buffers: bool,
+    /// The caller understands virtio-net headers in frames.
+    pub accepts_vnet_hdr: bool,
+    /// Set the port's header length to this, if it is `Some`.
+    pub vnet_hdr: Option<u8>,
+}
+
+/// One ring of a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RingInfo {
+    /// Hidden state.
+    pub kring: KringId,
+    /// Index among the port's rings of this direction.
+    pub idx: u16,
+    /// Byte offset in the region.
+    pub ofs: u64,
+    /// Slots.
+    pub slots: u16,
+}
+
+/// What a registration got.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Registration {
+    /// In whose name.
+    pub owner: u16,
+    /// The port.
+    pub port: PortId,
+    /// Its full name.
+    pub name: String,
+    /// Its kind.
+    pub kind: PortKind,
+    /// Its region, and which of that name.
+    pub region: u16,
+    /// Generation of the region.
+    pub region_gen: u32,
+    /// The region's number among shared ones.
+    pub shared: Option<u16>,
+    /// The region's pools.
+    pub geom: RegionGeom,
+    /// Byte offset of the registration's `netmap_if`.
+    pub nif_ofs: u64,
+    /// All TX rings of the port.
+    pub tx_rings: u16,
+    /// All RX rings of the port.
+    pub rx_rings: u16,
+    /// TX rings bound by this registration.
+    pub tx: Vec<RingInfo>,
+    /// RX rings bound by this registration.
+    pub rx: Vec<RingInfo>,
+    /// virtio-net header length. Bytes.
+    pub vnet_hdr: u8,
+    /// Extra buffers given.
+    pub extra_bufs: u32,
+    /// The server does the syncs.
+    pub isolated: bool,
+}
+
+/// A namespace.
+#[derive(Debug)]
+pub struct Domain<M: MemSource> {
+    world: World,
+    config: Config,
+    source: M,
+    state_file: M::File,
+    owners: Slab<Owner>,
+    owners_made: u32,
+    regions: Slab<Region<M::File>>,
+    region_gen: u32,
+    ports: Slab<Port>,
+    names: BTreeMap<String, PortId>,
+    switches: Slab<SwitchInfo>,
+    switch_names: BTreeMap<String, u16>,
+    krings: Ids,
+    monitors_made: u64,
+    zombies: Vec<Zombie>,
+    wakes: RefCell<Vec<(KringId, u32)>>,
+}
+
+#[derive(Debug)]
+struct Owner {
+    pid: u32,
+    isolated: bool,
+    bound: Option<Bound>,
+}
+
+/// What an owner has.
+#[derive(Debug)]
+struct Bound {
+    port: PortId,
+    nif: u32,
+    tx: Vec<u16>,
+    rx: Vec<u16>,
+    extra: u32,
+}
+
+#[derive(Debug)]
+struct Region<F> {
+    generation: u32,
+    map: RegionMap,
+    file: F,
+    huge: bool,
+    ifs: Ids,
+    rings: Ids,
+    bufs: Ids,
+    /// Ports and registrations that lie in it.
+    users: u32,
+}
+
+#[derive(Debug)]
+struct SwitchInfo {
+    name: String,
+    idxs: Ids,
+}
+
+#[derive(Debug)]
+struct Port {
+    name: String,
+    kind: PortKind,
+    region: u16,
+    isolated: bool,
+    persistent: bool,
+    seat: Option<Seat>,
+    tx: Vec<RingState>,
+    rx: Vec<RingState>,
+    owners: Vec<u16>,
+    /// The other end of a pipe.
+    peer: Option<PortId>,
+    /// What a monitor watches.
+    watches: Option<PortId>,
+    /// What a pipe belongs to.
+    parent: Option<String>,
+    max_frame: u32,
+    vnet_hdr: u8,
+}
+
+/// A ring as the control plane knows it.
+#[derive(Debug, Clone, Copy)]
+struct RingState {
+    kring: KringId,
+    /// Ring object in the region.
+    obj: u32,
+    slots: u16,
+    /// Buffers it was given (0 for a pipe's RX ring in a shared region).
+    bufs: u16,
+    users: u16,
+    exclusive: bool,
+}
+
+/// A port that is gone, whose memory may still be written by senders that had
+/// reserved slots before it went.
+#[derive(Debug)]
+struct Zombie {
+    port: PortId,
+    state: Box<Port>,
+}
+
+impl<M: MemSource> Domain<M> {
+    /// Makes an empty namespace. Its memory is sparse: nothing is touched yet.
+    ///
+    /// # Errors
+    ///
+    /// [`DomainError::NoSpace`]: not even the empty tables could be had.
+    pub fn new(config: Config, mut source: M) -> Result<Self> {
+        let (state, state_file) = source
+            .create("netvale-state", config.state.file_len(), false)
+            .map_err(DomainError::NoSpace)?;
+        let world = World::format(state, config.state)
+            .ok_or_else(|| DomainError::NoSpace("hidden state is too small".into()))?;
+        let g = config.state;
+        Ok(Self {
+            world,
+            config,
+            source,
+            state_file,
+            owners: Slab::new(u32::from(u16::MAX), 1),
+            owners_made: 0,
+            regions: Slab::new(g.regions, u32::from(GLOBAL_REGION)),
+            region_gen: 0,
+            ports: Slab::new(g.ports, 0),
+            names: BTreeMap::new(),
+            switches: Slab::new(g.switches, 0),
+            switch_names: BTreeMap::new(),
+            krings: Ids::new(g.krings),
+            monitors_made: 0,
+            zombies: Vec::new(),
+            wakes: RefCell::default(),
+        })
+    }
+
+    /// The hidden state.
+    #[must_use]
+    pub fn world(&self) -> &World {
+        &self.world
+    }
+
+    /// Its file.
+    #[must_use]
+    pub fn state_file(&self) -> &M::File {
+        &self.state_file
+    }
+
+    /// Its sizes.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// A new registration of process `pid`; not bound to a port yet.
+    ///
+    /// # Errors
+    ///
+    /// [`DomainError::NoSpace`]: 65,534 are there already.
+    pub fn add_owner(&mut self, pid: u32, isolated: bool) -> Result<u16> {
+        let id = self
+            .owners
+            .reserve()
+            .ok_or_else(|| DomainError::NoSpace("65534 registrations exist already".into()))?;
+        let owner = Owner {
+            pid,
+            isolated,
+            bound: None,
+        };
+        self.owners.fill(id, owner);
+        let id = u16::try_from(id).unwrap_or(u16::MAX);
+        if let Some(w) = self.world.owner(id) {
+            // Never the same value twice (in two thousand million): numbers
+            // are used again, and whoever keeps something per owner must see it.
+            self.owners_made = self.owners_made.wrapping_add(1);
+            let tag = u64::from(pid) | 1 << 32 | u64::from(self.owners_made) << 33;
+            w.store(tag, core::sync::atomic::Ordering::Release);
+        }
+        Ok(id)
+    }
+
+    /// A region by its identifier, if it is still the one of that generation.
+    #[must_use]
+    pub fn region(&self, id: u16, generation: u32) -> Option<(&RegionMap, &M::File)> {
+        let r = self.regions.get(u32::from(id))?;
+        (r.generation == generation).then_some((&r.map, &r.file))
+    }
+
+    /// Nothing is open: an on-demand server may end.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.owners.len() == 0 && self.ports.len() == 0 && self.zombies.is_empty()
+    }
+
+    fn port(&self, id: PortId) -> Option<&Port> {
+        self.ports.get(id.0)
+    }
+
+    fn find(&self, name: &str) -> Option<PortId> {
+        self.names.get(name).copied()
+    }
+
+    /// The region `id`, made now if it is the shared one and not there yet.
+    fn global_region(&mut self) -> Result<u16> {
+        if self.regions.get(u32::from(GLOBAL_REGION)).is_none() {
+            let geom = self.config.global;
+            let id = self.make_region(geom, true)?;
+            debug_assert_eq!(id, GLOBAL_REGION);
+        }
+        Ok(GLOBAL_REGION)
+    }
+
+    fn make_region(&mut self, geom: RegionGeom, shared: bool) -> Result<u16> {
+        let limit = self.config.state.regions;
+        let full = || DomainError::NoSpace(alloc::format!("{limit} memory regions exist already"));
+        let id = self.regions.reserve().ok_or_else(full)?;
+        let made = self.map_region(id, geom, shared);
+        match made {
+            Ok(region) => {
+                self.regions.fill(id, region);
+                u16::try_from(id).map_err(|_| full())
+            }
+            Err(e) => {
+                self.regions.release(id);
+                Err(e)
+            }
+        }
+    }
+
+    fn map_region(&mut self, id: u32, geom: RegionGeom, shared: bool) -> Result<Region<M::File>> {
+        let bad = |why: String| DomainError::NoSpace(why);
+        let id = u16::try_from(id).map_err(|_| bad("too many memory regions".into()))?;
+        let huge = self.config.huge && shared;
+        let (mem, file) = self
+            .source
+            .create("netvale-region", geom.file_len(), huge)
+            .map_err(bad)?;
+        self.region_gen += 1;
+        let table = shared.then_some(id - GLOBAL_REGION);
+        let map = RegionMap::new(id, self.region_gen, table, geom, mem)
+            .ok_or_else(|| bad("memory region is too small for its pools".into()))?;
+        Ok(Region {
+            generation: self.region_gen,
+            map,
+            file,
+            huge,
+            ifs: Ids::new(geom.ifs),
+            rings: Ids::new(geom.rings),
+            bufs: Ids::starting_at(geom.bufs, netvale_ring::layout::RESERVED_BUFS),
+            users: 0,
+        })
+    }
+
+    /// The region lost a user; a private one goes with its last.
+    fn leave_region(&mut self, id: u16) {
+        if let Some(r) = self.regions.get_mut(u32::from(id)) {
+            r.users = r.users.saturating_sub(1);
+            if r.users == 0 && r.map.shared.is_none() {
+                self.regions.release(u32::from(id));
+            }
+        }
+    }
+
+    /// Finds or makes a switch.
+    fn switch(&mut self, name: &str) -> Result<u16> {
+        if let Some(&s) = self.switch_names.get(name) {
+            return Ok(s);
+        }
+        let limit = self.config.state.switches;
+        let id = self.switches.reserve().ok_or_else(|| {
+            DomainError::NoSpace(alloc::format!("{limit} switches exist already"))
+        })?;
+        let info = SwitchInfo {
+            name: name.into(),
+            idxs: Ids::new(SWITCH_PORTS),
+        };
+        self.switches.fill(id, info);
+        let s = u16::try_from(id).unwrap_or(u16::MAX);
+        self.switch_names.insert(name.into(), s);
+        Ok(s)
+    }
+
+    /// Seats a port in a switch.
+    fn seat(&mut self, switch: &str, port: PortId) -> Result<Seat> {
+        let s = self.switch(switch)?;
+        let full = DomainError::NoSpace(alloc::format!("{switch} has {SWITCH_PORTS} ports already"));
+        let idx = self
+            .switches
+            .get_mut(u32::from(s))
+            .and_then(|i| i.idxs.take())
+            .and_then(|i| u16::try_from(i).ok())
+            .ok_or(full)?;
+        let seat = Seat { switch: s, idx };
+        if let Some(rec) = port.rec(&self.world) {
+            rec.set_seat(Some(seat));
+        }
+        if let Some(sw) = crate::switch::Switch::at(&self.world, s) {
+            sw.set_port(idx, Some(port));
+        }
+        if let Some(p) = self.ports.get_mut(port.0) {
+            p.seat = Some(seat);
+        }
+        Ok(seat)
+    }
+
+    /// Takes a port out of its switch; the switch goes with its last port.
+    fn unseat(&mut self, port: PortId) -> Option<Seat> {
+        let seat = self.ports.get_mut(port.0)?.seat.take()?;
+        if let Some(rec) = port.rec(&self.world) {
+            rec.set_seat(None);
+        }
+        if let Some(sw) = crate::switch::Switch::at(&self.world, seat.switch) {
+            sw.set_port(seat.idx, None);
+            sw.fdb().retain(|s| s.port == seat.idx);
+        }
+        let id = u32::from(seat.switch);
+        if let Some(info) = self.switches.get_mut(id) {
+            info.idxs.put(u32::from(seat.idx));
+            if info.idxs.taken() == 0 {
+                let name = core::mem::take(&mut info.name);
+                self.switch_names.remove(&name);
+                self.switches.release(id);
+                if let Some(sw) = crate::switch::Switch::at(&self.world, seat.switch) {
+                    sw.clear();
+                }
+            }
+        }
+        Some(seat)
+    }
+
+    fn rings_of(rings: &[RingState]) -> Rings {
+        Rings {
+            first: rings.first().map_or(0, |r| r.kring.0),
+            count: u16::try_from(rings.len()).unwrap_or(0),
+        }
+    }
+}

@@ -1,0 +1,338 @@
+//! The ends of rings: what a party holds to sync one TX or RX ring, in
+//! whatever context it runs.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use core::fmt;
+use core::sync::atomic::Ordering::{Acquire, Relaxed};
+
+use netvale_ring::kring::{Counter, Kring, KringId};
+use netvale_ring::pipe::{self, End};
+use netvale_ring::port::{PortId, PortKind};
+use netvale_ring::world::{Holder, Party, RegionMap, RegionSource, Regions, Waker, World};
+use netvale_ring::{Ring, Slot, rx};
+
+use crate::domain::{Registration, RingInfo};
+use crate::vale::{Scratch, TxRing};
+
+/// What running the engine takes beside the rings themselves.
+#[derive(Clone)]
+pub struct Gear {
+    /// Hidden state of the namespace.
+    pub world: World,
+    /// Where the regions of others come from.
+    pub source: Arc<dyn RegionSource>,
+    /// How sleepers are woken.
+    pub waker: Arc<dyn Waker>,
+}
+
+impl fmt::Debug for Gear {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gear").finish_non_exhaustive()
+    }
+}
+
+/// Why a sync moved nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SyncError {
+    /// The ring's `head` or `cur` broke the rules; the ring was put right.
+    #[error("the ring's head or cur was outside the slots that the program owns")]
+    BadWords,
+    /// The port is gone: its server, its namespace or what it was part of.
+    #[error("the port is gone")]
+    Gone,
+    /// Monitors do not send.
+    #[error("a monitor's ring cannot send")]
+    Monitor,
+    /// Another thread or process is in the middle of a sync of this ring;
+    /// what it does serves both.
+    #[error("the ring is being synced by another thread")]
+    Locked,
+}
+
+/// What both ends have in common.
+#[derive(Debug)]
+struct Common {
+    world: World,
+    regions: Regions,
+    map: RegionMap,
+    owner: u16,
+    port: PortId,
+    kind: PortKind,
+    id: KringId,
+    ofs: usize,
+    slots: u32,
+    idx: u16,
+    waker: DebugWaker,
+}
+
+#[derive(Clone)]
+struct DebugWaker(Arc<dyn Waker>);
+
+impl fmt::Debug for DebugWaker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Waker")
+    }
+}
+
+impl Common {
+    fn new(gear: &Gear, reg: &Registration, ring: &RingInfo, map: &RegionMap) -> Option<Self> {
+        let ofs = usize::try_from(ring.ofs).ok()?;
+        let slots = u32::from(ring.slots);
+        // Checked here once; the mapping never shrinks.
+        map.ring(ofs, slots)?;
+        gear.world.kring(ring.kring)?;
+        Some(Self {
+            world: gear.world.clone(),
+            regions: Regions::new(Arc::clone(&gear.source)),
+            map: map.clone(),
+            owner: reg.owner,
+            port: reg.port,
+            kind: reg.kind,
+            id: ring.kring,
+            ofs,
+            slots,
+            idx: ring.idx,
+            waker: DebugWaker(Arc::clone(&gear.waker)),
+        })
+    }
+
+    #[inline]
+    fn end(&self) -> Option<End<'_>> {
+        Some(End {
+            id: self.id,
+            kring: self.world.kring(self.id)?,
+            ring: self.map.ring(self.ofs, self.slots)?,
+        })
+    }
+
+    #[inline]
+    fn party(&self) -> Party<'_> {
+        Party {
+            world: &self.world,
+            regions: &self.regions,
+            own: &self.map,
+            waker: &*self.waker.0,
+            owner: self.owner,
+        }
+    }
+}
+
+/// A lock on a ring, given back when dropped.
+struct Locked<'a>(End<'a>);
+
+impl<'a> Locked<'a> {
+    #[inline]
+    fn take(end: End<'a>, owner: u16) -> Option<Self> {
+        // Owners begin at 1, so the word is never 0 while locked.
+        end.kring.try_lock(u64::from(owner)).ok()?;
+        Some(Self(end))
+    }
+}
+
+impl Drop for Locked<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.0.kring.unlock();
+    }
+}
+
+/// The system's side of a TX ring.
+#[derive(Debug)]
+pub struct TxEnd {
+    common: Common,
+    scratch: Box<Scratch>,
+}
+
+impl TxEnd {
+    /// For one ring of a registration; `None` if it does not lie in `map`.
+    #[must_use]
+    pub fn new(gear: &Gear, reg: &Registration, ring: &RingInfo, map: &RegionMap) -> Option<Self> {
+        Some(Self {
+            common: Common::new(gear, reg, ring, map)?,
+            scratch: Scratch::new(),
+        })
+    }
+
+    /// Looks frames up with this function on switches whose look-up is
+    /// [`crate::switch::LookupKind::Custom`].
+    pub fn set_lookup(&mut self, lookup: Arc<dyn crate::lookup::Lookup>) {
+        self.scratch.set_lookup(lookup);
+    }
+
+    /// The ring as the program sees it.
+    #[inline]
+    #[must_use]
+    pub fn ring(&self) -> Option<Ring<'_>> {
+        self.common.map.ring(self.common.ofs, self.common.slots)
+    }
+
+    /// Its hidden state.
+    #[inline]
+    #[must_use]
+    pub fn kring(&self) -> Option<Kring<'_>> {
+        self.common.world.kring(self.common.id)
+    }
+
+    /// Sends every slot up to the program's `head`. Slots taken from it.
+    ///
+    /// # Errors
+    ///
+    /// [`SyncError`]; nothing moved.
+    #[inline]
+    pub fn sync(&mut self) -> Result<u32, SyncError> {
+        let Some(end) = self.common.end() else {
+            return Err(SyncError::Gone);
+        };
+        let Some(lock) = Locked::take(end, self.common.owner) else {
+            return Err(SyncError::Locked);
+        };
+        let party = self.common.party();
+        let bad = |_| SyncError::BadWords;
+        match self.common.kind {
+            PortKind::Vale => {
+                let tx = TxRing {
+                    end: lock.0,
+                    port: self.common.port,
+                    idx: self.common.idx,
+                };
+                crate::vale::txsync(&party, &tx, &mut self.scratch).map_err(bad)
+            }
+            PortKind::Pipe => pipe::txsync(&party, lock.0)
+                .map(|m| m.slots)
+                .map_err(bad),
+            PortKind::Null => Ok(0),
+            PortKind::Monitor => Err(SyncError::Monitor),
+            PortKind::None => Err(SyncError::Gone),
+        }
+    }
+}
+
+/// The system's side of an RX ring.
+#[derive(Debug)]
+pub struct RxEnd {
+    common: Common,
+}
+
+impl RxEnd {
+    /// For one ring of a registration; `None` if it does not lie in `map`.
+    #[must_use]
+    pub fn new(gear: &Gear, reg: &Registration, ring: &RingInfo, map: &RegionMap) -> Option<Self> {
+        Some(Self {
+            common: Common::new(gear, reg, ring, map)?,
+        })
+    }
+
+    /// The ring as the program sees it.
+    #[inline]
+    #[must_use]
+    pub fn ring(&self) -> Option<Ring<'_>> {
+        self.common.map.ring(self.common.ofs, self.common.slots)
+    }
+
+    /// Its hidden state.
+    #[inline]
+    #[must_use]
+    pub fn kring(&self) -> Option<Kring<'_>> {
+        self.common.world.kring(self.common.id)
+    }
+
+    /// Gives released slots back and looks for new frames. Whether the tail
+    /// moved.
+    ///
+    /// # Errors
+    ///
+    /// [`SyncError`]. With [`SyncError::BadWords`] nothing was released, but
+    /// new frames are shown all the same.
+    #[inline]
+    pub fn sync(&mut self) -> Result<bool, SyncError> {
+        let Some(end) = self.common.end() else {
+            return Err(SyncError::Gone);
+        };
+        let Some(lock) = Locked::take(end, self.common.owner) else {
+            return Err(SyncError::Locked);
+        };
+        let party = self.common.party();
+        let before = end.ring.tail();
+        let tail = match self.common.kind {
+            PortKind::Pipe => pipe::rxsync(&party, lock.0),
+            PortKind::Null => Ok(before),
+            PortKind::None => return Err(SyncError::Gone),
+            PortKind::Vale | PortKind::Monitor => rx::rxsync(&party, lock.0),
+        };
+        match tail {
+            Ok(tail) => Ok(tail != before),
+            Err(_) => Err(SyncError::BadWords),
+        }
+    }
+
+    /// Whether a sync would show new frames. Changes nothing and takes no lock.
+    #[must_use]
+    pub fn has_news(&self) -> bool {
+        let Some(end) = self.common.end() else {
+            return false;
+        };
+        if self.common.kind == PortKind::Pipe {
+            return end.kring.pipe_tail().idx() != end.ring.tail();
+        }
+        let cursor = end.kring.cursor();
+        end.kring
+            .resv(self.common.slots)
+            .is_some_and(|r| r.collect(cursor).cursor.tail != cursor.tail)
+    }
+
+    /// Whether slots were given out to senders that have not published them:
+    /// if nothing arrives for long, one of them may be dead.
+    #[must_use]
+    pub fn is_stuck(&self) -> bool {
+        let Some(end) = self.common.end() else {
+            return false;
+        };
+        self.common.kind != PortKind::Pipe
+            && end
+                .kring
+                .resv(self.common.slots)
+                .is_some_and(|r| r.given_out() != end.kring.cursor().tail)
+    }
+
+    /// Completes the reservations of dead senders with empty slots, when there
+    /// is no server left to do it. `dead` is told an owner and its process.
+    /// Returns the slots repaired.
+    pub fn repair(&mut self, dead: impl Fn(u16, u32) -> bool) -> u32 {
+        let c = &self.common;
+        let Some(end) = c.end() else { return 0 };
+        let Some(lock) = Locked::take(end, c.owner) else {
+            return 0;
+        };
+        let Some(resv) = lock.0.kring.resv(c.slots).filter(|_| c.kind != PortKind::Pipe) else {
+            return 0;
+        };
+        let holders = c
+            .map
+            .shared
+            .and_then(|s| c.world.holders(s, c.map.geom.bufs));
+        resv.repair(
+            || lock.0.kring.cursor(),
+            |owner| {
+                let word = c.world.owner(owner).map_or(0, |w| w.load(Acquire));
+                dead(owner, u32::try_from(word & 0xffff_ffff).unwrap_or(0))
+            },
+            |at| {
+                let buf = lock.0.ring.slot(at).buf();
+                if let Some(h) = holders.and_then(|h| h.get(buf as usize)) {
+                    h.store(Holder::kring(c.id).bits(), Relaxed);
+                }
+                lock.0.ring.set_slot(at, Slot::new(buf, 0, 0));
+            },
+        )
+    }
+
+    /// Times its words broke the rules or the hidden state contradicted itself.
+    #[must_use]
+    pub fn faults(&self) -> u64 {
+        self.common.end().map_or(0, |e| {
+            e.kring.counter(Counter::FaultWords) + e.kring.counter(Counter::FaultState)
+        })
+    }
+}

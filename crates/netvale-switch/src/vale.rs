@@ -1,0 +1,580 @@
+//! Sending through a switch: VALE's three passes.
+//!
+//! 1. Collect up to [`BATCH`] slots at a frame boundary, checking each.
+//! 2. Look each frame up and append it to its destination's chain.
+//! 3. For each destination: reserve, copy or swap, publish, wake
+//!    ([`netvale_ring::deliver`]).
+//!
+//! A sender never waits: everything up to `head` is consumed, and what found
+//! no room is counted at the destination.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::fmt;
+
+use netvale_ring::deliver::{Ent, Source, deliver};
+use netvale_ring::kring::{Counter, Kring, KringId};
+use netvale_ring::layout::{RESERVED_BUFS, SWITCH_PORTS};
+use netvale_ring::monitor::{self, Run};
+use netvale_ring::pipe::End;
+use netvale_ring::port::{Opts, PortId, PortKind, Seat};
+use netvale_ring::slot::{MAX_FRAGS, NS_INDIRECT, NS_MOREFRAG};
+use netvale_ring::sync::{BadWords, prologue};
+use netvale_ring::world::Party;
+use netvale_shm::Bufs;
+
+use crate::convert::{self, Converter};
+use crate::lookup::{self, Dest, FrameHead, Lookup};
+use crate::switch::{LookupKind, Switch};
+
+/// Slots collected before they are forwarded.
+pub const BATCH: usize = 1024;
+
+/// Slots ahead whose frame is fetched while one is looked up.
+const PREFETCH: usize = 8;
+
+const NIL: u16 = u16::MAX;
+
+/// A TX ring of a VALE port, its lock held.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TxRing<'a> {
+    pub(crate) end: End<'a>,
+    pub(crate) port: PortId,
+    /// Index among the port's TX rings.
+    pub(crate) idx: u16,
+}
+
+/// A sender's private memory, used again for every batch.
+pub(crate) struct Scratch {
+    ents: Vec<Ent>,
+    /// By port index.
+    chains: Vec<Chain>,
+    touched: Vec<u16>,
+    flood: Chain,
+    lookup: Option<Arc<dyn Lookup>>,
+    converter: Converter,
+}
+
+impl fmt::Debug for Scratch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Scratch").finish_non_exhaustive()
+    }
+}
+
+/// Frames of a batch that go the same way, linked through their entries.
+#[derive(Debug, Clone, Copy)]
+struct Chain {
+    first: u16,
+    last: u16,
+    frames: u16,
+    slots: u16,
+}
+
+impl Chain {
+    const EMPTY: Self = Self {
+        first: NIL,
+        last: NIL,
+        frames: 0,
+        slots: 0,
+    };
+
+    #[inline]
+    fn append(&mut self, ents: &mut [Ent], i: u16, frags: u8) {
+        if self.first == NIL {
+            self.first = i;
+        } else if let Some(last) = ents.get_mut(usize::from(self.last)) {
+            last.next = i;
+        }
+        self.last = i;
+        self.frames += 1;
+        self.slots += u16::from(frags);
+    }
+
+    fn walk(self, ents: &[Ent]) -> Walk<'_> {
+        Walk {
+            ents,
+            at: self.first,
+        }
+    }
+}
+
+/// A chain's frames, by the index of their first entry.
+#[derive(Clone)]
+struct Walk<'a> {
+    ents: &'a [Ent],
+    at: u16,
+}
+
+impl Iterator for Walk<'_> {
+    type Item = usize;
+    #[inline]
+    fn next(&mut self) -> Option<usize> {
+        let i = usize::from(self.at);
+        let ent = self.ents.get(i)?;
+        self.at = ent.next;
+        Some(i)
+    }
+}
+
+/// Two chains in the order in which their frames were sent.
+#[derive(Clone)]
+struct Merged<'a> {
+    a: core::iter::Peekable<Walk<'a>>,
+    b: core::iter::Peekable<Walk<'a>>,
+}
+
+impl Iterator for Merged<'_> {
+    type Item = usize;
+    fn next(&mut self) -> Option<usize> {
+        match (self.a.peek(), self.b.peek()) {
+            (Some(x), Some(y)) if y < x => self.b.next(),
+            (Some(_), _) => self.a.next(),
+            (None, _) => self.b.next(),
+        }
+    }
+}
+
+/// What all frames of a sync have in common.
+struct Sender<'a> {
+    party: &'a Party<'a>,
+    switch: Switch<'a>,
+    seat: Seat,
+    ring: u16,
+    opts: Opts,
+    kring: Kring<'a>,
+    bufs: Bufs<'a>,
+    from: Source<'a>,
+    kind: LookupKind,
+    epoch: u8,
+}
+
+impl Scratch {
+    pub(crate) fn new() -> Box<Self> {
+        Box::new(Self {
+            ents: Vec::with_capacity(BATCH + MAX_FRAGS as usize),
+            chains: vec![Chain::EMPTY; SWITCH_PORTS as usize],
+            touched: Vec::with_capacity(64),
+            flood: Chain::EMPTY,
+            lookup: None,
+            converter: Converter::default(),
+        })
+    }
+
+    pub(crate) fn set_lookup(&mut self, lookup: Arc<dyn Lookup>) {
+        self.lookup = Some(lookup);
+    }
+}
+
+/// Sends everything up to `head`. Slots taken.
+pub(crate) fn txsync(
+    party: &Party<'_>,
+    tx: &TxRing<'_>,
+    scratch: &mut Scratch,
+) -> Result<u32, BadWords> {
+    let (ring, kring) = (tx.end.ring, tx.end.kring);
+    let (hwcur, hwtail) = kring.hw();
+    let head = prologue(ring, party.own, hwcur, hwtail).inspect_err(|_| {
+        kring.count(Counter::FaultWords, 1);
+    })?;
+    let n = ring.span(hwcur, head);
+    if n == 0 {
+        return Ok(0);
+    }
+    let run = Run {
+        ring,
+        map: party.own,
+        first: hwcur,
+        n,
+    };
+    let watched = kring.monitors().is_some();
+    if watched {
+        monitor::tap_copy(party, kring, true, run);
+    }
+    match sender(party, tx) {
+        Some(sender) => sender.send(scratch, hwcur, n),
+        None => count_lost(kring, run),
+    }
+    if watched {
+        monitor::tap_zcopy(party, kring, tx.end.id, true, run);
+    }
+    kring.count(Counter::Syncs, 1);
+    let tail = if head == 0 { ring.count() - 1 } else { head - 1 };
+    kring.set_hw(head, tail);
+    ring.set_tail(tail);
+    Ok(n)
+}
+
+fn sender<'a>(party: &'a Party<'a>, tx: &TxRing<'a>) -> Option<Sender<'a>> {
+    let rec = tx.port.rec(party.world)?;
+    let seat = rec.seat()?;
+    let opts = rec.opts();
+    let switch = Switch::at(party.world, seat.switch)?;
+    Some(Sender {
+        party,
+        switch,
+        seat,
+        ring: tx.idx,
+        opts,
+        kring: tx.end.kring,
+        bufs: party.own.bufs(),
+        from: Source {
+            kring: tx.end.id,
+            ring: tx.end.ring,
+            map: party.own,
+            gives: opts.gives_buffers,
+        },
+        kind: switch.lookup(),
+        epoch: party.world.epoch(),
+    })
+}
+
+/// A port that is attached to no switch discards what it sends.
+#[cold]
+fn count_lost(kring: Kring<'_>, run: Run<'_>) {
+    let slots = (0..run.n).map(|i| run.ring.slot((run.first + i) % run.ring.count()));
+    let (mut frames, mut bytes) = (0, 0);
+    for slot in slots {
+        frames += u64::from(!slot.has(NS_MOREFRAG));
+        bytes += u64::from(slot.len());
+    }
+    kring.count(Counter::Frames, frames);
+    kring.count(Counter::Bytes, bytes);
+    kring.count(Counter::DropNoDest, frames);
+}
+
+/// Sums of one sync, stored once at its end.
+#[derive(Default)]
+struct Sums {
+    frames: u64,
+    bytes: u64,
+    bad_slot: u64,
+    chain: u64,
+    runt: u64,
+    no_dest: u64,
+    flooded: u64,
+}
+
+impl Sender<'_> {
+    fn send(&self, scratch: &mut Scratch, first: u32, n: u32) {
+        let mut sums = Sums::default();
+        let (mut at, mut left) = (first, n);
+        while left > 0 {
+            let taken = self.collect(scratch, at, left, &mut sums);
+            self.look_up(scratch, &mut sums);
+            self.deliver(scratch);
+            at = (at + taken) % self.from.ring.count();
+            left -= taken;
+        }
+        for (c, v) in [
+            (Counter::Frames, sums.frames),
+            (Counter::Bytes, sums.bytes),
+            (Counter::DropSlot, sums.bad_slot),
+            (Counter::DropChain, sums.chain),
+            (Counter::DropRunt, sums.runt),
+            (Counter::DropNoDest, sums.no_dest),
+            (Counter::Flooded, sums.flooded),
+        ] {
+            self.kring.count(c, v);
+        }
+    }
+
+    /// Pass 1: slots from `at` on, `left` at most, into entries. Returns how
+    /// many were taken; they end with a frame's last slot.
+    ///
+    /// A frame with a bad slot is left out, and so is one of more than 64
+    /// slots; one that `head` cuts off is sent as far as it is there.
+    #[inline]
+    fn collect(&self, scratch: &mut Scratch, first: u32, left: u32, sums: &mut Sums) -> u32 {
+        let (ring, count) = (self.from.ring, self.from.ring.count());
+        let (bufs, size) = (self.from.map.geom.bufs, self.from.map.geom.buf_size);
+        let ents = &mut scratch.ents;
+        ents.clear();
+        let (mut at, mut taken) = (first, 0);
+        let (mut start, mut chain, mut bad) = (0, 0u32, false);
+        while taken < left {
+            let slot = ring.slot(at);
+            let (buf, len) = (slot.buf(), slot.len());
+            // One comparison for both ends of the range: 0 and 1 wrap.
+            let fine = buf.wrapping_sub(RESERVED_BUFS) < bufs - RESERVED_BUFS
+                && u32::from(len) <= size
+                && !slot.has(NS_INDIRECT);
+            bad |= !fine;
+            chain += 1;
+            taken += 1;
+            sums.bytes += u64::from(len);
+            if chain <= MAX_FRAGS {
+                let at = u16::try_from(at).unwrap_or(0);
+                ents.push(Ent {
+                    slot,
+                    at,
+                    frags: 0,
+                    next: NIL,
+                });
+            }
+            at = if at + 1 == count { 0 } else { at + 1 };
+            if slot.has(NS_MOREFRAG) && taken < left {
+                continue;
+            }
+            sums.frames += 1;
+            if bad || chain > MAX_FRAGS {
+                ents.truncate(start);
+                sums.bad_slot += u64::from(bad);
+                sums.chain += u64::from(!bad);
+            } else if let Some(head) = ents.get_mut(start) {
+                head.frags = u8::try_from(chain).unwrap_or(0);
+            }
+            start = ents.len();
+            (chain, bad) = (0, false);
+            if start >= BATCH {
+                break;
+            }
+        }
+        taken
+    }
+
+    /// Pass 2: each frame to its destination's chain.
+    #[inline]
+    fn look_up(&self, scratch: &mut Scratch, sums: &mut Sums) {
+        let Scratch {
+            ents,
+            chains,
+            touched,
+            flood,
+            lookup,
+            ..
+        } = scratch;
+        let hdr = u16::from(self.opts.vnet_hdr);
+        // Addresses and answer of the frame before: most batches have runs.
+        let mut last = (u64::MAX, u64::MAX, Dest::Drop);
+        let mut i = 0;
+        while i < ents.len() {
+            if let Some(ahead) = ents.get(i + PREFETCH) {
+                self.bufs.prefetch(ahead.slot.buf());
+            }
+            let head = ents[i];
+            let frags = usize::from(head.frags).max(1);
+            let next = i + frags;
+            // The frame proper begins behind the header, perhaps in slot two.
+            let (slot, off) = match head.slot.len() {
+                len if len > hdr => (head.slot, hdr),
+                len if len == hdr && frags > 1 => (ents[i + 1].slot, 0),
+                _ => {
+                    sums.runt += 1;
+                    i = next;
+                    continue;
+                }
+            };
+            let words = self.bufs.head(slot.buf(), usize::from(off));
+            let Some((a, b)) = words.filter(|_| slot.len() - off >= 14) else {
+                sums.runt += 1;
+                i = next;
+                continue;
+            };
+            let dst = a & 0xffff_ffff_ffff;
+            let src = a >> 48 | (b & 0xffff_ffff) << 16;
+            if src != last.1 && matches!(self.kind, LookupKind::Learning | LookupKind::HashToRing) {
+                self.switch.fdb().learn(src, self.seat.idx, self.epoch);
+            }
+            if dst != last.0 || (src != last.1 && self.kind == LookupKind::Custom) {
+                last.2 = self.decide(lookup.as_deref(), dst, src, b);
+            }
+            (last.0, last.1) = (dst, src);
+            let (at, frags) = (u16::try_from(i).unwrap_or(0), head.frags);
+            match last.2 {
+                Dest::Port(p) if p != self.seat.idx => match chains.get_mut(usize::from(p)) {
+                    Some(chain) => {
+                        if chain.first == NIL {
+                            touched.push(p);
+                        }
+                        chain.append(ents, at, frags);
+                    }
+                    None => sums.no_dest += 1,
+                },
+                Dest::All => {
+                    flood.append(ents, at, frags);
+                    sums.flooded += 1;
+                }
+                Dest::Port(_) | Dest::Drop => sums.no_dest += 1,
+            }
+            i = next;
+        }
+    }
+
+    #[inline]
+    fn decide(&self, custom: Option<&dyn Lookup>, dst: u64, src: u64, b: u64) -> Dest {
+        let fdb = self.switch.fdb();
+        let dest = match self.kind {
+            LookupKind::Learning | LookupKind::HashToRing => lookup::learned(fdb, dst),
+            LookupKind::Static => lookup::entered(fdb, dst),
+            LookupKind::Custom => custom.map_or(Dest::Drop, |l| {
+                // Bytes 12 and 13 of the frame, in network order.
+                let [_, _, _, _, hi, lo, ..] = b.to_le_bytes();
+                let ethertype = u16::from_be_bytes([hi, lo]);
+                l.lookup(&FrameHead {
+                    dst,
+                    src,
+                    ethertype,
+                    port: self.seat.idx,
+                    ring: self.ring,
+                })
+            }),
+        };
+        match dest {
+            // A port that left: nobody has taken its index yet.
+            Dest::Port(p) if self.switch.port(p).is_none() => Dest::Drop,
+            other => other,
+        }
+    }
+
+    /// Pass 3: every chain to its destination.
+    #[inline]
+    fn deliver(&self, scratch: &mut Scratch) {
+        let flood = core::mem::replace(&mut scratch.flood, Chain::EMPTY);
+        if flood.first != NIL {
+            for p in (0..self.switch.top()).filter(|&p| p != self.seat.idx) {
+                let chain = scratch.chains.get(usize::from(p)).copied();
+                self.to_port(scratch, p, chain.unwrap_or(Chain::EMPTY), flood);
+            }
+        } else {
+            for i in 0..scratch.touched.len() {
+                let p = scratch.touched[i];
+                let chain = scratch.chains[usize::from(p)];
+                self.to_port(scratch, p, chain, flood);
+            }
+        }
+        for p in scratch.touched.drain(..) {
+            scratch.chains[usize::from(p)] = Chain::EMPTY;
+        }
+    }
+
+    #[inline]
+    fn to_port(&self, scratch: &mut Scratch, p: u16, own: Chain, flood: Chain) {
+        let lost = |frames: u16| self.kring.count(Counter::DropNoDest, u64::from(frames));
+        let Some(rec) = self
+            .switch
+            .port(p)
+            .and_then(|id| id.rec(self.party.world))
+            .filter(|rec| rec.kind() == PortKind::Vale)
+        else {
+            return lost(own.frames);
+        };
+        let rings = rec.rx();
+        let (Some(unicast), Some(ring0)) = (rings.wrap(self.ring), rings.wrap(0)) else {
+            return lost(own.frames);
+        };
+        let opts = rec.opts();
+        let gives = self.from.gives && flood.first == NIL;
+        if self.kind == LookupKind::HashToRing && rings.count > 1 {
+            self.spread(scratch, own, rings, opts, gives);
+        } else if unicast == ring0 && flood.first != NIL && own.first != NIL {
+            let both = Chain {
+                frames: own.frames + flood.frames,
+                slots: own.slots + flood.slots,
+                ..own
+            };
+            let merged = Merged {
+                a: own.walk(&scratch.ents).peekable(),
+                b: flood.walk(&scratch.ents).peekable(),
+            };
+            return self.put(
+                &scratch.ents,
+                &mut scratch.converter,
+                unicast,
+                opts,
+                both,
+                merged,
+                false,
+            );
+        } else if own.first != NIL {
+            let walk = own.walk(&scratch.ents);
+            self.put(
+                &scratch.ents,
+                &mut scratch.converter,
+                unicast,
+                opts,
+                own,
+                walk,
+                gives,
+            );
+        }
+        if flood.first != NIL {
+            let walk = flood.walk(&scratch.ents);
+            self.put(
+                &scratch.ents,
+                &mut scratch.converter,
+                ring0,
+                opts,
+                flood,
+                walk,
+                false,
+            );
+        }
+    }
+
+    /// Spreads a chain over all rings of its destination by flow.
+    fn spread(
+        &self,
+        scratch: &mut Scratch,
+        own: Chain,
+        rings: netvale_ring::port::Rings,
+        opts: Opts,
+        gives: bool,
+    ) {
+        let ents = &scratch.ents;
+        let hdr = usize::from(self.opts.vnet_hdr);
+        let ring_of = |i: usize| {
+            let mut bytes = [0; 48];
+            let ent = ents.get(i).copied().unwrap_or_default();
+            let n = usize::from(ent.slot.len()).saturating_sub(hdr).min(48);
+            let _ = self.bufs.read(ent.slot.buf(), hdr, &mut bytes[..n]);
+            lookup::flow_hash(&bytes) % u32::from(rings.count.max(1))
+        };
+        for r in 0..rings.count {
+            let mine = own.walk(ents).filter(|&i| ring_of(i) == u32::from(r));
+            let (mut frames, mut slots) = (0, 0);
+            for i in mine.clone() {
+                frames += 1;
+                slots += u16::from(ents[i].frags);
+            }
+            if let Some(ring) = rings.get(r).filter(|_| frames > 0) {
+                let sum = Chain {
+                    frames,
+                    slots,
+                    ..own
+                };
+                self.put(ents, &mut scratch.converter, ring, opts, sum, mine, gives);
+            }
+        }
+    }
+
+    #[inline]
+    fn put(
+        &self,
+        ents: &[Ent],
+        converter: &mut Converter,
+        to: KringId,
+        opts: Opts,
+        sum: Chain,
+        chain: impl Iterator<Item = usize> + Clone,
+        gives: bool,
+    ) {
+        if opts.vnet_hdr == self.opts.vnet_hdr {
+            let from = Source { gives, ..self.from };
+            let (frames, slots) = (u32::from(sum.frames), u32::from(sum.slots));
+            deliver(self.party, &from, to, ents, chain, frames, slots);
+        } else {
+            let bad = convert::deliver(
+                self.party,
+                &self.from,
+                to,
+                ents,
+                chain,
+                (self.opts, opts),
+                converter,
+            );
+            self.kring.count(Counter::DropOffload, bad);
+        }
+    }
+}

@@ -1,0 +1,423 @@
+//! Receiving.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use netvale_ring::Slot;
+use netvale_ring::slot::{MAX_FRAGS, NS_BUF_CHANGED, NS_MOREFRAG, Ring};
+use netvale_ring::world::Holder;
+use netvale_shm::Bufs;
+use netvale_switch::domain::RingInfo;
+use netvale_switch::end::{RxEnd, SyncError};
+
+use crate::port::Shared;
+use crate::wait::{self, Spin};
+use crate::tx::{PushError, TxRing, next, span};
+use crate::{Error, ErrorKind, Result};
+
+/// Syncs in a row that found reserved but unpublished slots and nothing else,
+/// before the ring asks whether whoever reserved them is dead.
+const STUCK: u32 = 1 << 16;
+
+/// An RX ring. May move to another thread, used by one at a time.
+#[derive(Debug)]
+pub struct RxRing {
+    shared: Arc<Shared>,
+    end: Option<RxEnd>,
+    ofs: usize,
+    slots: u32,
+    info: RingInfo,
+    /// First slot that was not taken yet.
+    next: u32,
+    /// First slot of the system, as of the last sync.
+    tail: u32,
+    /// Isolated: slots released since the worker was told.
+    untold: u32,
+    stuck: u32,
+    spin: Spin,
+}
+
+impl RxRing {
+    pub(crate) fn new(shared: &Arc<Shared>, info: &RingInfo, end: Option<RxEnd>) -> Option<Self> {
+        let ofs = usize::try_from(info.ofs).ok()?;
+        let slots = u32::from(info.slots);
+        let ring = shared.map.ring(ofs, slots)?;
+        let (next, tail) = (ring.head(), ring.tail());
+        (next < slots && tail < slots).then(|| Self {
+            shared: Arc::clone(shared),
+            end,
+            ofs,
+            slots,
+            info: *info,
+            next,
+            tail,
+            untold: 0,
+            stuck: 0,
+            spin: Spin::default(),
+        })
+    }
+
+    #[inline]
+    pub(crate) fn ring(&self) -> Ring<'_> {
+        match self.shared.map.ring(self.ofs, self.slots) {
+            Some(ring) => ring,
+            None => unreachable!("checked when the port was opened"),
+        }
+    }
+
+    pub(crate) fn end(&self) -> Option<&RxEnd> {
+        self.end.as_ref()
+    }
+
+    /// Slots in the ring.
+    #[must_use]
+    pub fn slots(&self) -> u32 {
+        self.slots
+    }
+
+    /// Slots filled and not taken yet, as of the last sync.
+    #[inline]
+    #[must_use]
+    pub fn available(&self) -> u32 {
+        span(self.next, self.tail, self.slots)
+    }
+
+    /// Gives taken slots back and looks for new frames. Slots available now.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Disconnected`]: the port is gone; [`ErrorKind::Peer`]:
+    /// another process wrote over the ring's words, which were put right.
+    #[inline]
+    pub fn sync(&mut self) -> Result<u32> {
+        let ring = self.ring();
+        let before = ring.head();
+        if before != self.next {
+            ring.set_head(self.next);
+        }
+        match &mut self.end {
+            Some(end) => {
+                match end.sync() {
+                    Ok(true) => self.stuck = 0,
+                    Ok(false) => self.look_stuck(),
+                    Err(SyncError::Locked) => {}
+                    Err(e) => return Err(self.failed(e)),
+                }
+            }
+            None => {
+                if before != self.next {
+                    self.untold += span(before.min(self.slots - 1), self.next, self.slots);
+                    // The worker looks at the ring by itself while it is
+                    // awake; asleep, it must know before the ring is full.
+                    if self.untold >= self.slots / 4 {
+                        self.untold = 0;
+                        self.shared.kick();
+                    }
+                }
+            }
+        }
+        let tail = self.ring().tail();
+        if tail < self.slots {
+            self.tail = tail;
+        }
+        Ok(self.available())
+    }
+
+    #[inline]
+    fn look_stuck(&mut self) {
+        self.stuck += 1;
+        if self.stuck >= STUCK {
+            self.stuck = 0;
+            self.repair();
+        }
+    }
+
+    /// Asks, when there is no server to do it, whether a dead sender stands in
+    /// the way, and clears it if so.
+    #[cold]
+    pub(crate) fn repair(&mut self) {
+        if let Some(end) = &mut self.end
+            && end.is_stuck()
+            && !self.shared.keep.alive()
+        {
+            end.repair(|_, pid| is_dead(pid));
+        }
+    }
+
+    #[cold]
+    fn failed(&mut self, e: SyncError) -> Error {
+        let name = &self.shared.reg.name;
+        let kind = match e {
+            SyncError::Gone => ErrorKind::Disconnected,
+            _ => {
+                let ring = self.ring();
+                let (head, tail) = (ring.head(), ring.tail());
+                if head < self.slots && tail < self.slots {
+                    (self.next, self.tail) = (head, tail);
+                }
+                ErrorKind::Peer
+            }
+        };
+        Error::new(kind, format!("{name}: cannot receive: {e}"))
+    }
+
+    /// Takes the next whole frame; its slots go back at the next
+    /// [`RxRing::sync`]. `None` if there is none yet. Empty slots (of senders
+    /// that died) are passed over.
+    #[inline]
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "frames borrow the ring, which an iterator's items cannot"
+    )]
+    pub fn next(&mut self) -> Option<Frame<'_>> {
+        loop {
+            let avail = self.available();
+            if avail == 0 {
+                return None;
+            }
+            let (first, frags, len) = self.frame_at(self.next, avail)?;
+            self.next = (first + frags) % self.slots;
+            if len > 0 {
+                return Some(Frame {
+                    ring: self.shared.map.ring(self.ofs, self.slots)?,
+                    bufs: self.shared.map.bufs(),
+                    rx: self,
+                    first,
+                    frags,
+                    len,
+                });
+            }
+        }
+    }
+
+    /// Slots and bytes of the frame that begins at slot `at`; `None` if its
+    /// last slot is not there yet.
+    #[inline]
+    fn frame_at(&self, first: u32, avail: u32) -> Option<(u32, u32, u32)> {
+        let ring = self.ring();
+        let size = self.shared.map.geom.buf_size;
+        let mut at = first;
+        let (mut frags, mut len) = (0, 0);
+        loop {
+            let slot = ring.slot(at);
+            frags += 1;
+            len += u32::from(slot.len()).min(size);
+            if !slot.has(NS_MOREFRAG) || frags == MAX_FRAGS {
+                return Some((first, frags, len));
+            }
+            if frags == avail {
+                return None;
+            }
+            at = next(at, self.slots);
+        }
+    }
+
+    /// Takes up to `n` slots without looking at their frames. Frames and bytes
+    /// as their slots say.
+    #[inline]
+    pub fn discard(&mut self, n: u32) -> (u32, u64) {
+        let n = n.min(self.available());
+        let ring = self.ring();
+        let (mut frames, mut bytes, mut at) = (0, 0, self.next);
+        for _ in 0..n {
+            let slot = ring.slot(at);
+            frames += u32::from(!slot.has(NS_MOREFRAG) && slot.len() > 0);
+            bytes += u64::from(slot.len());
+            at = next(at, self.slots);
+        }
+        self.next = at;
+        (frames, bytes)
+    }
+
+    /// Moves up to `max` frames to `tx`: by exchanging buffers if both rings
+    /// lie in one region, else by copying. Returns how many; sync both rings
+    /// then.
+    pub fn forward(&mut self, tx: &mut TxRing, max: u32) -> u32 {
+        let mut moved = 0;
+        while moved < max {
+            let at = self.next;
+            let Some(frame) = self.next() else { break };
+            if frame.forward(tx).is_err() {
+                self.next = at; // stays where it is
+                break;
+            }
+            moved += 1;
+        }
+        moved
+    }
+
+    /// Seconds and microseconds of the last sync that found frames, for ports
+    /// whose syncs are told the time.
+    #[must_use]
+    pub fn timestamp(&self) -> (i64, i64) {
+        self.ring().ts()
+    }
+
+    /// Sleeps until the ring has frames (`true`) or the time is over: for
+    /// threads that have one ring each.
+    ///
+    /// # Errors
+    ///
+    /// As [`RxRing::sync`].
+    pub fn wait(&mut self, timeout: Option<Duration>) -> Result<bool> {
+        let shared = Arc::clone(&self.shared);
+        let mut spin = self.spin;
+        let got = wait::for_rx(&shared, std::slice::from_mut(self), &mut spin, timeout);
+        self.spin = spin;
+        got
+    }
+
+    fn same_region(&self, tx: &TxRing) -> bool {
+        let (a, b) = (&self.shared.map, tx.map());
+        a.id == b.id && a.generation == b.generation && a.mem.as_ptr() == b.mem.as_ptr()
+    }
+
+    fn hold(&self, buf: u32) {
+        if let (Some(gear), Some(s)) = (&self.shared.gear, self.shared.map.shared)
+            && let Some(h) = gear.world.holders(s, self.shared.map.geom.bufs)
+            && let Some(word) = h.get(buf as usize)
+        {
+            let holder = Holder::kring(self.info.kring);
+            word.store(holder.bits(), std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+}
+
+/// Whether a process is gone. 0 is this one.
+fn is_dead(pid: u32) -> bool {
+    let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
+    pid.is_none_or(|pid| {
+        rustix::process::test_kill_process(pid) == Err(rustix::io::Errno::SRCH)
+    })
+}
+
+/// One received frame, of 1 to 64 slots.
+///
+/// Its bytes lie in memory that peers may write: they are copied out, never
+/// borrowed, so that what was checked once stays as it was.
+#[derive(Debug)]
+pub struct Frame<'a> {
+    // Taken apart from `rx` because views borrow the mapping, not the ring.
+    ring: Ring<'a>,
+    bufs: Bufs<'a>,
+    rx: &'a RxRing,
+    first: u32,
+    frags: u32,
+    len: u32,
+}
+
+impl Frame<'_> {
+    /// Bytes.
+    #[inline]
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    /// Slots.
+    #[must_use]
+    pub fn frags(&self) -> usize {
+        self.frags as usize
+    }
+
+    /// Flags of the first slot (`NS_*`).
+    #[must_use]
+    pub fn flags(&self) -> u16 {
+        self.ring.slot(self.first).flags()
+    }
+
+    /// Copies bytes from `off` on; how many there were.
+    #[inline]
+    pub fn read(&self, off: usize, dst: &mut [u8]) -> usize {
+        if self.frags == 1 {
+            let n = dst.len().min(self.len().saturating_sub(off));
+            let buf = self.ring.slot(self.first).buf();
+            return if self.bufs.read(buf, off, &mut dst[..n]) { n } else { 0 };
+        }
+        self.each(off, dst.len(), |buf, at, done, n| {
+            self.bufs.read(buf, at, &mut dst[done..done + n])
+        })
+    }
+
+    /// Replaces the vector's contents with the frame.
+    pub fn read_to(&self, v: &mut Vec<u8>) {
+        v.clear();
+        v.resize(self.len(), 0);
+        let n = self.read(0, v);
+        v.truncate(n);
+    }
+
+    /// The 8 bytes at `off` as a little-endian word; 0 if they are not there.
+    #[inline]
+    #[must_use]
+    pub fn load_u64(&self, off: usize) -> u64 {
+        let mut bytes = [0; 8];
+        self.read(off, &mut bytes);
+        u64::from_le_bytes(bytes)
+    }
+
+    /// Overwrites bytes from `off` on, before the frame is forwarded; how many.
+    pub fn write(&mut self, off: usize, bytes: &[u8]) -> usize {
+        self.each(off, bytes.len(), |buf, at, done, n| {
+            self.bufs.write(buf, at, &bytes[done..done + n])
+        })
+    }
+
+    /// Calls `f` with buffer, offset in it, bytes done and bytes to do, for
+    /// each part of `[off, off + len)`.
+    fn each(
+        &self,
+        mut off: usize,
+        len: usize,
+        mut f: impl FnMut(u32, usize, usize, usize) -> bool,
+    ) -> usize {
+        let size = self.bufs.stride() as usize;
+        let (mut done, mut at) = (0, self.first);
+        for _ in 0..self.frags {
+            let slot = self.ring.slot(at);
+            let here = usize::from(slot.len()).min(size);
+            if off < here {
+                let n = (here - off).min(len - done);
+                if !f(slot.buf(), off, done, n) {
+                    return done;
+                }
+                done += n;
+                off = 0;
+                if done == len {
+                    break;
+                }
+            } else {
+                off -= here;
+            }
+            at = next(at, self.ring.count());
+        }
+        done
+    }
+
+    /// Queues the frame on `tx`: without a copy if both rings lie in one
+    /// region. Sync both rings then.
+    ///
+    /// # Errors
+    ///
+    /// [`PushError`]; the frame is dropped with this value, unless it was
+    /// taken by [`RxRing::forward`].
+    pub fn forward(self, tx: &mut TxRing) -> Result<(), PushError> {
+        if self.frags > tx.space() {
+            return Err(PushError::Full);
+        }
+        if !self.rx.same_region(tx) {
+            let mut bytes = Vec::new();
+            self.read_to(&mut bytes);
+            return tx.push(&bytes);
+        }
+        let mut at = self.first;
+        for i in 0..self.frags {
+            let slot = self.ring.slot(at);
+            let back = tx.take_slot(slot, i + 1 < self.frags);
+            self.ring.set_slot(at, Slot::new(back, 0, NS_BUF_CHANGED));
+            self.rx.hold(back);
+            at = next(at, self.ring.count());
+        }
+        Ok(())
+    }
+}

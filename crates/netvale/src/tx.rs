@@ -1,0 +1,303 @@
+//! Sending.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use netvale_ring::Slot;
+use netvale_ring::slot::{MAX_FRAGS, NS_BUF_CHANGED, NS_MOREFRAG, Ring};
+use netvale_ring::world::{Holder, RegionMap};
+use netvale_switch::domain::RingInfo;
+use netvale_switch::end::{SyncError, TxEnd};
+
+use crate::port::Shared;
+use crate::wait::{self, Spin};
+use crate::{Error, ErrorKind, Result};
+
+/// A frame was not queued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PushError {
+    /// The ring has too few free slots: sync, or the peer is slow.
+    #[error("the ring is full")]
+    Full,
+    /// Empty, or longer than 64 slots carry.
+    #[error("a frame must have at least one byte and fit into 64 slots")]
+    Size,
+}
+
+/// A TX ring. May move to another thread, used by one at a time.
+#[derive(Debug)]
+pub struct TxRing {
+    shared: Arc<Shared>,
+    end: Option<TxEnd>,
+    ofs: usize,
+    slots: u32,
+    info: RingInfo,
+    /// First slot that is not queued yet.
+    next: u32,
+    /// First slot of the system, as of the last sync.
+    tail: u32,
+    spin: Spin,
+}
+
+impl TxRing {
+    pub(crate) fn new(shared: &Arc<Shared>, info: &RingInfo, end: Option<TxEnd>) -> Option<Self> {
+        let ofs = usize::try_from(info.ofs).ok()?;
+        let slots = u32::from(info.slots);
+        let ring = shared.map.ring(ofs, slots)?;
+        // A port may have been used before: go on where its rings stand.
+        let (next, tail) = (ring.head(), ring.tail());
+        (next < slots && tail < slots).then(|| Self {
+            shared: Arc::clone(shared),
+            end,
+            ofs,
+            slots,
+            info: *info,
+            next,
+            tail,
+            spin: Spin::default(),
+        })
+    }
+
+    #[inline]
+    pub(crate) fn ring(&self) -> Ring<'_> {
+        match self.shared.map.ring(self.ofs, self.slots) {
+            Some(ring) => ring,
+            None => unreachable!("checked when the port was opened"),
+        }
+    }
+
+    pub(crate) fn end(&self) -> Option<&TxEnd> {
+        self.end.as_ref()
+    }
+
+    pub(crate) fn map(&self) -> &RegionMap {
+        &self.shared.map
+    }
+
+    /// Slots in the ring.
+    #[must_use]
+    pub fn slots(&self) -> u32 {
+        self.slots
+    }
+
+    /// Bytes that one slot carries.
+    #[must_use]
+    pub fn buf_size(&self) -> u32 {
+        self.shared.map.geom.buf_size
+    }
+
+    /// Slots free to be queued.
+    #[inline]
+    #[must_use]
+    pub fn space(&self) -> u32 {
+        span(self.next, self.tail, self.slots)
+    }
+
+    /// Queues a frame: copies it into the next slot, or slots.
+    ///
+    /// # Errors
+    ///
+    /// [`PushError`]; nothing was queued.
+    #[inline]
+    pub fn push(&mut self, frame: &[u8]) -> Result<(), PushError> {
+        let size = self.buf_size() as usize;
+        if frame.is_empty() || frame.len() > size {
+            return self.push_frags(frame, size);
+        }
+        if self.next == self.tail {
+            return Err(PushError::Full);
+        }
+        let ring = self.ring();
+        let buf = ring.slot(self.next).buf();
+        if !self.shared.map.bufs().write(buf, 0, frame) {
+            return Err(PushError::Full); // a peer spoilt the slot
+        }
+        let len = u16::try_from(frame.len()).unwrap_or(u16::MAX);
+        ring.set_slot(self.next, Slot::new(buf, len, 0));
+        self.next = next(self.next, self.slots);
+        Ok(())
+    }
+
+    /// Queues a frame spread over slots of `frag` bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`PushError`]; nothing was queued.
+    pub fn push_frags(&mut self, frame: &[u8], frag: usize) -> Result<(), PushError> {
+        let frag = frag.clamp(1, self.buf_size() as usize);
+        let need = frame.len().div_ceil(frag);
+        if need == 0 || need > MAX_FRAGS as usize || need >= self.slots as usize {
+            return Err(PushError::Size);
+        }
+        if need > self.space() as usize {
+            return Err(PushError::Full);
+        }
+        let (ring, bufs) = (self.ring(), self.shared.map.bufs());
+        let mut at = self.next;
+        for (i, part) in frame.chunks(frag).enumerate() {
+            let buf = ring.slot(at).buf();
+            if !bufs.write(buf, 0, part) {
+                return Err(PushError::Full); // a peer spoilt the slot
+            }
+            let more = if i + 1 < need { NS_MOREFRAG } else { 0 };
+            let len = u16::try_from(part.len()).unwrap_or(u16::MAX);
+            ring.set_slot(at, Slot::new(buf, len, more));
+            at = next(at, self.slots);
+        }
+        self.next = at;
+        Ok(())
+    }
+
+    /// Queues up to `n` slots whose buffers hold a frame of `len` bytes
+    /// already ([`TxRing::fill`]; ports that keep their buffers). How many.
+    #[inline]
+    pub fn push_resident(&mut self, n: u32, len: u16) -> u32 {
+        let n = n.min(self.space());
+        let ring = self.ring();
+        let mut at = self.next;
+        for _ in 0..n {
+            ring.set_slot(at, Slot::new(ring.slot(at).buf(), len, 0));
+            at = next(at, self.slots);
+        }
+        self.next = at;
+        n
+    }
+
+    /// Writes the same bytes into the buffers of all free slots.
+    ///
+    /// # Errors
+    ///
+    /// [`PushError::Size`] if they do not fit into one buffer.
+    pub fn fill(&mut self, frame: &[u8]) -> Result<(), PushError> {
+        if frame.len() > self.buf_size() as usize {
+            return Err(PushError::Size);
+        }
+        for ahead in 0..self.space() {
+            self.poke(ahead, 0, frame);
+        }
+        // The one slot that is always the system's comes round as well.
+        let last = self.tail;
+        let buf = self.ring().slot(last).buf();
+        let _ = self.shared.map.bufs().write(buf, 0, frame);
+        Ok(())
+    }
+
+    /// Overwrites bytes in the buffer of the free slot `ahead` places on,
+    /// without queueing it. `false` if there is no such slot or no room.
+    pub fn poke(&mut self, ahead: u32, off: usize, bytes: &[u8]) -> bool {
+        if ahead >= self.space() {
+            return false;
+        }
+        let at = (self.next + ahead) % self.slots;
+        let buf = self.ring().slot(at).buf();
+        self.shared.map.bufs().write(buf, off, bytes)
+    }
+
+    /// Hands everything queued to the engine. Slots that it took over.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Disconnected`]: the port is gone; [`ErrorKind::Usage`]: a
+    /// monitor's ring; [`ErrorKind::Peer`]: another process wrote over the
+    /// ring's words, and what was queued is lost.
+    #[inline]
+    pub fn sync(&mut self) -> Result<u32> {
+        let ring = self.ring();
+        let before = ring.head();
+        ring.set_head(self.next);
+        let Some(end) = &mut self.end else {
+            self.shared.kick();
+            let tail = self.ring().tail();
+            if tail < self.slots {
+                self.tail = tail;
+            }
+            return Ok(span(before.min(self.slots - 1), self.next, self.slots));
+        };
+        let taken = match end.sync() {
+            Ok(n) => n,
+            Err(SyncError::Locked) => 0,
+            Err(e) => return Err(self.failed(e)),
+        };
+        let tail = self.ring().tail();
+        if tail < self.slots {
+            self.tail = tail;
+        }
+        Ok(taken)
+    }
+
+    #[cold]
+    fn failed(&mut self, e: SyncError) -> Error {
+        let name = &self.shared.reg.name;
+        let kind = match e {
+            SyncError::Gone => ErrorKind::Disconnected,
+            SyncError::Monitor => ErrorKind::Usage,
+            _ => {
+                // Put right by the engine: take over what it says.
+                let ring = self.ring();
+                let (head, tail) = (ring.head(), ring.tail());
+                if head < self.slots && tail < self.slots {
+                    (self.next, self.tail) = (head, tail);
+                }
+                ErrorKind::Peer
+            }
+        };
+        Error::new(kind, format!("{name}: cannot send: {e}"))
+    }
+
+    /// Slots queued and not back yet: not synced, or on a pipe whose receiver
+    /// has not released them.
+    #[must_use]
+    pub fn pending(&self) -> u32 {
+        self.slots - 1 - self.space()
+    }
+
+    /// Sleeps until the ring has space (`true`) or the time is over: for
+    /// threads that have one ring each. Only the rings of pipes ever fill up.
+    ///
+    /// # Errors
+    ///
+    /// As [`TxRing::sync`].
+    pub fn wait(&mut self, timeout: Option<Duration>) -> Result<bool> {
+        let shared = Arc::clone(&self.shared);
+        let mut spin = self.spin;
+        let got = wait::for_tx(&shared, std::slice::from_mut(self), &mut spin, timeout);
+        self.spin = spin;
+        got
+    }
+
+    /// Queues a frame's slot in exchange for the one that is next, whose
+    /// buffer is returned: both rings lie in one region.
+    pub(crate) fn take_slot(&mut self, slot: Slot, more: bool) -> u32 {
+        let ring = self.ring();
+        let old = ring.slot(self.next).buf();
+        let more = if more { NS_MOREFRAG } else { 0 };
+        let flags = NS_BUF_CHANGED | more;
+        ring.set_slot(self.next, Slot::new(slot.buf(), slot.len(), flags));
+        self.hold(slot.buf());
+        self.next = next(self.next, self.slots);
+        old
+    }
+
+    /// Notes that a buffer is this ring's.
+    fn hold(&self, buf: u32) {
+        if let (Some(gear), Some(s)) = (&self.shared.gear, self.shared.map.shared)
+            && let Some(h) = gear.world.holders(s, self.shared.map.geom.bufs)
+            && let Some(word) = h.get(buf as usize)
+        {
+            let holder = Holder::kring(self.info.kring);
+            word.store(holder.bits(), std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+}
+
+/// The slot after `i`.
+#[inline]
+pub(crate) fn next(i: u32, slots: u32) -> u32 {
+    if i + 1 == slots { 0 } else { i + 1 }
+}
+
+/// Slots from `a` forward to `b`.
+#[inline]
+pub(crate) fn span(a: u32, b: u32, slots: u32) -> u32 {
+    if b >= a { b - a } else { b + slots - a }
+}
