@@ -86,6 +86,16 @@ impl Place {
         Ok(self.namespace()?.no_spawn())
     }
 
+    /// True if the command line says where.
+    pub(crate) fn is_given(&self) -> bool {
+        self.ns.is_some()
+    }
+
+    /// True for `--isolated`.
+    pub(crate) fn is_isolated(&self) -> bool {
+        self.isolated
+    }
+
     /// True for `--embedded`.
     pub(crate) fn is_embedded(&self) -> bool {
         self.embedded
@@ -227,7 +237,7 @@ fn run_command(command: Command, place: &Place) -> Result<ExitCode> {
         Command::Fdb(args) => fdb::run(&args, place),
         Command::Doctor(args) => doctor::run(&args, place),
         Command::Demo(args) => demo::run(&args),
-        Command::Server(args) => return Ok(server_cmd::run(&args)?),
+        Command::Server(args) => return server_cmd::run(&args, place),
         Command::Bench(args) => return Ok(bench::run(&args)?),
     }?;
     Ok(code.into())

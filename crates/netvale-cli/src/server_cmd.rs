@@ -1,15 +1,279 @@
-//! `netvale server`: runs a namespace's server in the foreground.
+//! `netvale server`: runs, stops and shows a namespace's server.
+//!
+//! A server in the background is made in two steps. The first process, which
+//! the client or the user started, marks what it inherited as not to be handed
+//! down, starts the second one and is gone, so that nobody has to wait for a
+//! child. The second one leaves the terminal's session, says one line about
+//! how it went (`ready`, `taken`, or why not) and goes to work.
 
-use std::process::ExitCode;
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+
+use clap::{Args, Subcommand};
+use netvale::{Error, ErrorKind};
+use netvale_server::remote::Remote;
+use netvale_server::{Config, DirError, Server, StartError};
+use netvale_wire::proto::{Reply, Request, Status};
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use crate::cli::Place;
+use crate::exit::Code;
+use crate::failure::{Result, io_error};
 
 /// Arguments of `netvale server`.
-#[derive(Debug, Clone, clap::Args)]
-pub(crate) struct ServerArgs {}
+#[derive(Debug, Clone, Args)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "Without options the server runs in the background until it is stopped.\n\
+                  Clients start one of their own accord, which ends with the last port."
+)]
+pub(crate) struct ServerArgs {
+    #[command(subcommand)]
+    command: Option<ServerCommand>,
+    /// Stay in the foreground and log to stderr (RUST_LOG selects what)
+    #[arg(long)]
+    foreground: bool,
+    /// The same, for an init system
+    #[arg(long)]
+    service: bool,
+    /// Settings, TOML
+    #[arg(long, value_name = "FILE", conflicts_with = "on_demand")]
+    config: Option<PathBuf>,
+    /// Log more
+    #[arg(long, short)]
+    verbose: bool,
+    /// End when nobody needs it any more
+    #[arg(long, hide = true)]
+    on_demand: bool,
+    /// Second step of a start in the background
+    #[arg(long, hide = true, conflicts_with_all = ["foreground", "service"])]
+    detached: bool,
+}
 
-/// Runs the server until it is told to end.
-pub(crate) fn run(_args: &ServerArgs) -> Result<ExitCode, netvale::Error> {
-    Err(netvale::Error::new(
-        netvale::ErrorKind::Unavailable,
-        "this build has no server",
-    ))
+#[derive(Debug, Clone, Subcommand)]
+enum ServerCommand {
+    /// End the server
+    Stop {
+        /// Even while ports are open
+        #[arg(long)]
+        force: bool,
+    },
+    /// Show how the server is
+    Status {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &ServerArgs, place: &Place) -> Result<ExitCode> {
+    if place.is_embedded() {
+        let message = "an embedded namespace has no server";
+        return Err(Error::new(ErrorKind::Usage, message).into());
+    }
+    match &args.command {
+        Some(ServerCommand::Stop { force }) => {
+            place.namespace_if_running()?.shutdown(*force)?;
+        }
+        Some(ServerCommand::Status { json }) => status(place, *json)?,
+        None if args.detached => work_detached(args, place),
+        None if args.foreground || args.service => work(args, place)?,
+        None => launch(args, place)?,
+    }
+    Ok(Code::Done.into())
+}
+
+/// The directory of the namespace, whatever the working directory will be.
+fn dir(place: &Place) -> Result<PathBuf> {
+    let namespace = place.namespace()?;
+    let path = namespace.path().unwrap_or(Path::new(""));
+    Ok(std::path::absolute(path).map_err(|e| io_error(&path.display().to_string(), &e))?)
+}
+
+fn config(args: &ServerArgs, place: &Place) -> Result<Config> {
+    let mut config = Config::at(dir(place)?);
+    if let Some(path) = &args.config {
+        // The place on the command line is the stronger one.
+        let given = place.is_given().then(|| config.namespace.clone());
+        let usage = |e: &dyn std::error::Error| Error::new(ErrorKind::Usage, chain(e));
+        config = Config::load(path, config).map_err(|e| usage(&e))?;
+        if let Some(dir) = given {
+            config.namespace = dir;
+        }
+    }
+    config.isolated |= place.is_isolated();
+    config.service = !args.on_demand;
+    Ok(config)
+}
+
+/// First step of a start in the background.
+fn launch(args: &ServerArgs, place: &Place) -> Result<()> {
+    netvale_shm::inherit::only_stdio();
+    let exe = std::env::current_exe().map_err(|e| io_error("cannot find this program", &e))?;
+    let mut command = Command::new(exe);
+    command
+        .arg0("netvale")
+        .args(["server", "--detached"])
+        .stdin(Stdio::null())
+        .stderr(Stdio::null());
+    if place.is_given() || args.config.is_none() {
+        command.arg("--ns").arg(dir(place)?);
+    }
+    if place.is_isolated() {
+        command.arg("--isolated");
+    }
+    if let Some(path) = &args.config {
+        let path = std::path::absolute(path).map_err(|e| io_error(&path.display().to_string(), &e))?;
+        command.arg("--config").arg(path);
+    }
+    let failed = |e: io::Error| io_error("cannot start the server", &e);
+    if args.on_demand {
+        // Whoever asked reads what the second step says.
+        command.arg("--on-demand").spawn().map_err(failed)?;
+        return Ok(());
+    }
+    let mut child = command.stdout(Stdio::piped()).spawn().map_err(failed)?;
+    let mut said = String::new();
+    if let Some(mut pipe) = child.stdout.take() {
+        pipe.read_to_string(&mut said).map_err(failed)?;
+    }
+    match said.trim() {
+        "ready" => Ok(()),
+        "taken" => Err(Error::new(ErrorKind::Busy, "a server runs already")
+            .with_hint("netvale server status")
+            .into()),
+        "" => Err(Error::new(ErrorKind::Io, "the server ended while it started").into()),
+        why => Err(Error::new(ErrorKind::Io, why).into()),
+    }
+}
+
+/// Second step: works until told to end. Says on stdout how the start went.
+fn work_detached(args: &ServerArgs, place: &Place) {
+    // Fails if we lead a process group: then nobody's terminal is at stake.
+    let _ = rustix::process::setsid();
+    let server = config(args, place).and_then(start);
+    let said = match &server {
+        Ok(_) => "ready".into(),
+        Err(crate::failure::Failure::Error(e)) if e.kind() == ErrorKind::Busy => "taken".into(),
+        Err(crate::failure::Failure::Error(e)) => e.to_string().replace('\n', " "),
+        Err(_) => "failed".to_owned(),
+    };
+    // If nobody listens any more, nobody needs to know.
+    let _ = writeln!(io::stdout(), "{said}");
+    if let Ok(server) = server {
+        let _ = rustix::process::chdir("/");
+        leave_stdio();
+        // Nobody is left to tell; clients see the end of their connections.
+        let _ = server.run();
+    }
+}
+
+fn leave_stdio() {
+    let null = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/null");
+    if let Ok(null) = null {
+        let _ = rustix::stdio::dup2_stdin(&null);
+        let _ = rustix::stdio::dup2_stdout(&null);
+        let _ = rustix::stdio::dup2_stderr(&null);
+    }
+}
+
+/// Works in the foreground until told to end.
+fn work(args: &ServerArgs, place: &Place) -> Result<()> {
+    use tracing_subscriber::EnvFilter;
+    let level = if args.verbose { "debug" } else { "info" };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(false)
+        .with_target(false)
+        .init();
+    let server = start(config(args, place)?)?;
+    Ok(server
+        .run()
+        .map_err(|e| io_error("the server cannot go on", &e))?)
+}
+
+fn start(config: Config) -> Result<Server> {
+    let (stop, signal) = UnixStream::pair().map_err(|e| io_error("cannot catch signals", &e))?;
+    for number in [SIGINT, SIGTERM] {
+        let end = signal.try_clone().map_err(|e| io_error("cannot catch signals", &e))?;
+        signal_hook::low_level::pipe::register(number, end)
+            .map_err(|e| io_error("cannot catch signals", &e))?;
+    }
+    Ok(Server::start(config, Some(OwnedFd::from(stop))).map_err(|e| start_error(&e))?)
+}
+
+fn start_error(e: &StartError) -> Error {
+    let kind = match e {
+        StartError::Dir(DirError::Taken { .. }) => ErrorKind::Busy,
+        StartError::Dir(DirError::Unsafe { .. } | DirError::NoGroup(_)) => ErrorKind::Unavailable,
+        StartError::Domain(_) => ErrorKind::NoSpace,
+        _ => ErrorKind::Io,
+    };
+    Error::new(kind, chain(e))
+}
+
+/// An error and its causes in one line.
+fn chain(e: &dyn std::error::Error) -> String {
+    let mut line = e.to_string();
+    let mut cause = e.source();
+    while let Some(e) = cause {
+        line = format!("{line}: {e}");
+        cause = e.source();
+    }
+    line
+}
+
+fn status(place: &Place, json: bool) -> Result<()> {
+    let dir = dir(place)?;
+    let no_server = |e: io::Error| match e.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Error::new(
+            ErrorKind::Disconnected,
+            format!("no server runs in {}", dir.display()),
+        ),
+        _ => io_error("cannot ask the server", &e),
+    };
+    let (mut remote, hello, _) = Remote::connect(&dir, true).map_err(no_server)?;
+    if let Reply::Error { message, .. } = hello {
+        return Err(Error::new(ErrorKind::Unavailable, message).into());
+    }
+    let status = match remote.ask(&Request::Status).map_err(no_server)?.0 {
+        Reply::Status(status) => status,
+        _ => return Err(Error::new(ErrorKind::Peer, "unexpected answer of the server").into()),
+    };
+    let text = if json {
+        serde_json::to_string_pretty(&status).map_err(io::Error::other)?
+    } else {
+        table(&dir, &status)
+    };
+    writeln!(io::stdout().lock(), "{text}")?;
+    Ok(())
+}
+
+fn table(dir: &Path, s: &Status) -> String {
+    let mode = if s.service { "until it is stopped" } else { "until nobody needs it" };
+    [
+        ("namespace", dir.display().to_string()),
+        ("process", s.pid.to_string()),
+        ("release", s.release.clone()),
+        ("stays", mode.into()),
+        ("uptime", format!("{} s", s.uptime_s)),
+        ("connections", s.connections.to_string()),
+        ("open ports", format!("{} ({} isolated)", s.registrations, s.isolated)),
+        ("ports", s.ports.to_string()),
+        ("workers", s.workers.to_string()),
+        ("bad requests", s.bad_requests.to_string()),
+        ("refused", s.refused.to_string()),
+    ]
+    .map(|(key, value)| format!("{key:<13} {value}"))
+    .join("\n")
 }

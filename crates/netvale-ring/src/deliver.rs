@@ -4,7 +4,7 @@ use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use netvale_shm::Bufs;
 
-use crate::kring::{Kring, KringId};
+use crate::kring::{Geom, Kring, KringId};
 use crate::monitor;
 use crate::resv::{Lease, Refused, Resv};
 use crate::slot::{NS_BUF_CHANGED, NS_MOREFRAG, Ring, Slot};
@@ -63,6 +63,8 @@ pub struct Target<'a> {
     pub map: &'a RegionMap,
     /// Its reservations.
     pub resv: Resv<'a, core::sync::atomic::AtomicU64>,
+    /// Which ring of this identifier it was when it was resolved.
+    pub generation: u64,
 }
 
 impl<'a> Target<'a> {
@@ -71,7 +73,20 @@ impl<'a> Target<'a> {
     #[inline]
     #[must_use]
     pub fn new(id: KringId, kring: Kring<'a>, map: &'a RegionMap) -> Option<Self> {
-        let g = kring.geom();
+        let generation = kring.generation();
+        Self::known(id, kring, map, kring.geom(), generation)
+    }
+
+    /// The same, with geometry and generation read earlier.
+    #[inline]
+    #[must_use]
+    pub fn known(
+        id: KringId,
+        kring: Kring<'a>,
+        map: &'a RegionMap,
+        g: Geom,
+        generation: u64,
+    ) -> Option<Self> {
         if g.slots < 2 {
             return None;
         }
@@ -81,6 +96,7 @@ impl<'a> Target<'a> {
             ring: map.ring(g.ofs, g.slots)?,
             map,
             resv: kring.resv(g.slots)?,
+            generation,
         })
     }
 
@@ -122,7 +138,12 @@ pub fn deliver(
         kring.count_fault(u64::from(frames));
         return none;
     };
-    let choose = |free| choose(ents, chain.clone(), need, free);
+    let choose = |free| {
+        if kring.generation() != to.generation {
+            return 0; // made anew since it was resolved
+        }
+        choose(ents, chain.clone(), need, free)
+    };
     let lease = match to.resv.reserve(party.owner, choose) {
         Ok(lease) => lease,
         Err(why) => {
@@ -159,13 +180,143 @@ pub fn deliver(
     if watched {
         monitor::tap_lease(party, &to, lease);
     }
+    kring.set_sum(lease, done.frames, done.bytes);
     to.resv.publish(lease, lease.n, true);
-    kring.count_in(u64::from(done.frames), done.bytes);
     if done.frames < frames {
         kring.count_full(u64::from(frames - done.frames));
     }
     party.wake(kring);
     done
+}
+
+/// Delivers `n` slots of the sender's ring from `first` on, each a whole frame
+/// that was checked to be one: the common case, without a list of entries.
+///
+/// What does not fit is counted at the destination. Frames that arrived.
+#[inline]
+pub fn deliver_run(
+    party: &Party<'_>,
+    from: &Source<'_>,
+    to: &Target<'_>,
+    first: u32,
+    n: u32,
+    bytes: u64,
+) -> u32 {
+    let kring = to.kring;
+    let current = |free: u32| {
+        // The ring may have been made anew since it was resolved. The
+        // reservation word, which changes then too, was loaded before this.
+        if kring.generation() == to.generation { free.min(n) } else { 0 }
+    };
+    let lease = match to.resv.reserve(party.owner, current) {
+        Ok(lease) => lease,
+        Err(why) => {
+            to.refuse(why, n);
+            return 0;
+        }
+    };
+    let holders = match to.map.shared {
+        Some(s) if from.gives && to.map.id == from.map.id => {
+            party.world.holders(s, to.map.geom.bufs)
+        }
+        _ => None,
+    };
+    let (mut done, mut src, mut dst) = (0, first, lease.start.idx());
+    let watched = kring.monitors().is_some();
+    let step = if watched { u32::MAX } else { PUBLISH_EVERY };
+    let mut lost = 0;
+    while done < lease.n {
+        let part = (lease.n - done)
+            .min(step)
+            .min(from.ring.count() - src)
+            .min(to.ring.count() - dst);
+        lost += match holders {
+            None => copy_part(to, from, src, dst, part),
+            Some(h) => swap_part(to, from, src, dst, part, h),
+        };
+        done += part;
+        src = wrap(src + part, from.ring.count());
+        dst = wrap(dst + part, to.ring.count());
+        if done < lease.n && !watched {
+            to.resv.publish(lease, done, false);
+        }
+    }
+    if watched {
+        monitor::tap_lease(party, to, lease);
+    }
+    if lease.n < n {
+        kring.count_full(u64::from(n - lease.n));
+        lost += bytes_of(from.ring, first + lease.n, n - lease.n);
+    }
+    kring.set_sum(lease, lease.n, bytes.saturating_sub(lost));
+    to.resv.publish(lease, lease.n, true);
+    party.wake(kring);
+    lease.n
+}
+
+#[cold]
+fn bytes_of(ring: Ring<'_>, first: u32, n: u32) -> u64 {
+    let slots = (0..n).map(|i| ring.slot((first + i) % ring.count()));
+    slots.map(|s| u64::from(s.len())).sum()
+}
+
+#[inline]
+fn wrap(i: u32, count: u32) -> u32 {
+    if i >= count { 0 } else { i }
+}
+
+/// Copies `n` frames between runs of slots that do not wrap. Returns the bytes
+/// that did not arrive because a peer spoilt a slot.
+#[inline]
+fn copy_part(to: &Target<'_>, from: &Source<'_>, src: u32, dst: u32, n: u32) -> u64 {
+    let (to_bufs, from_bufs) = (to.map.bufs(), from.map.bufs());
+    let srcs = from.ring.words(src, n).chunks_exact(2);
+    let dsts = to.ring.words(dst, n).chunks_exact(2);
+    let mut lost = 0;
+    for (s, d) in srcs.zip(dsts) {
+        let slot = Slot::from_bits(s[0].load(Relaxed));
+        let buf = Slot::from_bits(d[0].load(Relaxed)).buf();
+        let len = slot.len();
+        let mut put = Slot::new(buf, len, 1 << 8);
+        if !to_bufs.copy_from(buf, from_bufs, slot.buf(), usize::from(len)) {
+            lost += u64::from(len);
+            put = Slot::new(buf, 0, 1 << 8);
+        }
+        d[0].store(put.bits(), Relaxed);
+    }
+    lost
+}
+
+/// Exchanges the buffers of `n` frames. Same order of stores as `Fill::swap`.
+#[inline]
+fn swap_part(
+    to: &Target<'_>,
+    from: &Source<'_>,
+    src: u32,
+    dst: u32,
+    n: u32,
+    holders: &[AtomicU32],
+) -> u64 {
+    let srcs = from.ring.words(src, n).chunks_exact(2);
+    let dsts = to.ring.words(dst, n).chunks_exact(2);
+    let (ours, theirs) = (Holder::kring(from.kring).bits(), Holder::kring(to.id).bits());
+    let mut lost = 0;
+    for (s, d) in srcs.zip(dsts) {
+        let slot = Slot::from_bits(s[0].load(Relaxed));
+        let old = Slot::from_bits(d[0].load(Relaxed)).buf();
+        let (Some(h_new), Some(h_old)) =
+            (holders.get(slot.buf() as usize), holders.get(old as usize))
+        else {
+            d[0].store(Slot::new(old, 0, 1 << 8).bits(), Relaxed);
+            lost += u64::from(slot.len());
+            continue;
+        };
+        h_old.store(ours, Relaxed);
+        d[0].store(Slot::new(slot.buf(), slot.len(), 1 << 8).bits(), Relaxed);
+        h_new.store(theirs, Relaxed);
+        s[0].store(Slot::new(old, slot.len(), NS_BUF_CHANGED).bits(), Relaxed);
+    }
+    lost
 }
 
 /// How many slots to take when `free` are: all that are needed, or those of

@@ -7,8 +7,9 @@ use core::sync::atomic::{
 
 use netvale_shm::Mem;
 
+use crate::layout::{KRING_HEAD, KRING_WORDS};
 use crate::pos::{MAX_SLOTS, Pos};
-use crate::resv::{Cursor, Resv};
+use crate::resv::{Cursor, Lease, Resv};
 
 /// Identifies a ring of any port, in the whole namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -19,10 +20,14 @@ pub struct KringId(pub u32);
 /// | line | words | written by |
 /// |---|---|---|
 /// | 0 | geometry, peer, monitor links | control plane |
-/// | 1 | reservation word, counters of senders | senders (atomically) |
+/// | 1 | reservation word, drops | senders (atomically) |
 /// | 2 | `rhead`, sleep word | receiver; sleep word also cleared by wakers |
-/// | 3 | lock, receiver's or sender's cursor | holder of the lock |
+/// | 3 | lock, receiver's or sender's cursor, arrivals | holder of the lock |
 /// | 4.. | counters | holder of the lock |
+///
+/// After these 64 words come one reservation record a slot and one sum a slot
+/// (frames and bytes of the reservation that begins there), both written by
+/// senders.
 mod word {
     pub(super) const GEN: usize = 0;
     pub(super) const GEOM: usize = 1;
@@ -33,8 +38,8 @@ mod word {
     pub(super) const MON_NEXT_TX: usize = 6;
     pub(super) const MON_NEXT_RX: usize = 7;
     pub(super) const RESV: usize = 8;
-    pub(super) const IN_FRAMES: usize = 9;
-    pub(super) const IN_BYTES: usize = 10;
+    pub(super) const IN_FRAMES: usize = 28;
+    pub(super) const IN_BYTES: usize = 29;
     pub(super) const DROP_FULL: usize = 11;
     pub(super) const DROP_FAULT: usize = 12;
     pub(super) const RHEAD: usize = 16;
@@ -104,10 +109,9 @@ pub struct Geom {
 #[derive(Debug, Clone, Copy)]
 pub struct Kring<'a> {
     id: KringId,
-    words: &'a [AtomicU64],
-    recs: &'a [AtomicU64],
-    // 32 bits wide, because a futex is; never touched as part of `words`.
-    sleep: &'a AtomicU32,
+    words: &'a [AtomicU64; KRING_WORDS],
+    mem: &'a Mem,
+    ofs: usize,
 }
 
 /// A sleep word's values.
@@ -121,20 +125,23 @@ pub mod sleep {
 }
 
 impl<'a> Kring<'a> {
-    /// Words in a kring.
-    pub const WORDS: usize = crate::layout::KRING / 8;
-
-    /// The kring at byte offset `ofs` with its records at `recs_ofs`; `None`
-    /// if they are not inside.
+    /// The kring at byte offset `ofs`; `None` if it is not inside.
     #[inline]
     #[must_use]
-    pub fn at(id: KringId, mem: &'a Mem, ofs: usize, recs_ofs: usize) -> Option<Self> {
+    pub fn at(id: KringId, mem: &'a Mem, ofs: usize) -> Option<Self> {
         Some(Self {
             id,
-            words: mem.words(ofs, Self::WORDS)?,
-            recs: mem.words(recs_ofs, MAX_SLOTS as usize)?,
-            sleep: mem.word32(ofs + word::SLEEP * 8)?,
+            words: mem.array(ofs)?,
+            mem,
+            ofs,
         })
+    }
+
+    /// Counts how often the ring was made: with other contents each time.
+    #[inline]
+    #[must_use]
+    pub fn generation(self) -> u64 {
+        self.words[word::GEN].load(Acquire)
     }
 
     /// Its identifier.
@@ -147,12 +154,11 @@ impl<'a> Kring<'a> {
     /// Sets the geometry of a ring that is being made, and clears the rest.
     /// Records and the reservation word are kept: laps go on.
     pub fn init(self, port: u32, ring: u16, g: Geom) {
-        for i in (word::GEOM..word::RESV).chain(word::IN_FRAMES..word::RHEAD) {
-            self.words[i].store(0, Relaxed);
-        }
-        self.sleep.store(0, Relaxed);
-        for w in &self.words[word::LOCK..] {
-            w.store(0, Relaxed);
+        let kept = [word::GEN, word::RESV, word::RHEAD];
+        for (i, w) in self.words[..KRING_HEAD].iter().enumerate() {
+            if !kept.contains(&i) {
+                w.store(0, Relaxed);
+            }
         }
         self.words[word::PORT].store(u64::from(port) | u64::from(ring) << 32, Relaxed);
         self.words[word::OFS].store(g.ofs as u64, Relaxed);
@@ -197,9 +203,38 @@ impl<'a> Kring<'a> {
     pub fn resv(self, slots: u32) -> Option<Resv<'a, AtomicU64>> {
         Some(Resv {
             word: &self.words[word::RESV],
-            recs: self.recs.get(..slots as usize)?,
+            recs: self.recs().get(..slots as usize)?,
             rhead: &self.words[word::RHEAD],
         })
+    }
+
+    #[inline]
+    fn recs(self) -> &'a [AtomicU64] {
+        &self.words[KRING_HEAD..KRING_HEAD + MAX_SLOTS as usize]
+    }
+
+    /// Notes what a reservation brings, before it is published.
+    #[inline]
+    pub fn set_sum(self, lease: Lease, frames: u32, bytes: u64) {
+        let i = KRING_HEAD + MAX_SLOTS as usize + lease.start.idx() as usize;
+        if let Some(w) = self.words.get(i) {
+            let lap = u64::from(lease.start.lap());
+            w.store(lap | u64::from(frames) << 20 | bytes << 32, Relaxed);
+        }
+    }
+
+    /// Frames and bytes of the reservation that begins at `start`; none if its
+    /// sender died before it could say.
+    #[inline]
+    #[must_use]
+    pub fn sum(self, start: Pos) -> (u64, u64) {
+        let i = KRING_HEAD + MAX_SLOTS as usize + start.idx() as usize;
+        let w = self.words.get(i).map_or(0, |w| w.load(Relaxed));
+        if w & 0xf_ffff == u64::from(start.lap()) {
+            (w >> 20 & 0xfff, w >> 32)
+        } else {
+            (0, 0)
+        }
     }
 
     /// The ring at the other end of a pipe.
@@ -335,7 +370,11 @@ impl<'a> Kring<'a> {
     #[inline]
     #[must_use]
     pub fn sleep_word(self) -> SleepWord<'a> {
-        SleepWord(self.sleep)
+        SleepWord {
+            word: &self.words[word::SLEEP],
+            mem: self.mem,
+            ofs: self.ofs + word::SLEEP * 8,
+        }
     }
 
     /// Adds to a counter. Under the lock.
@@ -351,11 +390,14 @@ impl<'a> Kring<'a> {
     pub fn counter(self, c: Counter) -> u64 {
         self.words[word::COUNTERS + c as usize].load(Relaxed)
     }
-    /// Counts what a sender put into this ring.
+    /// Counts what arrived in this ring. For the receiver under its lock, or
+    /// for a pipe's only sender under its own.
     #[inline]
     pub fn count_in(self, frames: u64, bytes: u64) {
-        self.words[word::IN_FRAMES].fetch_add(frames, Relaxed);
-        self.words[word::IN_BYTES].fetch_add(bytes, Relaxed);
+        for (i, n) in [(word::IN_FRAMES, frames), (word::IN_BYTES, bytes)] {
+            let w = &self.words[i];
+            w.store(w.load(Relaxed).wrapping_add(n), Relaxed);
+        }
     }
     /// Counts frames that found this ring full.
     #[inline]
@@ -382,33 +424,47 @@ impl<'a> Kring<'a> {
 
 /// Where a sleeper says that it must be woken.
 #[derive(Debug, Clone, Copy)]
-pub struct SleepWord<'a>(&'a AtomicU32);
+pub struct SleepWord<'a> {
+    word: &'a AtomicU64,
+    mem: &'a Mem,
+    ofs: usize,
+}
 
 impl<'a> SleepWord<'a> {
     /// Announces a sleeper; what was announced before (to be woken in turn).
     /// The caller then looks for work once more before it sleeps.
     #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "values fit")]
     pub fn arm(self, value: u32) -> u32 {
-        self.0.swap(value, SeqCst)
+        self.word.swap(u64::from(value), SeqCst) as u32
     }
     /// Takes an announcement back.
     pub fn disarm(self) {
-        self.0.store(sleep::AWAKE, Relaxed);
+        self.word.store(u64::from(sleep::AWAKE), Relaxed);
     }
     /// After publishing with a barrier: who must be woken, if anyone.
     #[inline]
     #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "values fit")]
     pub fn take(self) -> Option<u32> {
-        if self.0.load(SeqCst) == sleep::AWAKE {
+        if self.word.load(SeqCst) == u64::from(sleep::AWAKE) {
             return None;
         }
-        let v = self.0.swap(sleep::AWAKE, SeqCst);
+        let v = self.word.swap(u64::from(sleep::AWAKE), SeqCst) as u32;
         (v != sleep::AWAKE).then_some(v)
     }
-    /// The word itself, to sleep on.
+    /// The half of the word that a futex sleeps on: for the kernel to look at,
+    /// not for us.
+    ///
+    /// # Panics
+    ///
+    /// Never: the word is part of a kring that was checked to be inside.
     #[must_use]
     pub fn futex(self) -> &'a AtomicU32 {
-        self.0
+        match self.mem.word32(self.ofs) {
+            Some(word) => word,
+            None => unreachable!("inside the kring"),
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! region   | if pool | ring pool | buffer pool | (bells) |
-//! state    | header | owners | regions | ports | krings | records | holders | switches |
+//! state    | header | owners | regions | ports | krings | holders | switches |
 //! ```
 //!
 //! The *state* is what the kernel keeps to itself in netmap: hidden ring
@@ -144,8 +144,9 @@ pub mod header {
     pub const MAGIC: usize = 0;
     /// Ageing epoch of the learning tables, 0..=15.
     pub const EPOCH: usize = 1;
-    /// Tables' sizes, as checked by who maps the state.
-    pub const GEOM: usize = 2;
+    /// Counts changes to ports, rings and switches: what was worked out
+    /// before is out of date when it moves.
+    pub const TOPOLOGY: usize = 8;
     /// Words of the header.
     pub const WORDS: usize = 512;
 }
@@ -158,10 +159,13 @@ pub const OWNERS: u32 = 1 << 16;
 pub const REGION_DESC: usize = 64;
 /// Bytes of a port record.
 pub const PORT_REC: usize = 256;
+/// Words of a kring before its records.
+pub const KRING_HEAD: usize = 64;
+/// Words of a kring: head, one reservation record a slot, one sum a slot. In
+/// one piece, so that one check of the bounds serves for all.
+pub const KRING_WORDS: usize = KRING_HEAD + 2 * crate::pos::MAX_SLOTS as usize;
 /// Bytes of a kring.
-pub const KRING: usize = 512;
-/// Bytes of one kring's reservation records.
-pub const RECS: usize = 8 * crate::pos::MAX_SLOTS as usize;
+pub const KRING: usize = KRING_WORDS * 8;
 /// Ports of one switch: indices 0..=4094 (12 bits in the learning table).
 pub const SWITCH_PORTS: u32 = 4095;
 /// Entries of a learning table: room for 64 Ki stations with half to spare.
@@ -194,16 +198,10 @@ impl StateGeom {
     pub fn kring_ofs(&self, k: u32) -> usize {
         page(self.port_ofs(self.ports)) + k as usize * KRING
     }
-    /// Byte offset of kring `k`'s records.
-    #[inline]
-    #[must_use]
-    pub fn recs_ofs(&self, k: u32) -> usize {
-        page(self.kring_ofs(self.krings)) + k as usize * RECS
-    }
     /// Byte offset of shared region `s`'s holder table.
     #[must_use]
     pub fn holders_ofs(&self, s: u32) -> usize {
-        page(self.recs_ofs(self.krings)) + s as usize * page(self.holders as usize * 4)
+        page(self.kring_ofs(self.krings)) + s as usize * page(self.holders as usize * 4)
     }
     /// Byte offset of switch `s`.
     #[inline]
@@ -276,8 +274,6 @@ mod tests {
             g.port_ofs(g.ports),
             g.kring_ofs(0),
             g.kring_ofs(g.krings),
-            g.recs_ofs(0),
-            g.recs_ofs(g.krings),
             g.holders_ofs(0),
             g.holders_ofs(g.shared_regions),
             g.switch_ofs(0),

@@ -190,6 +190,9 @@ fn fill_at(
     let count = run.ring.count();
     let at = |i: u32| run.ring.slot((run.first + i) % count);
     let lease = to.resv.reserve(party.owner, |free| {
+        if to.kring.generation() != to.generation {
+            return 0; // made anew since it was resolved
+        }
         skip.0.set(newest(run.n, free, &at));
         run.n - skip.0.get()
     });
@@ -207,10 +210,10 @@ fn fill_at(
     for i in skipped..run.n {
         let slot = at(i);
         bytes += put(slot, dst, i);
-        frames += u64::from(!slot.has(NS_MOREFRAG));
+        frames += u32::from(!slot.has(NS_MOREFRAG));
         dst = to.ring.next(dst);
     }
-    to.kring.count_in(frames, bytes);
+    to.kring.set_sum(lease, frames, bytes);
     to.resv.publish(lease, lease.n, true);
     party.wake(to.kring);
 }

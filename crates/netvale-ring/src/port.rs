@@ -6,6 +6,7 @@ use core::sync::atomic::{
 };
 
 use crate::kring::KringId;
+use crate::layout::PORT_REC;
 use crate::world::World;
 
 /// Identifies a port in the whole namespace.
@@ -87,7 +88,7 @@ impl Rings {
 /// A view of one port's record. Written by the control plane only, but lies
 /// in shared memory: values are anything until checked.
 #[derive(Debug, Clone, Copy)]
-pub struct PortRec<'a>(&'a [AtomicU64]);
+pub struct PortRec<'a>(&'a [AtomicU64; 16]);
 
 mod word {
     pub(super) const STATE: usize = 0;
@@ -126,7 +127,8 @@ impl PortId {
         if self.0 >= world.geom().ports {
             return None;
         }
-        let words = world.mem().words(world.geom().port_ofs(self.0), 16)?;
+        let at = world.offsets().ports + self.0 as usize * PORT_REC;
+        let words = world.mem().array(at)?;
         Some(PortRec(words))
     }
 }

@@ -302,6 +302,13 @@ impl<'a, W: Word> Resv<'a, W> {
     /// what the ring can hold, whatever the words say.
     #[inline]
     pub fn collect(self, cursor: Cursor) -> Collected {
+        self.collect_each(cursor, |_| {})
+    }
+
+    /// The same; calls `whole` with the first slot of each reservation that is
+    /// done.
+    #[inline]
+    pub fn collect_each(self, cursor: Cursor, mut whole: impl FnMut(Pos)) -> Collected {
         let slots = self.slots();
         let mut at = cursor;
         let held = self.rhead().distance(at.start, slots);
@@ -332,6 +339,7 @@ impl<'a, W: Word> Resv<'a, W> {
             if rec.done < rec.n {
                 break;
             }
+            whole(at.start);
             at.start = at.tail;
             room -= rec.n;
         }

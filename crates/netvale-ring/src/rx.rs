@@ -31,7 +31,12 @@ pub fn rxsync(party: &Party<'_>, rx: End<'_>) -> Result<u32, BadWords> {
     let Some(resv) = rx.kring.resv(count) else {
         return words;
     };
-    let found = resv.collect(cursor);
+    let (mut frames, mut bytes) = (0, 0);
+    let found = resv.collect_each(cursor, |start| {
+        let (f, b) = rx.kring.sum(start);
+        frames += f;
+        bytes += b;
+    });
     if found.fault {
         rx.kring.count(Counter::FaultState, 1);
     }
@@ -39,10 +44,11 @@ pub fn rxsync(party: &Party<'_>, rx: End<'_>) -> Result<u32, BadWords> {
     if found.cursor != cursor && tail < count {
         rx.kring.set_cursor(found.cursor);
         rx.ring.set_tail(tail);
-        rx.kring.count(Counter::Syncs, 1);
+        rx.kring.count_in(frames, bytes);
     }
     match words {
-        Ok(_) => Ok(rx.kring.cursor().tail.idx()),
+        Ok(_) if tail < count => Ok(tail),
+        Ok(_) => Ok(cursor.tail.idx()),
         Err(bad) => {
             rx.kring.count(Counter::FaultWords, 1);
             Err(bad)

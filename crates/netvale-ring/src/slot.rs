@@ -91,7 +91,7 @@ pub const MAX_FRAGS: u32 = 64;
 /// Nothing here is believed; see [`crate::sync`].
 #[derive(Debug, Clone, Copy)]
 pub struct Ring<'a> {
-    hdr: &'a [AtomicU32],
+    hdr: &'a [AtomicU32; 64],
     slots: &'a [AtomicU64],
 }
 
@@ -106,7 +106,7 @@ impl<'a> Ring<'a> {
     #[must_use]
     pub fn at(mem: &'a Mem, ofs: usize, slots: u32) -> Option<Self> {
         Some(Self {
-            hdr: mem.words32(ofs, 64)?,
+            hdr: mem.array32(ofs)?,
             slots: mem.words(ofs + 256, slots as usize * 2)?,
         })
     }
@@ -195,6 +195,16 @@ impl<'a> Ring<'a> {
         };
         (word(10), word(12))
     }
+    /// The words of `n` slots from `first` on, two each; fewer if the ring
+    /// ends before.
+    #[inline]
+    #[must_use]
+    pub fn words(self, first: u32, n: u32) -> &'a [AtomicU64] {
+        let from = (first as usize * 2).min(self.slots.len());
+        let to = (from + n as usize * 2).min(self.slots.len());
+        &self.slots[from..to]
+    }
+
     /// Reads slot `i`; an index beyond the ring gives an empty slot.
     #[inline]
     #[must_use]

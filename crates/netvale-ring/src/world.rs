@@ -7,13 +7,13 @@ use core::fmt;
 use core::ops::Deref;
 use core::sync::atomic::{
     AtomicU32, AtomicU64,
-    Ordering::{Acquire, Relaxed},
+    Ordering::{AcqRel, Acquire, Relaxed},
 };
 
 use netvale_shm::{Bufs, Mem};
 
 use crate::kring::{Kring, KringId};
-use crate::layout::{RegionGeom, STATE_MAGIC, StateGeom, header};
+use crate::layout::{KRING, RegionGeom, STATE_MAGIC, StateGeom, header};
 use crate::slot::Ring;
 
 /// The hidden state of a namespace, mapped.
@@ -21,6 +21,27 @@ use crate::slot::Ring;
 pub struct World {
     state: Mem,
     geom: StateGeom,
+    at: Offsets,
+}
+
+/// Byte offsets of the tables, worked out once.
+#[derive(Debug, Clone, Copy)]
+pub struct Offsets {
+    krings: usize,
+    /// Port records.
+    pub ports: usize,
+    /// Switches.
+    pub switches: usize,
+}
+
+impl Offsets {
+    fn new(g: &StateGeom) -> Self {
+        Self {
+            krings: g.kring_ofs(0),
+            ports: g.port_ofs(0),
+            switches: g.switch_ofs(0),
+        }
+    }
 }
 
 impl World {
@@ -31,7 +52,8 @@ impl World {
         if state.len() < geom.file_len() {
             return None;
         }
-        let world = Self { state, geom };
+        let at = Offsets::new(&geom);
+        let world = Self { state, geom, at };
         world.header(header::MAGIC)?.store(STATE_MAGIC, Relaxed);
         Some(world)
     }
@@ -40,7 +62,8 @@ impl World {
     /// small or of another version.
     #[must_use]
     pub fn attach(state: Mem, geom: StateGeom) -> Option<Self> {
-        let world = Self { state, geom };
+        let at = Offsets::new(&geom);
+        let world = Self { state, geom, at };
         let fine = world.state.len() >= geom.file_len()
             && world.header(header::MAGIC)?.load(Acquire) == STATE_MAGIC;
         fine.then_some(world)
@@ -51,6 +74,13 @@ impl World {
     #[must_use]
     pub fn geom(&self) -> &StateGeom {
         &self.geom
+    }
+
+    /// Where its tables begin.
+    #[inline]
+    #[must_use]
+    pub fn offsets(&self) -> &Offsets {
+        &self.at
     }
 
     /// Its memory.
@@ -76,6 +106,20 @@ impl World {
             .map_or(0, |w| w.load(Relaxed) as u8 & 0xf)
     }
 
+    /// Counts changes to ports, rings and switches.
+    #[inline]
+    #[must_use]
+    pub fn topology(&self) -> u64 {
+        self.header(header::TOPOLOGY).map_or(0, |w| w.load(Acquire))
+    }
+
+    /// Notes that ports, rings or switches have changed.
+    pub fn topology_changed(&self) {
+        if let Some(w) = self.header(header::TOPOLOGY) {
+            w.fetch_add(1, AcqRel);
+        }
+    }
+
     /// A ring's hidden state; `None` for an identifier beyond the table.
     #[inline]
     #[must_use]
@@ -83,7 +127,7 @@ impl World {
         if id.0 >= self.geom.krings {
             return None;
         }
-        Kring::at(id, &self.state, self.geom.kring_ofs(id.0), self.geom.recs_ofs(id.0))
+        Kring::at(id, &self.state, self.at.krings + id.0 as usize * KRING)
     }
 
     /// The word of an owner (registration): 0 if there is none, else its

@@ -104,6 +104,21 @@ impl Mem {
         Some(unsafe { core::slice::from_raw_parts(ptr.as_ptr(), n) })
     }
 
+    /// Exactly `N` 64-bit words at byte offset `off`: their number is known to
+    /// the compiler, so constant indices need no check.
+    #[inline]
+    #[must_use]
+    pub fn array<const N: usize>(&self, off: usize) -> Option<&[AtomicU64; N]> {
+        self.words(off, N)?.first_chunk()
+    }
+
+    /// Exactly `N` 32-bit words at byte offset `off`.
+    #[inline]
+    #[must_use]
+    pub fn array32<const N: usize>(&self, off: usize) -> Option<&[AtomicU32; N]> {
+        self.words32(off, N)?.first_chunk()
+    }
+
     /// One 64-bit word at byte offset `off`.
     #[inline]
     #[must_use]

@@ -151,7 +151,10 @@ fn put(
     let need = u32::try_from(need).map_err(|_| Refused::Full)?;
     let lease = to
         .resv
-        .reserve(party.owner, |free| if need <= free { need } else { 0 })?;
+        .reserve(party.owner, |free| {
+            let same = to.kring.generation() == to.generation;
+            if same && need <= free { need } else { 0 }
+        })?;
     let mut at = lease.start.idx();
     let (mut frames, mut bytes) = (0, 0);
     match form {
@@ -184,11 +187,11 @@ fn put(
     Ok(())
 }
 
-fn finish(party: &Party<'_>, to: &Target<'_>, lease: Lease, frames: u64, bytes: u64) {
+fn finish(party: &Party<'_>, to: &Target<'_>, lease: Lease, frames: u32, bytes: u64) {
     if to.kring.monitors().is_some() {
         monitor::tap_lease(party, to, lease);
     }
-    to.kring.count_in(frames, bytes);
+    to.kring.set_sum(lease, frames, bytes);
     to.resv.publish(lease, lease.n, true);
 }
 

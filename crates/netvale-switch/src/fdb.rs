@@ -15,7 +15,7 @@ const BUCKETS: usize = FDB_ENTRIES as usize / WAYS;
 
 /// A switch's learning table.
 #[derive(Debug, Clone, Copy)]
-pub struct Fdb<'a>(&'a [AtomicU64]);
+pub struct Fdb<'a>(&'a [AtomicU64; FDB_ENTRIES as usize]);
 
 /// One station.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,11 +43,11 @@ impl Station {
 }
 
 impl<'a> Fdb<'a> {
-    /// From the words of one switch; `None` if they are too few.
+    /// From the words of one switch.
     #[inline]
     #[must_use]
-    pub fn new(words: &'a [AtomicU64]) -> Option<Self> {
-        Some(Self(words.get(..FDB_ENTRIES as usize)?))
+    pub fn new(words: &'a [AtomicU64; FDB_ENTRIES as usize]) -> Self {
+        Self(words)
     }
 
     /// The port on which `mac` was heard last.
@@ -64,14 +64,46 @@ impl<'a> Fdb<'a> {
         None
     }
 
+    /// Where `mac` stands in the table, and its entry: while the entry is the
+    /// same, so is the answer.
+    #[inline]
+    #[must_use]
+    pub fn probe(self, mac: u64) -> Option<(u32, u64)> {
+        let (bucket, first) = self.bucket(mac);
+        let start = Self::home(mac);
+        (0..WAYS).find_map(|i| {
+            let way = (first + i) % WAYS;
+            let w = bucket[way].load(Relaxed);
+            let at = u32::try_from(start * WAYS + way).ok()?;
+            (w >> 16 == mac && w != 0).then_some((at, w))
+        })
+    }
+
+    /// Whether the entry at `at` is still `word`.
+    #[inline]
+    #[must_use]
+    pub fn still(self, (at, word): (u32, u64)) -> bool {
+        self.0[at as usize % self.0.len()].load(Relaxed) == word
+    }
+
     /// Notes that `mac` was heard on `port` in `epoch`. Zero and group
     /// addresses are not stations.
+    #[inline]
     pub fn learn(self, mac: u64, port: u16, epoch: u8) {
         if mac == 0 || mac & 1 != 0 {
             return;
         }
         let new = Station { mac, port, epoch }.bits();
         let (bucket, first) = self.bucket(mac);
+        if bucket[first].load(Relaxed) == new {
+            return; // as nearly always
+        }
+        self.learn_slowly(new, bucket, first);
+    }
+
+    #[cold]
+    fn learn_slowly(self, new: u64, bucket: &[AtomicU64; WAYS], first: usize) {
+        let Station { mac, epoch, .. } = Station::from_bits(new);
         let mut free = None;
         let mut oldest = (0, first);
         let mut known = false;
@@ -121,16 +153,24 @@ impl<'a> Fdb<'a> {
             .map(Station::from_bits)
     }
 
+    /// Fibonacci hashing: the high bits depend on every bit of the address.
+    #[inline]
+    fn hash(mac: u64) -> u64 {
+        mac.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
+
+    #[inline]
+    fn home(mac: u64) -> usize {
+        (Self::hash(mac) >> 40) as usize % BUCKETS
+    }
+
     #[inline]
     fn bucket(self, mac: u64) -> (&'a [AtomicU64; WAYS], usize) {
-        // Fibonacci hashing: the high bits depend on every bit of the address.
-        let h = mac.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let i = (h >> 40) as usize % BUCKETS;
-        let words = &self.0[i * WAYS..(i + 1) * WAYS];
-        match words.try_into() {
-            Ok(bucket) => (bucket, (h >> 37) as usize % WAYS),
-            Err(_) => unreachable!("the slice has WAYS words"),
-        }
+        let (buckets, _) = self.0.as_chunks();
+        (
+            &buckets[Self::home(mac)],
+            (Self::hash(mac) >> 37) as usize % WAYS,
+        )
     }
 }
 
@@ -148,7 +188,7 @@ mod tests {
     #[test]
     fn holds_64_ki_stations() {
         let words = table();
-        let fdb = Fdb::new(&words).unwrap();
+        let fdb = Fdb::new(words.first_chunk().unwrap());
         // Addresses as makers give them: one prefix, counted up by two.
         let macs: Vec<u64> = (0..65536u64)
             .map(|i| {
@@ -170,7 +210,7 @@ mod tests {
     #[test]
     fn zero_and_groups_are_not_stations() {
         let words = table();
-        let fdb = Fdb::new(&words).unwrap();
+        let fdb = Fdb::new(words.first_chunk().unwrap());
         fdb.learn(0, 1, 0);
         fdb.learn(0xffff_ffff_ffff, 1, 0);
         fdb.learn(1, 1, 0);
@@ -182,7 +222,7 @@ mod tests {
         #[test]
         fn agrees_with_a_map(ops in prop::collection::vec((0u64..40, 0u16..4095, any::<bool>()), 1..200)) {
             let words = table();
-            let fdb = Fdb::new(&words).unwrap();
+            let fdb = Fdb::new(words.first_chunk().unwrap());
             let mut model = BTreeMap::new();
             for (mac, port, detach) in ops {
                 let mac = mac * 2 + 2;

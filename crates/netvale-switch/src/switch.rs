@@ -5,7 +5,7 @@ use core::sync::atomic::{
     Ordering::{Acquire, Relaxed, Release},
 };
 
-use netvale_ring::layout::{FDB_ENTRIES, SWITCH_HEAD, SWITCH_PORTS};
+use netvale_ring::layout::{FDB_ENTRIES, SWITCH, SWITCH_HEAD, SWITCH_PORTS};
 use netvale_ring::port::PortId;
 use netvale_ring::world::World;
 
@@ -35,8 +35,8 @@ pub enum LookupKind {
 /// A switch.
 #[derive(Debug, Clone, Copy)]
 pub struct Switch<'a> {
-    head: &'a [AtomicU64],
-    ports: &'a [AtomicU64],
+    head: &'a [AtomicU64; SWITCH_HEAD],
+    ports: &'a [AtomicU64; SWITCH_PORTS as usize],
     fdb: Fdb<'a>,
 }
 
@@ -50,13 +50,12 @@ impl<'a> Switch<'a> {
         if s >= g.switches {
             return None;
         }
-        let at = g.switch_ofs(s);
+        let at = world.offsets().switches + s as usize * SWITCH;
+        let fdb = at + SWITCH - FDB_ENTRIES as usize * 8;
         Some(Self {
-            head: world.mem().words(at, SWITCH_HEAD)?,
-            ports: world
-                .mem()
-                .words(at + SWITCH_HEAD * 8, SWITCH_PORTS as usize)?,
-            fdb: Fdb::new(world.mem().words(g.fdb_ofs(s), FDB_ENTRIES as usize)?)?,
+            head: world.mem().array(at)?,
+            ports: world.mem().array(at + SWITCH_HEAD * 8)?,
+            fdb: Fdb::new(world.mem().array(fdb)?),
         })
     }
 

@@ -14,8 +14,11 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt;
 
-use netvale_ring::deliver::{Ent, Source, deliver};
-use netvale_ring::kring::{Counter, Kring, KringId};
+use core::sync::atomic::Ordering::Relaxed;
+
+use netvale_ring::Slot;
+use netvale_ring::deliver::{Ent, Source, Target, deliver, deliver_run};
+use netvale_ring::kring::{Counter, Geom, Kring, KringId};
 use netvale_ring::layout::{RESERVED_BUFS, SWITCH_PORTS};
 use netvale_ring::monitor::{self, Run};
 use netvale_ring::pipe::End;
@@ -35,6 +38,12 @@ pub const BATCH: usize = 1024;
 /// Slots ahead whose frame is fetched while one is looked up.
 const PREFETCH: usize = 8;
 
+/// Longest run of like frames sent at once.
+const RUN: u32 = 256;
+
+/// Shortest one that is worth a reservation of its own, if others follow.
+const MIN_RUN: u32 = 16;
+
 const NIL: u16 = u16::MAX;
 
 /// A TX ring of a VALE port, its lock held.
@@ -53,6 +62,7 @@ pub(crate) struct Scratch {
     chains: Vec<Chain>,
     touched: Vec<u16>,
     flood: Chain,
+    route: Option<Route>,
     lookup: Option<Arc<dyn Lookup>>,
     converter: Converter,
 }
@@ -136,6 +146,93 @@ impl Iterator for Merged<'_> {
     }
 }
 
+/// The addresses of a frame: its first 12 bytes, as loaded.
+type Key = (u64, u64);
+
+/// Where frames with the same addresses went last time. Valid while nothing
+/// has changed in the namespace and both stations' entries are the same.
+#[derive(Debug, Clone, Copy)]
+struct Route {
+    topology: u64,
+    key: Key,
+    switch: u16,
+    epoch: u8,
+    dst: (u32, u64),
+    src: (u32, u64),
+    ring: KringId,
+    generation: u64,
+    geom: Geom,
+    gives: bool,
+}
+
+/// Sends slots from `first` on the way that the frames before them took, as
+/// far as they go the same way. Returns how many.
+#[inline]
+fn follow(party: &Party<'_>, tx: &TxRing<'_>, r: &Route, first: u32, n: u32) -> u32 {
+    let world = party.world;
+    if r.topology != world.topology() || r.epoch != world.epoch() {
+        return 0;
+    }
+    let Some(switch) = Switch::at(world, r.switch) else {
+        return 0;
+    };
+    let fdb = switch.fdb();
+    if !fdb.still(r.dst) || !fdb.still(r.src) {
+        return 0;
+    }
+    let target = world
+        .kring(r.ring)
+        .and_then(|k| Target::known(r.ring, k, party.own, r.geom, r.generation));
+    let Some(to) = target else { return 0 };
+    let from = Source {
+        kring: tx.end.id,
+        ring: tx.end.ring,
+        map: party.own,
+        gives: r.gives,
+    };
+    let (mut done, mut at, mut bytes) = (0, first, 0);
+    while done < n {
+        let Some((run, b)) = measure(&from, at, n - done, r.key) else {
+            break;
+        };
+        deliver_run(party, &from, &to, at, run, b);
+        done += run;
+        bytes += b;
+        at = (at + run) % from.ring.count();
+    }
+    tx.end.kring.count(Counter::Frames, u64::from(done));
+    tx.end.kring.count(Counter::Bytes, bytes);
+    done
+}
+
+/// How many slots from `first` on hold whole single-slot frames with these
+/// addresses, and their bytes; at most [`RUN`], and not round the end of the
+/// ring. `None` if they are too few to be sent apart from what follows.
+#[inline]
+fn measure(from: &Source<'_>, first: u32, left: u32, key: Key) -> Option<(u32, u64)> {
+    const OTHER: u64 = ((NS_MOREFRAG | NS_INDIRECT) as u64) << 48;
+    let most = left.min(RUN).min(from.ring.count() - first);
+    let (last, size) = (from.map.geom.bufs - RESERVED_BUFS, from.map.geom.buf_size);
+    let bufs = from.map.bufs();
+    let (mut n, mut bytes) = (0, 0);
+    for words in from.ring.words(first, most).chunks_exact(2) {
+        let word = words[0].load(Relaxed);
+        let slot = Slot::from_bits(word);
+        let len = u32::from(slot.len());
+        // One comparison for both ends of each range.
+        let fine = word & OTHER == 0
+            && slot.buf().wrapping_sub(RESERVED_BUFS) < last
+            && len.wrapping_sub(14) <= size - 14;
+        let same = |(a, b): (u64, u64)| a == key.0 && b & 0xffff_ffff == key.1;
+        if !fine || !bufs.head(slot.buf(), 0).is_some_and(same) {
+            break;
+        }
+        n += 1;
+        bytes += u64::from(len);
+    }
+    (n > 0 && (n == most || n >= MIN_RUN)).then_some((n, bytes))
+}
+
 /// What all frames of a sync have in common.
 struct Sender<'a> {
     party: &'a Party<'a>,
@@ -157,6 +254,7 @@ impl Scratch {
             chains: vec![Chain::EMPTY; SWITCH_PORTS as usize],
             touched: Vec::with_capacity(64),
             flood: Chain::EMPTY,
+            route: None,
             lookup: None,
             converter: Converter::default(),
         })
@@ -192,9 +290,17 @@ pub(crate) fn txsync(
     if watched {
         monitor::tap_copy(party, kring, true, run);
     }
-    match sender(party, tx) {
-        Some(sender) => sender.send(scratch, hwcur, n),
-        None => count_lost(kring, run),
+    // With no monitors about, the way of the last batch may serve again.
+    let done = match &scratch.route {
+        Some(route) if !watched => follow(party, tx, route, hwcur, n),
+        _ => 0,
+    };
+    if done < n {
+        let first = (hwcur + done) % ring.count();
+        match sender(party, tx) {
+            Some(sender) => sender.send(scratch, first, n - done),
+            None => count_lost(kring, Run { first, n: n - done, ..run }),
+        }
     }
     if watched {
         monitor::tap_zcopy(party, kring, tx.end.id, true, run);
@@ -261,6 +367,12 @@ impl Sender<'_> {
         let mut sums = Sums::default();
         let (mut at, mut left) = (first, n);
         while left > 0 {
+            let run = self.run(&mut scratch.route, at, left, &mut sums);
+            if run > 0 {
+                at = (at + run) % self.from.ring.count();
+                left -= run;
+                continue;
+            }
             let taken = self.collect(scratch, at, left, &mut sums);
             self.look_up(scratch, &mut sums);
             self.deliver(scratch);
@@ -278,6 +390,130 @@ impl Sender<'_> {
         ] {
             self.kring.count(c, v);
         }
+    }
+
+    /// The common case: single-slot frames from one station to one place. If
+    /// they are all that is left, or many, sends them with no list at all.
+    /// Returns how many; 0 if the long way must be gone.
+    #[inline]
+    fn run(&self, route: &mut Option<Route>, first: u32, left: u32, sums: &mut Sums) -> u32 {
+        if self.opts.vnet_hdr != 0
+            || !matches!(self.kind, LookupKind::Learning | LookupKind::Static)
+        {
+            return 0;
+        }
+        let Some(key) = self.key(first) else { return 0 };
+        let Some((n, bytes)) = measure(&self.from, first, left, key) else {
+            return 0;
+        };
+        let (dst, src) = (key.0 & 0xffff_ffff_ffff, key.0 >> 48 | key.1 << 16);
+        let fdb = self.switch.fdb();
+        let dest = match self.kind {
+            LookupKind::Learning => {
+                fdb.learn(src, self.seat.idx, self.epoch);
+                lookup::learned(fdb, dst)
+            }
+            _ => lookup::entered(fdb, dst),
+        };
+        match dest {
+            Dest::Port(p) if p != self.seat.idx => {
+                let topology = self.party.world.topology();
+                match self.rings_of(p, self.ring) {
+                    Some((_, opts)) if opts.vnet_hdr != 0 => return 0, // to be converted
+                    Some((ring, _)) => {
+                        self.with_target(ring, n, |to| {
+                            deliver_run(self.party, &self.from, to, first, n, bytes);
+                            *route = self.route(topology, key, to);
+                        });
+                    }
+                    None => sums.no_dest += u64::from(n),
+                }
+            }
+            Dest::All => {
+                if !self.flood_run(first, n, bytes) {
+                    return 0;
+                }
+                sums.flooded += u64::from(n);
+            }
+            Dest::Port(_) | Dest::Drop => sums.no_dest += u64::from(n),
+        }
+        sums.frames += u64::from(n);
+        sums.bytes += bytes;
+        n
+    }
+
+    /// The addresses of the frame in slot `at`, as loaded.
+    #[inline]
+    fn key(&self, at: u32) -> Option<Key> {
+        let (a, b) = self.bufs.head(self.from.ring.slot(at).buf(), 0)?;
+        Some((a, b & 0xffff_ffff))
+    }
+
+    fn with_target(&self, ring: KringId, n: u32, f: impl FnOnce(&Target<'_>)) {
+        let Some(kring) = self.party.world.kring(ring) else {
+            return;
+        };
+        let map = self.party.map_of(kring);
+        match map.as_deref().and_then(|map| Target::new(ring, kring, map)) {
+            Some(to) => f(&to),
+            None => kring.count_fault(u64::from(n)),
+        }
+    }
+
+    /// What a later sync needs to send to the same place without a search:
+    /// only if the destination lies in our own region and nobody watches it.
+    fn route(&self, topology: u64, key: Key, to: &Target<'_>) -> Option<Route> {
+        if to.map.id != self.from.map.id
+            || to.map.generation != self.from.map.generation
+            || to.kring.monitors().is_some()
+        {
+            return None;
+        }
+        let (dst, src) = (key.0 & 0xffff_ffff_ffff, key.0 >> 48 | key.1 << 16);
+        let fdb = self.switch.fdb();
+        Some(Route {
+            topology,
+            key,
+            switch: self.seat.switch,
+            epoch: self.epoch,
+            dst: fdb.probe(dst)?,
+            src: match self.kind {
+                LookupKind::Learning => fdb.probe(src)?,
+                _ => fdb.probe(dst)?,
+            },
+            ring: to.id,
+            generation: to.generation,
+            geom: to.kring.geom(),
+            gives: self.from.gives,
+        })
+    }
+
+    /// Sends a run to every other port; `false` (and nothing sent) if one of
+    /// them wants the frames converted.
+    fn flood_run(&self, first: u32, n: u32, bytes: u64) -> bool {
+        let others = (0..self.switch.top())
+            .filter(|&p| p != self.seat.idx)
+            .filter_map(|p| self.rings_of(p, 0));
+        if others.clone().any(|(_, o)| o.vnet_hdr != 0) {
+            return false;
+        }
+        let from = Source {
+            gives: false, // a buffer can be given to one only
+            ..self.from
+        };
+        for (ring, _) in others {
+            self.with_target(ring, n, |to| {
+                deliver_run(self.party, &from, to, first, n, bytes);
+            });
+        }
+        true
+    }
+
+    /// Ring `ring` (modulo their number) of port `p`, and its options.
+    #[inline]
+    fn rings_of(&self, p: u16, ring: u16) -> Option<(KringId, Opts)> {
+        let rec = self.switch.port(p)?.rec(self.party.world)?;
+        (rec.kind() == PortKind::Vale).then_some((rec.rx().wrap(ring)?, rec.opts()))
     }
 
     /// Pass 1: slots from `at` on, `left` at most, into entries. Returns how

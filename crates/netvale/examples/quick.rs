@@ -12,13 +12,15 @@ fn run(keep: bool, len: u16, batch: u32, name: (&str,&str)) -> netvale::Result<f
     a.tx(0).fill(&f).unwrap();
     let t=Instant::now(); let mut n=0u64;
     while t.elapsed()<Duration::from_millis(700) { for _ in 0..64 {
-        a.tx(0).push_resident(batch,len); a.tx(0).sync()?; b.rx(0).sync()?; n+=u64::from(b.rx(0).discard(4096).0);
+        a.tx(0).push_resident(batch,len); a.tx(0).sync()?; b.rx(0).sync()?; n+=u64::from(b.rx(0).discard(4096).0); if batch>256 {b.rx(0).sync()?;}
     }}
     let r=n as f64/t.elapsed().as_secs_f64();
-    eprintln!("   stats {:?}", b.stats()?);
+    let _ = b.stats()?;
     Ok(r/1e6)
 }
 fn main() -> netvale::Result<()> {
+    let a: Vec<String> = std::env::args().collect();
+    if a.len()>1 { println!("{}", run(a[1]!="s", a[2].parse().unwrap(), a[3].parse().unwrap(), if a[1]=="p" {("vale0:p{1","vale0:p}1")} else {("vale0:a","vale0:b")})?); return Ok(()); }
     for _ in 0..2 {
     for (l,ba) in [(60,512),(60,16),(60,1),(1514,512)] { println!("copy {l} b{ba}: {:.1}  raw {:.1}", run(true,l,ba,("vale0:a","vale0:b"))?, netvale::raw::one_core_copy(l,ba,Duration::from_millis(500))/1e6); }
     println!("swap 1514: {:.1} raw {:.1}", run(false,1514,512,("vale0:a","vale0:b"))?, netvale::raw::one_core_swap(1514,512,Duration::from_millis(500))/1e6);

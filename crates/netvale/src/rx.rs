@@ -1,6 +1,7 @@
 //! Receiving.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use netvale_ring::Slot;
@@ -218,14 +219,16 @@ impl RxRing {
     pub fn discard(&mut self, n: u32) -> (u32, u64) {
         let n = n.min(self.available());
         let ring = self.ring();
-        let (mut frames, mut bytes, mut at) = (0, 0, self.next);
-        for _ in 0..n {
-            let slot = ring.slot(at);
-            frames += u32::from(!slot.has(NS_MOREFRAG) && slot.len() > 0);
-            bytes += u64::from(slot.len());
-            at = next(at, self.slots);
+        let (mut frames, mut bytes) = (0, 0);
+        let first = n.min(self.slots - self.next);
+        for (from, n) in [(self.next, first), (0, n - first)] {
+            for word in ring.words(from, n).chunks_exact(2) {
+                let slot = Slot::from_bits(word[0].load(Relaxed));
+                frames += u32::from(!slot.has(NS_MOREFRAG) && slot.len() > 0);
+                bytes += u64::from(slot.len());
+            }
         }
-        self.next = at;
+        self.next = (self.next + n) % self.slots;
         (frames, bytes)
     }
 
@@ -278,7 +281,7 @@ impl RxRing {
             && let Some(word) = h.get(buf as usize)
         {
             let holder = Holder::kring(self.info.kring);
-            word.store(holder.bits(), std::sync::atomic::Ordering::Relaxed);
+            word.store(holder.bits(), Relaxed);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Sending.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use netvale_ring::Slot;
@@ -154,12 +155,14 @@ impl TxRing {
     pub fn push_resident(&mut self, n: u32, len: u16) -> u32 {
         let n = n.min(self.space());
         let ring = self.ring();
-        let mut at = self.next;
-        for _ in 0..n {
-            ring.set_slot(at, Slot::new(ring.slot(at).buf(), len, 0));
-            at = next(at, self.slots);
+        let first = n.min(self.slots - self.next);
+        for (from, n) in [(self.next, first), (0, n - first)] {
+            for slot in ring.words(from, n).chunks_exact(2) {
+                let buf = Slot::from_bits(slot[0].load(Relaxed)).buf();
+                slot[0].store(Slot::new(buf, len, 0).bits(), Relaxed);
+            }
         }
-        self.next = at;
+        self.next = (self.next + n) % self.slots;
         n
     }
 
@@ -285,7 +288,7 @@ impl TxRing {
             && let Some(word) = h.get(buf as usize)
         {
             let holder = Holder::kring(self.info.kring);
-            word.store(holder.bits(), std::sync::atomic::Ordering::Relaxed);
+            word.store(holder.bits(), Relaxed);
         }
     }
 }

@@ -191,6 +191,7 @@ impl<M: MemSource> Domain<M> {
         self.unseat(id);
         self.unlink_monitor(id);
         self.orphan_monitors(id);
+        self.world.topology_changed();
         let Some(p) = self.ports.get(id.0) else { return };
         self.names.remove(&p.name);
         for r in &p.rx {

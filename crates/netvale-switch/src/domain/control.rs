@@ -148,6 +148,7 @@ impl<M: MemSource> Domain<M> {
                 ..rec.opts()
             });
         }
+        self.world.topology_changed();
     }
 
     /// Chooses how a switch finds destinations.
@@ -159,6 +160,7 @@ impl<M: MemSource> Domain<M> {
         let s = *self.switch_names.get(switch).ok_or_else(|| not_found(switch))?;
         let sw = Switch::at(&self.world, s).ok_or_else(|| not_found(switch))?;
         sw.set_lookup(kind);
+        self.world.topology_changed();
         Ok(())
     }
 

@@ -483,6 +483,7 @@ impl<M: MemSource> Domain<M> {
         if let Some(p) = self.ports.get_mut(port.0) {
             p.seat = Some(seat);
         }
+        self.world.topology_changed();
         Ok(seat)
     }
 
@@ -508,6 +509,7 @@ impl<M: MemSource> Domain<M> {
                 }
             }
         }
+        self.world.topology_changed();
         Some(seat)
     }
 

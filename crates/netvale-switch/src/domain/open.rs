@@ -72,6 +72,7 @@ impl<M: MemSource> Domain<M> {
             }
         };
         let bound = self.bind(owner, port, spec, &want, isolated);
+        self.world.topology_changed();
         if bound.is_err() && made {
             self.discard(port);
         }

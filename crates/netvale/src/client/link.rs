@@ -1,0 +1,173 @@
+//! One connection to a server.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::Duration;
+
+use netvale_shm::channel::Channel;
+use netvale_wire::proto::{
+    Context, ErrorKind as Refused, MAX_MSG, PROTOCOL_VERSION, Reply, Request, SOCKET_NAME,
+    StateFile, decode_reply, encode,
+};
+
+use crate::{Error, ErrorKind, Result};
+
+/// A connection that has said hello.
+#[derive(Debug)]
+pub(super) struct Link {
+    channel: Channel,
+    pid: u32,
+}
+
+/// What the server said to our hello.
+#[derive(Debug)]
+pub(super) struct Welcome {
+    pub(super) instance: u64,
+    pub(super) context: Context,
+    /// For the trusted: the hidden state.
+    pub(super) state: Option<(OwnedFd, StateFile)>,
+}
+
+/// Longest wait for an answer: the server does nothing slow, but the machine
+/// may be busy.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+const START_HINT: &str = "open the port again to start a new server, or run: netvale server";
+
+impl Link {
+    /// Connects and says hello.
+    pub(super) fn open(dir: &Path, isolated: bool) -> Result<(Self, Welcome)> {
+        let channel = Channel::connect(dir, SOCKET_NAME, PATIENCE).map_err(|e| no_server(dir, e))?;
+        let mut link = Self {
+            channel,
+            pid: std::process::id(),
+        };
+        let hello = Request::Hello {
+            version: PROTOCOL_VERSION,
+            isolated,
+            client: program_name(),
+        };
+        let (reply, fds) = link.ask(&hello)?;
+        let Reply::Hello {
+            version,
+            instance,
+            context,
+            state,
+            ..
+        } = reply
+        else {
+            return Err(unexpected(&reply));
+        };
+        if version != PROTOCOL_VERSION {
+            let message = format!("the server speaks version {version} of the protocol");
+            return Err(Error::new(ErrorKind::Unavailable, message));
+        }
+        let state = match (context, state, fds.into_iter().next()) {
+            (Context::Isolated, _, _) => None,
+            (Context::Trusted, Some(state), Some(fd)) => Some((fd, state)),
+            _ => return Err(Error::new(ErrorKind::Peer, "the server sent no hidden state")),
+        };
+        let welcome = Welcome {
+            instance,
+            context,
+            state,
+        };
+        Ok((link, welcome))
+    }
+
+    /// Asks and waits for the answer. A refusal is an error.
+    pub(super) fn ask(&mut self, request: &Request) -> Result<(Reply, Vec<OwnedFd>)> {
+        let message = encode(request).map_err(|e| Error::new(ErrorKind::Usage, e.to_string()))?;
+        self.channel.send(&message, &[]).map_err(lost)?;
+        let mut buf = vec![0; MAX_MSG];
+        let mut fds = Vec::new();
+        let n = self.channel.recv(&mut buf, &mut fds).map_err(lost)?;
+        if n == 0 {
+            return Err(lost(io::ErrorKind::ConnectionReset.into()));
+        }
+        let bad = |e| Error::new(ErrorKind::Peer, format!("the server's answer: {e}"));
+        match decode_reply(&buf[..n]).map_err(bad)? {
+            Reply::Error {
+                kind,
+                message,
+                hint,
+            } => {
+                let error = Error::new(kind_of(kind), message);
+                Err(match hint {
+                    Some(hint) => error.with_hint(hint),
+                    None => error,
+                })
+            }
+            reply => Ok((reply, fds)),
+        }
+    }
+
+    /// Whether it was opened by this process, not by one that forked us.
+    pub(super) fn is_ours(&self) -> bool {
+        self.pid == std::process::id()
+    }
+
+    /// Whether the server still has its end open.
+    pub(super) fn is_open(&self) -> bool {
+        self.channel.is_open()
+    }
+}
+
+/// An answer to some other question.
+pub(super) fn unexpected(reply: &Reply) -> Error {
+    let text = format!("{reply:?}");
+    let name = text.split([' ', '(', '{']).next().unwrap_or_default();
+    Error::new(ErrorKind::Peer, format!("unexpected answer of the server: {name}"))
+}
+
+fn no_server(dir: &Path, e: io::Error) -> Error {
+    match e.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Error::new(
+            ErrorKind::Disconnected,
+            format!("no server runs in {}", dir.display()),
+        )
+        .with_hint(START_HINT),
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => lost(e),
+        io::ErrorKind::WouldBlock => Error::new(
+            ErrorKind::Disconnected,
+            format!("the server in {} does not answer", dir.display()),
+        ),
+        _ => Error::io(format_args!("cannot connect to the server in {}", dir.display()), e),
+    }
+}
+
+fn lost(e: io::Error) -> Error {
+    match e.kind() {
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::NotConnected => {
+            Error::new(ErrorKind::Disconnected, "the server has ended").with_hint(START_HINT)
+        }
+        io::ErrorKind::WouldBlock => Error::new(
+            ErrorKind::Disconnected,
+            format!("the server did not answer within {} s", PATIENCE.as_secs()),
+        ),
+        io::ErrorKind::InvalidData => {
+            Error::new(ErrorKind::Peer, format!("the server's answer: {e}"))
+        }
+        _ => Error::io("cannot talk to the server", e),
+    }
+}
+
+fn kind_of(kind: Refused) -> ErrorKind {
+    match kind {
+        Refused::NotFound => ErrorKind::NotFound,
+        Refused::Busy => ErrorKind::Busy,
+        Refused::Invalid => ErrorKind::Usage,
+        Refused::NoMemory => ErrorKind::NoSpace,
+        Refused::Denied | Refused::Unsupported => ErrorKind::Unavailable,
+        Refused::Exists => ErrorKind::Exists,
+        Refused::Protocol => ErrorKind::Peer,
+        _ => ErrorKind::Io,
+    }
+}
+
+fn program_name() -> String {
+    let exe = std::env::current_exe().ok();
+    let name = exe.as_deref().and_then(Path::file_name);
+    name.map_or_else(String::new, |n| n.to_string_lossy().chars().take(64).collect())
+}

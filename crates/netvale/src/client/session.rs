@@ -1,0 +1,194 @@
+//! What the trusted registrations of one process share: the hidden state of a
+//! server, the regions mapped so far, and the bells of others.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use netvale_ring::kring::sleep;
+use netvale_ring::layout::StateGeom;
+use netvale_ring::world::{RegionMap, RegionSource, Waker, World};
+use netvale_shm::{Doorbell, Memfd, futex};
+use netvale_switch::end::Gear;
+use netvale_wire::proto::{RegionInfo, Reply, Request, StateFile};
+
+use super::convert;
+use super::link::Link;
+use crate::{Error, ErrorKind, Result};
+
+/// One server, as the trusted registrations of this process know it.
+#[derive(Debug)]
+pub(super) struct Session {
+    instance: u64,
+    dir: PathBuf,
+    world: World,
+    regions: Mutex<HashMap<u16, RegionMap>>,
+    /// Bells of others by registration, with the registration's word in the
+    /// hidden state at that time: numbers are used again, words are not.
+    bells: Mutex<HashMap<u16, (u64, Arc<Doorbell>)>>,
+    /// For questions in the middle of a sync.
+    link: Mutex<Option<Link>>,
+    /// The server has ended: no more questions.
+    over: AtomicBool,
+}
+
+static SESSIONS: Mutex<Vec<Weak<Session>>> = Mutex::new(Vec::new());
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What these locks guard is whole after every statement.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Session {
+    /// The session with this instance of a server, begun now if there is none.
+    pub(super) fn of(instance: u64, dir: &Path, state: OwnedFd, file: &StateFile) -> Result<Arc<Self>> {
+        let mut all = lock(&SESSIONS);
+        all.retain(|s| s.strong_count() > 0);
+        let same = |s: &Arc<Self>| s.instance == instance && s.dir == dir;
+        if let Some(session) = all.iter().filter_map(Weak::upgrade).find(same) {
+            return Ok(session);
+        }
+        let bad = |what: &str| Error::new(ErrorKind::Peer, format!("the server's hidden state: {what}"));
+        let geom = StateGeom::from_array(file.geom).ok_or_else(|| bad("impossible sizes"))?;
+        let mem = Memfd::from_fd(state, convert::size(file.size)?)
+            .and_then(|f| f.map())
+            .map_err(|e| bad(&e.to_string()))?;
+        let world = World::attach(mem, geom).ok_or_else(|| bad("not of this version"))?;
+        let session = Arc::new(Self {
+            instance,
+            dir: dir.to_owned(),
+            world,
+            regions: Mutex::default(),
+            bells: Mutex::default(),
+            link: Mutex::default(),
+            over: AtomicBool::new(false),
+        });
+        all.push(Arc::downgrade(&session));
+        Ok(session)
+    }
+
+    /// What the engine needs.
+    pub(super) fn gear(self: &Arc<Self>) -> Gear {
+        Gear {
+            world: self.world.clone(),
+            source: Arc::clone(self) as Arc<dyn RegionSource>,
+            waker: Arc::clone(self) as Arc<dyn Waker>,
+        }
+    }
+
+    /// Maps a region that came along with an answer, unless it is mapped.
+    pub(super) fn adopt(&self, info: &RegionInfo, fd: OwnedFd) -> Result<RegionMap> {
+        if let Some(map) = self.known(info.id, info.generation) {
+            return Ok(map);
+        }
+        let size = convert::size(info.size)?;
+        let mem = Memfd::from_fd(fd, size)
+            .and_then(|f| f.map())
+            .map_err(|e| Error::new(ErrorKind::Peer, format!("region {}: {e}", info.id)))?;
+        let map = convert::region(info, mem)?;
+        lock(&self.regions).insert(info.id, map.clone());
+        Ok(map)
+    }
+
+    fn known(&self, id: u16, generation: u32) -> Option<RegionMap> {
+        let map = lock(&self.regions).get(&id)?.clone();
+        (map.generation == generation).then_some(map)
+    }
+
+    /// Asks on the way; `None` if there is no answer. Never asks a server
+    /// again that has ended.
+    fn ask(&self, request: &Request) -> Option<(Reply, OwnedFd)> {
+        if self.over.load(Ordering::Relaxed) {
+            return None;
+        }
+        let mut slot = lock(&self.link);
+        let mut link = match slot.take().filter(Link::is_ours) {
+            Some(link) => link,
+            None => self.connect()?,
+        };
+        match link.ask(request) {
+            Ok((reply, fds)) => {
+                *slot = Some(link);
+                Some((reply, fds.into_iter().next()?))
+            }
+            Err(e) if e.kind() == ErrorKind::Disconnected => {
+                self.over.store(true, Ordering::Relaxed);
+                None
+            }
+            // Refused: what we asked for is gone.
+            Err(e) if e.kind() != ErrorKind::Peer => {
+                *slot = Some(link);
+                None
+            }
+            Err(_) => None,
+        }
+    }
+
+    fn connect(&self) -> Option<Link> {
+        match Link::open(&self.dir, false) {
+            Ok((link, welcome)) if welcome.instance == self.instance => Some(link),
+            Ok(_) => {
+                self.over.store(true, Ordering::Relaxed);
+                None
+            }
+            Err(e) => {
+                let gone = e.kind() == ErrorKind::Disconnected;
+                self.over.store(gone, Ordering::Relaxed);
+                None
+            }
+        }
+    }
+
+    fn bell(&self, owner: u16) -> Option<Arc<Doorbell>> {
+        let word = self.world.owner(owner)?.load(Ordering::Acquire);
+        if word == 0 {
+            return None; // it is gone
+        }
+        if let Some((then, bell)) = lock(&self.bells).get(&owner)
+            && *then == word
+        {
+            return Some(Arc::clone(bell));
+        }
+        let (reply, fd) = self.ask(&Request::Doorbell { owner })?;
+        let Reply::Doorbell { owner: same, tag } = reply else {
+            return None;
+        };
+        let bell = Arc::new(Doorbell::from(fd));
+        if same == owner {
+            lock(&self.bells).insert(owner, (tag, Arc::clone(&bell)));
+        }
+        Some(bell)
+    }
+}
+
+impl RegionSource for Session {
+    fn map(&self, id: u16, generation: u32) -> Option<RegionMap> {
+        if let Some(map) = self.known(id, generation) {
+            return Some(map);
+        }
+        let (reply, fd) = self.ask(&Request::Region { id, generation })?;
+        match reply {
+            Reply::Region(info) if (info.id, info.generation) == (id, generation) => {
+                self.adopt(&info, fd).ok()
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Waker for Session {
+    fn wake(&self, word: &AtomicU32, said: u32) {
+        if said == sleep::FUTEX {
+            futex::wake(word, u32::MAX);
+            return;
+        }
+        let owner = said.checked_sub(sleep::BELL).map(u16::try_from);
+        if let Some(Ok(owner)) = owner
+            && let Some(bell) = self.bell(owner)
+        {
+            bell.ring();
+        }
+    }
+}
