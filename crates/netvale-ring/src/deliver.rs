@@ -4,7 +4,7 @@ use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use netvale_shm::Bufs;
 
-use crate::kring::{Geom, Kring, KringId};
+use crate::kring::{Kring, KringId};
 use crate::monitor;
 use crate::resv::{Lease, Refused, Resv};
 use crate::slot::{NS_BUF_CHANGED, NS_MOREFRAG, Ring, Slot};
@@ -74,28 +74,29 @@ impl<'a> Target<'a> {
     #[must_use]
     pub fn new(id: KringId, kring: Kring<'a>, map: &'a RegionMap) -> Option<Self> {
         let generation = kring.generation();
-        Self::known(id, kring, map, kring.geom(), generation)
+        let g = kring.geom();
+        let ring = map.ring(g.ofs, g.slots)?;
+        Self::known(kring, map, ring, generation).filter(|t| t.id == id)
     }
 
-    /// The same, with geometry and generation read earlier.
+    /// The same, with ring and generation found earlier.
     #[inline]
     #[must_use]
     pub fn known(
-        id: KringId,
         kring: Kring<'a>,
         map: &'a RegionMap,
-        g: Geom,
+        ring: Ring<'a>,
         generation: u64,
     ) -> Option<Self> {
-        if g.slots < 2 {
+        if ring.count() < 2 {
             return None;
         }
         Some(Self {
-            id,
+            id: kring.id(),
             kring,
-            ring: map.ring(g.ofs, g.slots)?,
+            ring,
             map,
-            resv: kring.resv(g.slots)?,
+            resv: kring.resv(ring.count())?,
             generation,
         })
     }

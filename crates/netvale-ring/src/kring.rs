@@ -5,7 +5,7 @@ use core::sync::atomic::{
     Ordering::{Acquire, Relaxed, Release, SeqCst},
 };
 
-use netvale_shm::Mem;
+use netvale_shm::{Array, Mem, futex_half};
 
 use crate::layout::{KRING_HEAD, KRING_WORDS};
 use crate::pos::{MAX_SLOTS, Pos};
@@ -110,8 +110,34 @@ pub struct Geom {
 pub struct Kring<'a> {
     id: KringId,
     words: &'a [AtomicU64; KRING_WORDS],
-    mem: &'a Mem,
-    ofs: usize,
+}
+
+/// A kring whose place was checked once.
+#[derive(Debug, Clone)]
+pub struct KringWindow {
+    id: KringId,
+    words: Array<KRING_WORDS>,
+}
+
+impl KringWindow {
+    /// The kring at byte offset `ofs`; `None` if it is not inside.
+    #[must_use]
+    pub fn at(id: KringId, mem: &Mem, ofs: usize) -> Option<Self> {
+        Some(Self {
+            id,
+            words: mem.array_window(ofs)?,
+        })
+    }
+
+    /// The view.
+    #[inline]
+    #[must_use]
+    pub fn get(&self) -> Kring<'_> {
+        Kring {
+            id: self.id,
+            words: &self.words,
+        }
+    }
 }
 
 /// A sleep word's values.
@@ -132,8 +158,6 @@ impl<'a> Kring<'a> {
         Some(Self {
             id,
             words: mem.array(ofs)?,
-            mem,
-            ofs,
         })
     }
 
@@ -370,11 +394,7 @@ impl<'a> Kring<'a> {
     #[inline]
     #[must_use]
     pub fn sleep_word(self) -> SleepWord<'a> {
-        SleepWord {
-            word: &self.words[word::SLEEP],
-            mem: self.mem,
-            ofs: self.ofs + word::SLEEP * 8,
-        }
+        SleepWord(&self.words[word::SLEEP])
     }
 
     /// Adds to a counter. Under the lock.
@@ -424,11 +444,7 @@ impl<'a> Kring<'a> {
 
 /// Where a sleeper says that it must be woken.
 #[derive(Debug, Clone, Copy)]
-pub struct SleepWord<'a> {
-    word: &'a AtomicU64,
-    mem: &'a Mem,
-    ofs: usize,
-}
+pub struct SleepWord<'a>(&'a AtomicU64);
 
 impl<'a> SleepWord<'a> {
     /// Announces a sleeper; what was announced before (to be woken in turn).
@@ -436,35 +452,28 @@ impl<'a> SleepWord<'a> {
     #[must_use]
     #[expect(clippy::cast_possible_truncation, reason = "values fit")]
     pub fn arm(self, value: u32) -> u32 {
-        self.word.swap(u64::from(value), SeqCst) as u32
+        self.0.swap(u64::from(value), SeqCst) as u32
     }
     /// Takes an announcement back.
     pub fn disarm(self) {
-        self.word.store(u64::from(sleep::AWAKE), Relaxed);
+        self.0.store(u64::from(sleep::AWAKE), Relaxed);
     }
     /// After publishing with a barrier: who must be woken, if anyone.
     #[inline]
     #[must_use]
     #[expect(clippy::cast_possible_truncation, reason = "values fit")]
     pub fn take(self) -> Option<u32> {
-        if self.word.load(SeqCst) == u64::from(sleep::AWAKE) {
+        if self.0.load(SeqCst) == u64::from(sleep::AWAKE) {
             return None;
         }
-        let v = self.word.swap(u64::from(sleep::AWAKE), SeqCst) as u32;
+        let v = self.0.swap(u64::from(sleep::AWAKE), SeqCst) as u32;
         (v != sleep::AWAKE).then_some(v)
     }
     /// The half of the word that a futex sleeps on: for the kernel to look at,
     /// not for us.
-    ///
-    /// # Panics
-    ///
-    /// Never: the word is part of a kring that was checked to be inside.
     #[must_use]
     pub fn futex(self) -> &'a AtomicU32 {
-        match self.mem.word32(self.ofs) {
-            Some(word) => word,
-            None => unreachable!("inside the kring"),
-        }
+        futex_half(self.0)
     }
 }
 

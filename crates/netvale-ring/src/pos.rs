@@ -100,8 +100,15 @@ impl Pos {
 #[inline]
 #[must_use]
 pub(crate) const fn lap_before(a: u32, b: u32) -> bool {
-    let ahead = b.wrapping_sub(a) & LAP_MASK;
+    let ahead = lap_age(a, b);
     ahead != 0 && ahead <= LAP_MASK / 2
+}
+
+/// Laps from `a` forward to `b`.
+#[inline]
+#[must_use]
+pub(crate) const fn lap_age(a: u32, b: u32) -> u32 {
+    b.wrapping_sub(a) & LAP_MASK
 }
 
 #[cfg(test)]

@@ -36,7 +36,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use crate::pos::{Pos, lap_before};
+use crate::pos::{Pos, lap_age, lap_before};
 
 /// Attempts before a reservation is given up. Each failure means that another
 /// sender succeeded in between, so this is never reached in practice; it
@@ -46,6 +46,15 @@ const MAX_TRIES: u32 = 10_000;
 /// Walks over a ring's records before the walker gives up: each new try starts
 /// where the receiver is by then, and it cannot pass what the walker looks for.
 const MAX_WALKS: u32 = 1000;
+
+/// Laps between two sweeps of old records. Lap numbers come round again after
+/// 2^20 laps, and a record stays until another reservation begins at its slot:
+/// without sweeping, an old one could one day be taken for a new one.
+const SWEEP: u32 = 1 << 17;
+
+/// Times that writing a record down is tried: it fails only if someone else
+/// wrote that record, and all but a sweep leave what was wanted.
+const HELP_TRIES: u32 = 4;
 
 /// A 64-bit word in shared memory. Implemented for the core atomic, and for
 /// the model checker's in tests.
@@ -176,6 +185,8 @@ impl<'a, W: Word> Resv<'a, W> {
     pub fn open(self) -> Cursor {
         let old = Head::from_bits(self.word.load(Ordering::Relaxed));
         let pos = old.pos.next_lap();
+        // What the ring's earlier lives left, with whatever lap.
+        self.sweep(pos.lap(), 1);
         self.rhead.store(u64::from(pos.bits()), Ordering::Relaxed);
         let head = Head {
             pos,
@@ -340,6 +351,9 @@ impl<'a, W: Word> Resv<'a, W> {
                 break;
             }
             whole(at.start);
+            if at.tail.lap() != at.start.lap() && at.tail.lap().is_multiple_of(SWEEP) {
+                self.sweep(at.tail.lap(), 0);
+            }
             at.start = at.tail;
             room -= rec.n;
         }
@@ -433,19 +447,45 @@ impl<'a, W: Word> Resv<'a, W> {
         let Some(word) = self.recs.get(start.idx() as usize) else {
             return;
         };
-        let found = word.load(Ordering::Relaxed);
-        // Only over a record of an earlier lap: a helper that slept through
-        // whole laps must not bury what came later.
-        if lap_before(Rec::from_bits(found).lap, start.lap()) {
-            let rec = Rec {
-                lap: start.lap(),
-                owner: head.owner,
-                n: head.n,
-                done: 0,
-            };
+        let rec = Rec {
+            lap: start.lap(),
+            owner: head.owner,
+            n: head.n,
+            done: 0,
+        };
+        for _ in 0..HELP_TRIES {
+            let found = word.load(Ordering::Relaxed);
+            // Only over a record of an earlier lap: a helper that slept
+            // through whole laps must not bury what came later.
+            if !lap_before(Rec::from_bits(found).lap, start.lap()) {
+                return;
+            }
             // Fails if the owner published meanwhile, which is as good.
             let (ok, fail) = (Ordering::Release, Ordering::Relaxed);
-            let _ = word.compare_exchange(found, rec.bits(), ok, fail);
+            if word.compare_exchange(found, rec.bits(), ok, fail).is_ok() {
+                return;
+            }
+        }
+    }
+
+    /// Replaces records that are not from `least` to [`SWEEP`] laps older than
+    /// `lap` by empty ones of the lap before.
+    #[cold]
+    fn sweep(self, lap: u32, least: u32) {
+        let empty = Rec {
+            lap: Pos::new(lap.wrapping_sub(1), 0).lap(),
+            owner: 0,
+            n: 0,
+            done: 0,
+        };
+        for word in self.recs {
+            let found = word.load(Ordering::Relaxed);
+            let age = lap_age(Rec::from_bits(found).lap, lap);
+            if age < least || age > SWEEP {
+                // Fails if a sender wrote it meanwhile: then it is new.
+                let (ok, fail) = (Ordering::Relaxed, Ordering::Relaxed);
+                let _ = word.compare_exchange(found, empty.bits(), ok, fail);
+            }
         }
     }
 

@@ -2,7 +2,7 @@
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
-use netvale_shm::Mem;
+use netvale_shm::{Array32, Mem, Words};
 
 /// The first 8 bytes of a netmap slot, read once: buffer index, length, flags.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -93,6 +93,34 @@ pub const MAX_FRAGS: u32 = 64;
 pub struct Ring<'a> {
     hdr: &'a [AtomicU32; 64],
     slots: &'a [AtomicU64],
+}
+
+/// A ring whose place was checked once.
+#[derive(Debug, Clone)]
+pub struct RingWindow {
+    hdr: Array32<64>,
+    slots: Words,
+}
+
+impl RingWindow {
+    /// The ring of `slots` slots at byte offset `ofs`; `None` if not inside.
+    #[must_use]
+    pub fn at(mem: &Mem, ofs: usize, slots: u32) -> Option<Self> {
+        Some(Self {
+            hdr: mem.array32_window(ofs)?,
+            slots: mem.window(ofs + 256, slots as usize * 2)?,
+        })
+    }
+
+    /// The view.
+    #[inline]
+    #[must_use]
+    pub fn get(&self) -> Ring<'_> {
+        Ring {
+            hdr: &self.hdr,
+            slots: &self.slots,
+        }
+    }
 }
 
 impl<'a> Ring<'a> {

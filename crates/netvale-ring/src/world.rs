@@ -10,9 +10,9 @@ use core::sync::atomic::{
     Ordering::{AcqRel, Acquire, Relaxed},
 };
 
-use netvale_shm::{Bufs, Mem};
+use netvale_shm::{Array, Bufs, Mem, Pool};
 
-use crate::kring::{Kring, KringId};
+use crate::kring::{Kring, KringId, KringWindow};
 use crate::layout::{KRING, RegionGeom, STATE_MAGIC, StateGeom, header};
 use crate::slot::Ring;
 
@@ -22,6 +22,7 @@ pub struct World {
     state: Mem,
     geom: StateGeom,
     at: Offsets,
+    header: Array<{ header::WORDS }>,
 }
 
 /// Byte offsets of the tables, worked out once.
@@ -53,8 +54,14 @@ impl World {
             return None;
         }
         let at = Offsets::new(&geom);
-        let world = Self { state, geom, at };
-        world.header(header::MAGIC)?.store(STATE_MAGIC, Relaxed);
+        let header = state.array_window(0)?;
+        let world = Self {
+            state,
+            geom,
+            at,
+            header,
+        };
+        world.header[header::MAGIC].store(STATE_MAGIC, Relaxed);
         Some(world)
     }
 
@@ -63,9 +70,15 @@ impl World {
     #[must_use]
     pub fn attach(state: Mem, geom: StateGeom) -> Option<Self> {
         let at = Offsets::new(&geom);
-        let world = Self { state, geom, at };
+        let header = state.array_window(0)?;
+        let world = Self {
+            state,
+            geom,
+            at,
+            header,
+        };
         let fine = world.state.len() >= geom.file_len()
-            && world.header(header::MAGIC)?.load(Acquire) == STATE_MAGIC;
+            && world.header[header::MAGIC].load(Acquire) == STATE_MAGIC;
         fine.then_some(world)
     }
 
@@ -94,7 +107,7 @@ impl World {
     #[inline]
     #[must_use]
     pub fn header(&self, i: usize) -> Option<&AtomicU64> {
-        self.state.word(i.checked_mul(8)?)
+        self.header.get(i)
     }
 
     /// Ageing epoch, 0..=15.
@@ -118,6 +131,15 @@ impl World {
         if let Some(w) = self.header(header::TOPOLOGY) {
             w.fetch_add(1, AcqRel);
         }
+    }
+
+    /// A ring's hidden state, checked once.
+    #[must_use]
+    pub fn kring_window(&self, id: KringId) -> Option<KringWindow> {
+        if id.0 >= self.geom.krings {
+            return None;
+        }
+        KringWindow::at(id, &self.state, self.at.krings + id.0 as usize * KRING)
     }
 
     /// A ring's hidden state; `None` for an identifier beyond the table.
@@ -217,37 +239,30 @@ pub struct RegionMap {
     pub geom: RegionGeom,
     /// The memory.
     pub mem: Mem,
+    pool: Pool,
 }
 
 impl RegionMap {
     /// Checks that the memory has what the geometry promises.
     #[must_use]
     pub fn new(id: u16, generation: u32, shared: Option<u16>, geom: RegionGeom, mem: Mem) -> Option<Self> {
-        let map = Self {
+        let fine = mem.len() >= geom.file_len() && geom.bufs > crate::layout::RESERVED_BUFS;
+        let pool = mem.pool(geom.buf_ofs(), geom.bufs, geom.buf_size)?;
+        fine.then_some(Self {
             id,
             generation,
             shared,
             geom,
             mem,
-        };
-        let fine = map.mem.len() >= map.geom.file_len()
-            && map.geom.bufs > crate::layout::RESERVED_BUFS
-            && map.mem.bufs(map.geom.buf_ofs(), map.geom.bufs, map.geom.buf_size).is_some();
-        fine.then_some(map)
+            pool,
+        })
     }
 
     /// Its buffers.
-    ///
-    /// # Panics
-    ///
-    /// Never: [`RegionMap::new`] checked that they are inside.
     #[inline]
     #[must_use]
     pub fn bufs(&self) -> Bufs<'_> {
-        match self.mem.bufs(self.geom.buf_ofs(), self.geom.bufs, self.geom.buf_size) {
-            Some(bufs) => bufs,
-            None => unreachable!("checked when the region was mapped"),
-        }
+        self.pool.bufs()
     }
 
     /// The ring of `slots` slots at byte offset `ofs`.
@@ -366,11 +381,12 @@ impl Regions {
     #[inline]
     #[must_use]
     pub fn get(&self, id: u16, generation: u32) -> Option<Arc<RegionMap>> {
-        match self.maps.borrow().get(usize::from(id)) {
+        // The borrow must be over before `load` takes another.
+        let known = match self.maps.borrow().get(usize::from(id)) {
             Some(Some(m)) if m.generation == generation => Some(Arc::clone(m)),
             _ => None,
-        }
-        .or_else(|| self.load(id, generation))
+        };
+        known.or_else(|| self.load(id, generation))
     }
 
     #[cold]

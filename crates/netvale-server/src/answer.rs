@@ -45,6 +45,8 @@ pub(crate) struct Core {
     started: Instant,
     /// A port may be in a switch: learning tables age.
     pub(crate) seated: bool,
+    /// A port stays though nobody has it open.
+    pub(crate) persistent: bool,
     /// Told to end.
     pub(crate) ending: bool,
     pub(crate) bad_requests: u64,
@@ -82,6 +84,7 @@ impl Core {
             instance: u64::try_from(nanos & u128::from(u64::MAX)).unwrap_or(0),
             started: Instant::now(),
             seated: false,
+            persistent: false,
             ending: false,
             bad_requests: 0,
             refused: 0,
@@ -105,6 +108,7 @@ impl Core {
             ..Want::default()
         };
         let id = self.domain.new_interface(&port.name, &want, None)?;
+        self.persistent = true;
         self.note_regions(id);
         if let Some(switch) = &port.attach {
             let spec = format!("{switch}:{}", port.name);
@@ -383,9 +387,8 @@ impl Core {
         self.seated = self.domain.list().iter().any(|p| p.seat.is_some());
     }
 
-    /// Ports that stay though nobody has them open.
-    pub(crate) fn has_persistent(&self) -> bool {
-        self.domain.list().iter().any(|p| p.persistent)
+    fn look_for_persistent(&mut self) {
+        self.persistent = self.domain.list().iter().any(|p| p.persistent);
     }
 
     fn region(&self, context: Context, id: u16, generation: u32) -> Answer {
@@ -477,11 +480,13 @@ impl Core {
             }),
             Request::NewIf { name, want, region } => {
                 let id = self.domain.new_interface(&name, &listing::want(&want), region)?;
+                self.persistent = true;
                 self.note_regions(id);
                 Ok(Reply::Done)
             }
             Request::DelIf { name } => {
                 self.domain.delete_interface(&name)?;
+                self.look_for_persistent();
                 Ok(Reply::Done)
             }
             Request::SetHdr { name, len } => {

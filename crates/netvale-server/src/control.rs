@@ -159,7 +159,7 @@ impl Server {
         } else {
             self.timers.age = None;
         }
-        if self.conns.is_empty() && !config.service {
+        if self.conns.is_empty() && !self.core.persistent && !config.service {
             self.timers.end.get_or_insert(now + grace);
         } else {
             self.timers.end = None;
@@ -180,10 +180,7 @@ impl Server {
         {
             self.timers.accept = Some(now + ACCEPT_PAUSE);
         }
-        if Timers::due(&mut self.timers.end, now)
-            && self.conns.is_empty()
-            && !self.core.has_persistent()
-        {
+        if Timers::due(&mut self.timers.end, now) && self.conns.is_empty() {
             self.core.ending = true;
         }
     }

@@ -47,6 +47,10 @@ impl<'a> Bufs<'a> {
         }
     }
 
+    pub(crate) fn base(self) -> NonNull<u8> {
+        self.base
+    }
+
     /// Buffers in the pool.
     #[inline]
     #[must_use]

@@ -52,6 +52,7 @@ pub mod inherit;
 mod mem;
 #[cfg(feature = "std")]
 mod memfd;
+mod window;
 
 pub use bufs::Bufs;
 #[cfg(feature = "std")]
@@ -59,3 +60,4 @@ pub use doorbell::Doorbell;
 pub use mem::Mem;
 #[cfg(feature = "std")]
 pub use memfd::{HugePages, Memfd, ShmError};
+pub use window::{Array, Array32, Pool, Words, futex_half};

@@ -6,10 +6,11 @@ use alloc::sync::Arc;
 use core::fmt;
 use core::sync::atomic::Ordering::{Acquire, Relaxed};
 
-use netvale_ring::kring::{Counter, Kring, KringId};
+use netvale_ring::kring::{Counter, Kring, KringId, KringWindow};
 use netvale_ring::pipe::{self, End};
 use netvale_ring::port::{PortId, PortKind};
 use netvale_ring::world::{Holder, Party, RegionMap, RegionSource, Regions, Waker, World};
+use netvale_ring::slot::RingWindow;
 use netvale_ring::{Ring, Slot, rx};
 
 use crate::domain::{Registration, RingInfo};
@@ -61,7 +62,8 @@ struct Common {
     port: PortId,
     kind: PortKind,
     id: KringId,
-    ofs: usize,
+    kring: KringWindow,
+    ring: RingWindow,
     slots: u32,
     idx: u16,
     waker: DebugWaker,
@@ -80,9 +82,6 @@ impl Common {
     fn new(gear: &Gear, reg: &Registration, ring: &RingInfo, map: &RegionMap) -> Option<Self> {
         let ofs = usize::try_from(ring.ofs).ok()?;
         let slots = u32::from(ring.slots);
-        // Checked here once; the mapping never shrinks.
-        map.ring(ofs, slots)?;
-        gear.world.kring(ring.kring)?;
         Some(Self {
             world: gear.world.clone(),
             regions: Regions::new(Arc::clone(&gear.source)),
@@ -91,7 +90,9 @@ impl Common {
             port: reg.port,
             kind: reg.kind,
             id: ring.kring,
-            ofs,
+            // Checked here once; the mapping never shrinks.
+            kring: gear.world.kring_window(ring.kring)?,
+            ring: RingWindow::at(&map.mem, ofs, slots)?,
             slots,
             idx: ring.idx,
             waker: DebugWaker(Arc::clone(&gear.waker)),
@@ -99,12 +100,12 @@ impl Common {
     }
 
     #[inline]
-    fn end(&self) -> Option<End<'_>> {
-        Some(End {
+    fn end(&self) -> End<'_> {
+        End {
             id: self.id,
-            kring: self.world.kring(self.id)?,
-            ring: self.map.ring(self.ofs, self.slots)?,
-        })
+            kring: self.kring.get(),
+            ring: self.ring.get(),
+        }
     }
 
     #[inline]
@@ -164,15 +165,15 @@ impl TxEnd {
     /// The ring as the program sees it.
     #[inline]
     #[must_use]
-    pub fn ring(&self) -> Option<Ring<'_>> {
-        self.common.map.ring(self.common.ofs, self.common.slots)
+    pub fn ring(&self) -> Ring<'_> {
+        self.common.ring.get()
     }
 
     /// Its hidden state.
     #[inline]
     #[must_use]
-    pub fn kring(&self) -> Option<Kring<'_>> {
-        self.common.world.kring(self.common.id)
+    pub fn kring(&self) -> Kring<'_> {
+        self.common.kring.get()
     }
 
     /// Sends every slot up to the program's `head`. Slots taken from it.
@@ -182,9 +183,7 @@ impl TxEnd {
     /// [`SyncError`]; nothing moved.
     #[inline]
     pub fn sync(&mut self) -> Result<u32, SyncError> {
-        let Some(end) = self.common.end() else {
-            return Err(SyncError::Gone);
-        };
+        let end = self.common.end();
         let Some(lock) = Locked::take(end, self.common.owner) else {
             return Err(SyncError::Locked);
         };
@@ -227,15 +226,15 @@ impl RxEnd {
     /// The ring as the program sees it.
     #[inline]
     #[must_use]
-    pub fn ring(&self) -> Option<Ring<'_>> {
-        self.common.map.ring(self.common.ofs, self.common.slots)
+    pub fn ring(&self) -> Ring<'_> {
+        self.common.ring.get()
     }
 
     /// Its hidden state.
     #[inline]
     #[must_use]
-    pub fn kring(&self) -> Option<Kring<'_>> {
-        self.common.world.kring(self.common.id)
+    pub fn kring(&self) -> Kring<'_> {
+        self.common.kring.get()
     }
 
     /// Gives released slots back and looks for new frames. Whether the tail
@@ -247,9 +246,7 @@ impl RxEnd {
     /// new frames are shown all the same.
     #[inline]
     pub fn sync(&mut self) -> Result<bool, SyncError> {
-        let Some(end) = self.common.end() else {
-            return Err(SyncError::Gone);
-        };
+        let end = self.common.end();
         let Some(lock) = Locked::take(end, self.common.owner) else {
             return Err(SyncError::Locked);
         };
@@ -270,9 +267,7 @@ impl RxEnd {
     /// Whether a sync would show new frames. Changes nothing and takes no lock.
     #[must_use]
     pub fn has_news(&self) -> bool {
-        let Some(end) = self.common.end() else {
-            return false;
-        };
+        let end = self.common.end();
         if self.common.kind == PortKind::Pipe {
             return end.kring.pipe_tail().idx() != end.ring.tail();
         }
@@ -286,9 +281,7 @@ impl RxEnd {
     /// if nothing arrives for long, one of them may be dead.
     #[must_use]
     pub fn is_stuck(&self) -> bool {
-        let Some(end) = self.common.end() else {
-            return false;
-        };
+        let end = self.common.end();
         self.common.kind != PortKind::Pipe
             && end
                 .kring
@@ -301,7 +294,7 @@ impl RxEnd {
     /// Returns the slots repaired.
     pub fn repair(&mut self, dead: impl Fn(u16, u32) -> bool) -> u32 {
         let c = &self.common;
-        let Some(end) = c.end() else { return 0 };
+        let end = c.end();
         let Some(lock) = Locked::take(end, c.owner) else {
             return 0;
         };
@@ -331,8 +324,7 @@ impl RxEnd {
     /// Times its words broke the rules or the hidden state contradicted itself.
     #[must_use]
     pub fn faults(&self) -> u64 {
-        self.common.end().map_or(0, |e| {
-            e.kring.counter(Counter::FaultWords) + e.kring.counter(Counter::FaultState)
-        })
+        let kring = self.common.kring.get();
+        kring.counter(Counter::FaultWords) + kring.counter(Counter::FaultState)
     }
 }

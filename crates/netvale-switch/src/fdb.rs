@@ -8,6 +8,7 @@
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use netvale_ring::layout::FDB_ENTRIES;
+use netvale_shm::Array;
 
 /// Entries of a bucket: one cache line.
 const WAYS: usize = 8;
@@ -16,6 +17,19 @@ const BUCKETS: usize = FDB_ENTRIES as usize / WAYS;
 /// A switch's learning table.
 #[derive(Debug, Clone, Copy)]
 pub struct Fdb<'a>(&'a [AtomicU64; FDB_ENTRIES as usize]);
+
+/// A table whose place was checked once.
+#[derive(Debug, Clone)]
+pub struct FdbWindow(pub(crate) Array<{ FDB_ENTRIES as usize }>);
+
+impl FdbWindow {
+    /// The view.
+    #[inline]
+    #[must_use]
+    pub fn get(&self) -> Fdb<'_> {
+        Fdb(&self.0)
+    }
+}
 
 /// One station.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use netvale_ring::layout::{FDB_ENTRIES, SWITCH, SWITCH_HEAD, SWITCH_PORTS};
 use netvale_ring::port::PortId;
 use netvale_ring::world::World;
 
-use crate::fdb::Fdb;
+use crate::fdb::{Fdb, FdbWindow};
 
 /// Head words, by index.
 mod word {
@@ -57,6 +57,17 @@ impl<'a> Switch<'a> {
             ports: world.mem().array(at + SWITCH_HEAD * 8)?,
             fdb: Fdb::new(world.mem().array(fdb)?),
         })
+    }
+
+    /// The learning table of switch `s`, checked once.
+    #[must_use]
+    pub fn fdb_window(world: &World, s: u16) -> Option<FdbWindow> {
+        if u32::from(s) >= world.geom().switches {
+            return None;
+        }
+        let at = world.offsets().switches + usize::from(s) * SWITCH;
+        let fdb = at + SWITCH - FDB_ENTRIES as usize * 8;
+        world.mem().array_window(fdb).map(FdbWindow)
     }
 
     /// Its learning table.

@@ -18,17 +18,18 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use netvale_ring::Slot;
 use netvale_ring::deliver::{Ent, Source, Target, deliver, deliver_run};
-use netvale_ring::kring::{Counter, Geom, Kring, KringId};
+use netvale_ring::kring::{Counter, Kring, KringId, KringWindow};
 use netvale_ring::layout::{RESERVED_BUFS, SWITCH_PORTS};
 use netvale_ring::monitor::{self, Run};
 use netvale_ring::pipe::End;
 use netvale_ring::port::{Opts, PortId, PortKind, Seat};
-use netvale_ring::slot::{MAX_FRAGS, NS_INDIRECT, NS_MOREFRAG};
+use netvale_ring::slot::{MAX_FRAGS, NS_INDIRECT, NS_MOREFRAG, RingWindow};
 use netvale_ring::sync::{BadWords, prologue};
 use netvale_ring::world::Party;
 use netvale_shm::Bufs;
 
 use crate::convert::{self, Converter};
+use crate::fdb::FdbWindow;
 use crate::lookup::{self, Dest, FrameHead, Lookup};
 use crate::switch::{LookupKind, Switch};
 
@@ -151,17 +152,17 @@ type Key = (u64, u64);
 
 /// Where frames with the same addresses went last time. Valid while nothing
 /// has changed in the namespace and both stations' entries are the same.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Route {
     topology: u64,
     key: Key,
-    switch: u16,
+    fdb: FdbWindow,
     epoch: u8,
     dst: (u32, u64),
     src: (u32, u64),
-    ring: KringId,
+    kring: KringWindow,
+    ring: RingWindow,
     generation: u64,
-    geom: Geom,
     gives: bool,
 }
 
@@ -173,17 +174,12 @@ fn follow(party: &Party<'_>, tx: &TxRing<'_>, r: &Route, first: u32, n: u32) -> 
     if r.topology != world.topology() || r.epoch != world.epoch() {
         return 0;
     }
-    let Some(switch) = Switch::at(world, r.switch) else {
-        return 0;
-    };
-    let fdb = switch.fdb();
+    let fdb = r.fdb.get();
     if !fdb.still(r.dst) || !fdb.still(r.src) {
         return 0;
     }
-    let target = world
-        .kring(r.ring)
-        .and_then(|k| Target::known(r.ring, k, party.own, r.geom, r.generation));
-    let Some(to) = target else { return 0 };
+    let to = Target::known(r.kring.get(), party.own, r.ring.get(), r.generation);
+    let Some(to) = to else { return 0 };
     let from = Source {
         kring: tx.end.id,
         ring: tx.end.ring,
@@ -474,16 +470,16 @@ impl Sender<'_> {
         Some(Route {
             topology,
             key,
-            switch: self.seat.switch,
+            fdb: Switch::fdb_window(self.party.world, self.seat.switch)?,
             epoch: self.epoch,
             dst: fdb.probe(dst)?,
             src: match self.kind {
                 LookupKind::Learning => fdb.probe(src)?,
                 _ => fdb.probe(dst)?,
             },
-            ring: to.id,
+            kring: self.party.world.kring_window(to.id)?,
+            ring: RingWindow::at(&to.map.mem, to.kring.geom().ofs, to.ring.count())?,
             generation: to.generation,
-            geom: to.kring.geom(),
             gives: self.from.gives,
         })
     }

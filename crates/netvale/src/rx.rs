@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use netvale_ring::Slot;
-use netvale_ring::slot::{MAX_FRAGS, NS_BUF_CHANGED, NS_MOREFRAG, Ring};
+use netvale_ring::slot::{MAX_FRAGS, NS_BUF_CHANGED, NS_MOREFRAG, Ring, RingWindow};
 use netvale_ring::world::Holder;
 use netvale_shm::Bufs;
 use netvale_switch::domain::RingInfo;
@@ -25,7 +25,7 @@ const STUCK: u32 = 1 << 16;
 pub struct RxRing {
     shared: Arc<Shared>,
     end: Option<RxEnd>,
-    ofs: usize,
+    window: RingWindow,
     slots: u32,
     info: RingInfo,
     /// First slot that was not taken yet.
@@ -42,12 +42,13 @@ impl RxRing {
     pub(crate) fn new(shared: &Arc<Shared>, info: &RingInfo, end: Option<RxEnd>) -> Option<Self> {
         let ofs = usize::try_from(info.ofs).ok()?;
         let slots = u32::from(info.slots);
-        let ring = shared.map.ring(ofs, slots)?;
+        let window = RingWindow::at(&shared.map.mem, ofs, slots)?;
+        let ring = window.get();
         let (next, tail) = (ring.head(), ring.tail());
         (next < slots && tail < slots).then(|| Self {
             shared: Arc::clone(shared),
             end,
-            ofs,
+            window,
             slots,
             info: *info,
             next,
@@ -60,10 +61,7 @@ impl RxRing {
 
     #[inline]
     pub(crate) fn ring(&self) -> Ring<'_> {
-        match self.shared.map.ring(self.ofs, self.slots) {
-            Some(ring) => ring,
-            None => unreachable!("checked when the port was opened"),
-        }
+        self.window.get()
     }
 
     pub(crate) fn end(&self) -> Option<&RxEnd> {
@@ -180,7 +178,7 @@ impl RxRing {
             self.next = (first + frags) % self.slots;
             if len > 0 {
                 return Some(Frame {
-                    ring: self.shared.map.ring(self.ofs, self.slots)?,
+                    ring: self.window.get(),
                     bufs: self.shared.map.bufs(),
                     rx: self,
                     first,

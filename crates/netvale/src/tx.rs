@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use netvale_ring::Slot;
-use netvale_ring::slot::{MAX_FRAGS, NS_BUF_CHANGED, NS_MOREFRAG, Ring};
+use netvale_ring::slot::{MAX_FRAGS, NS_BUF_CHANGED, NS_MOREFRAG, Ring, RingWindow};
 use netvale_ring::world::{Holder, RegionMap};
 use netvale_switch::domain::RingInfo;
 use netvale_switch::end::{SyncError, TxEnd};
@@ -30,7 +30,7 @@ pub enum PushError {
 pub struct TxRing {
     shared: Arc<Shared>,
     end: Option<TxEnd>,
-    ofs: usize,
+    window: RingWindow,
     slots: u32,
     info: RingInfo,
     /// First slot that is not queued yet.
@@ -44,13 +44,14 @@ impl TxRing {
     pub(crate) fn new(shared: &Arc<Shared>, info: &RingInfo, end: Option<TxEnd>) -> Option<Self> {
         let ofs = usize::try_from(info.ofs).ok()?;
         let slots = u32::from(info.slots);
-        let ring = shared.map.ring(ofs, slots)?;
+        let window = RingWindow::at(&shared.map.mem, ofs, slots)?;
+        let ring = window.get();
         // A port may have been used before: go on where its rings stand.
         let (next, tail) = (ring.head(), ring.tail());
         (next < slots && tail < slots).then(|| Self {
             shared: Arc::clone(shared),
             end,
-            ofs,
+            window,
             slots,
             info: *info,
             next,
@@ -61,10 +62,7 @@ impl TxRing {
 
     #[inline]
     pub(crate) fn ring(&self) -> Ring<'_> {
-        match self.shared.map.ring(self.ofs, self.slots) {
-            Some(ring) => ring,
-            None => unreachable!("checked when the port was opened"),
-        }
+        self.window.get()
     }
 
     pub(crate) fn end(&self) -> Option<&TxEnd> {

@@ -86,8 +86,8 @@ pub(crate) fn for_rx(
         let Some(left) = left(deadline) else {
             return Ok(false);
         };
-        let end = rings.iter().map(|r| r.end().and_then(|e| e.kring())).next();
-        if let ([_], Some(Some(_)), Some(_)) = (&*rings, end, &shared.gear) {
+        let end = rings.first().and_then(|r| r.end());
+        if rings.len() == 1 && end.is_some() {
             sleep_on_ring(shared, rings, left)?;
         } else {
             if !arm(shared, rings)? {
@@ -140,7 +140,7 @@ fn pass_on(shared: &Shared, kring: Kring<'_>, displaced: u32) {
 }
 
 fn kring_of(rx: &RxRing) -> Option<Kring<'_>> {
-    rx.end()?.kring()
+    Some(rx.end()?.kring())
 }
 
 /// Announces a sleeper on all rings; `false` if one has frames.
@@ -207,7 +207,7 @@ pub(crate) fn for_tx(
         shared.bell.clear();
         match &shared.gear {
             Some(_) => {
-                for kring in rings.iter().filter_map(|r| r.end()?.kring()) {
+                for kring in rings.iter().filter_map(|r| Some(r.end()?.kring())) {
                     let said = sleep::BELL + u32::from(shared.reg.owner);
                     pass_on(shared, kring, kring.sleep_word().arm(said));
                 }
@@ -224,7 +224,7 @@ pub(crate) fn for_tx(
             let rung = shared.bell.wait(Some(left));
             rung.map_err(|e| crate::Error::io("cannot wait", e))?;
         }
-        for kring in rings.iter().filter_map(|r| r.end()?.kring()) {
+        for kring in rings.iter().filter_map(|r| Some(r.end()?.kring())) {
             kring.sleep_word().disarm();
         }
         if shared.gear.is_none() {
