@@ -255,6 +255,30 @@ pub fn deliver_run(
     lease.n
 }
 
+/// Delivers the one frame in slot `at`, which was checked: [`deliver_run`]
+/// without its loops, for senders that sync after every frame.
+#[inline]
+pub fn deliver_one(party: &Party<'_>, from: &Source<'_>, to: &Target<'_>, at: u32, slot: Slot) {
+    if from.gives || to.kring.monitors().is_some() {
+        deliver_run(party, from, to, at, 1, u64::from(slot.len()));
+        return;
+    }
+    let current = |_| u32::from(to.kring.generation() == to.generation);
+    let lease = match to.resv.reserve(party.owner, current) {
+        Ok(lease) => lease,
+        Err(why) => return to.refuse(why, 1),
+    };
+    let i = lease.start.idx();
+    let buf = to.ring.slot(i).buf();
+    let len = usize::from(slot.len());
+    let fits = to.map.bufs().copy_from(buf, from.map.bufs(), slot.buf(), len);
+    let len = if fits { slot.len() } else { 0 };
+    to.ring.set_slot(i, Slot::new(buf, len, 1 << 8));
+    to.kring.set_sum(lease, 1, u64::from(len));
+    to.resv.publish(lease, 1, true);
+    party.wake(to.kring);
+}
+
 #[cold]
 fn bytes_of(ring: Ring<'_>, first: u32, n: u32) -> u64 {
     let slots = (0..n).map(|i| ring.slot((first + i) % ring.count()));

@@ -124,16 +124,14 @@ impl Client {
     /// Rings on whose sleep words the worker must be announced.
     fn krings(&self) -> impl Iterator<Item = Kring<'_>> {
         let tx = self.tx.iter().filter(|t| t.pipe);
-        tx.filter_map(|t| t.end.kring())
-            .chain(self.rx.iter().filter_map(RxEnd::kring))
+        tx.map(|t| t.end.kring())
+            .chain(self.rx.iter().map(RxEnd::kring))
     }
 }
 
 impl Sending {
     fn serve(&mut self) -> bool {
-        let Some(ring) = self.end.ring() else {
-            return false;
-        };
+        let ring = self.end.ring();
         let (head, tail) = (ring.head(), ring.tail());
         if self.done == Some(head) && !self.pipe {
             return false;
@@ -141,13 +139,13 @@ impl Sending {
         let start = Instant::now();
         let sent = self.end.sync();
         // After a fault the ring was put right: its words are others now.
-        let now = self.end.ring().map_or((head, tail), |r| (r.head(), r.tail()));
+        let ring = self.end.ring();
+        let now = (ring.head(), ring.tail());
         self.done = match sent {
             Ok(0) => Some(head),
             Ok(_) => {
-                if let (Some(kring), Ok(ns)) = (self.end.kring(), u64::try_from(start.elapsed().as_nanos())) {
-                    kring.count(Counter::CpuNs, ns);
-                }
+                let ns = u64::try_from(start.elapsed().as_nanos()).unwrap_or(0);
+                self.end.kring().count(Counter::CpuNs, ns);
                 None
             }
             Err(SyncError::Locked) => return true,

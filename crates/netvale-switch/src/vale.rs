@@ -17,7 +17,7 @@ use core::fmt;
 use core::sync::atomic::Ordering::Relaxed;
 
 use netvale_ring::Slot;
-use netvale_ring::deliver::{Ent, Source, Target, deliver, deliver_run};
+use netvale_ring::deliver::{Ent, Source, Target, deliver, deliver_one, deliver_run};
 use netvale_ring::kring::{Counter, Kring, KringId, KringWindow};
 use netvale_ring::layout::{RESERVED_BUFS, SWITCH_PORTS};
 use netvale_ring::monitor::{self, Run};
@@ -186,6 +186,19 @@ fn follow(party: &Party<'_>, tx: &TxRing<'_>, r: &Route, first: u32, n: u32) -> 
         map: party.own,
         gives: r.gives,
     };
+    if n == 1 {
+        let slot = from.ring.slot(first);
+        let Some(head) = from.map.bufs().head(slot.buf(), 0) else {
+            return 0;
+        };
+        if !is_plain(&from, slot) || !has_key(head, r.key) {
+            return 0;
+        }
+        deliver_one(party, &from, &to, first, slot);
+        tx.end.kring.count(Counter::Frames, 1);
+        tx.end.kring.count(Counter::Bytes, u64::from(slot.len()));
+        return 1;
+    }
     let (mut done, mut at, mut bytes) = (0, first, 0);
     while done < n {
         let Some((run, b)) = measure(&from, at, n - done, r.key) else {
@@ -206,27 +219,37 @@ fn follow(party: &Party<'_>, tx: &TxRing<'_>, r: &Route, first: u32, n: u32) -> 
 /// ring. `None` if they are too few to be sent apart from what follows.
 #[inline]
 fn measure(from: &Source<'_>, first: u32, left: u32, key: Key) -> Option<(u32, u64)> {
-    const OTHER: u64 = ((NS_MOREFRAG | NS_INDIRECT) as u64) << 48;
     let most = left.min(RUN).min(from.ring.count() - first);
-    let (last, size) = (from.map.geom.bufs - RESERVED_BUFS, from.map.geom.buf_size);
     let bufs = from.map.bufs();
     let (mut n, mut bytes) = (0, 0);
     for words in from.ring.words(first, most).chunks_exact(2) {
-        let word = words[0].load(Relaxed);
-        let slot = Slot::from_bits(word);
-        let len = u32::from(slot.len());
-        // One comparison for both ends of each range.
-        let fine = word & OTHER == 0
-            && slot.buf().wrapping_sub(RESERVED_BUFS) < last
-            && len.wrapping_sub(14) <= size - 14;
-        let same = |(a, b): (u64, u64)| a == key.0 && b & 0xffff_ffff == key.1;
-        if !fine || !bufs.head(slot.buf(), 0).is_some_and(same) {
+        let slot = Slot::from_bits(words[0].load(Relaxed));
+        let Some(head) = bufs.head(slot.buf(), 0) else {
+            break;
+        };
+        if !is_plain(from, slot) || !has_key(head, key) {
             break;
         }
         n += 1;
-        bytes += u64::from(len);
+        bytes += u64::from(slot.len());
     }
     (n > 0 && (n == most || n >= MIN_RUN)).then_some((n, bytes))
+}
+
+/// Whether a slot holds a whole frame, in a buffer that exists, of a length
+/// that it can have. One comparison for both ends of each range.
+#[inline]
+fn is_plain(from: &Source<'_>, slot: Slot) -> bool {
+    let size = from.map.geom.buf_size;
+    !slot.has(NS_MOREFRAG | NS_INDIRECT)
+        && slot.buf().wrapping_sub(RESERVED_BUFS) < from.map.geom.bufs - RESERVED_BUFS
+        && u32::from(slot.len()).wrapping_sub(14) <= size - 14
+}
+
+/// Whether a frame's first 16 bytes bear these addresses.
+#[inline]
+fn has_key((a, b): (u64, u64), key: Key) -> bool {
+    a == key.0 && b & 0xffff_ffff == key.1
 }
 
 /// What all frames of a sync have in common.

@@ -218,15 +218,21 @@ impl RxRing {
         let n = n.min(self.available());
         let ring = self.ring();
         let (mut frames, mut bytes) = (0, 0);
-        let first = n.min(self.slots - self.next);
-        for (from, n) in [(self.next, first), (0, n - first)] {
+        let mut look = |from, n| {
             for word in ring.words(from, n).chunks_exact(2) {
                 let slot = Slot::from_bits(word[0].load(Relaxed));
                 frames += u32::from(!slot.has(NS_MOREFRAG) && slot.len() > 0);
                 bytes += u64::from(slot.len());
             }
-        }
-        self.next = (self.next + n) % self.slots;
+        };
+        let end = self.next + n;
+        look(self.next, n);
+        self.next = if end < self.slots {
+            end
+        } else {
+            look(0, end - self.slots); // `words` stops at the end of the ring
+            end - self.slots
+        };
         (frames, bytes)
     }
 

@@ -153,14 +153,20 @@ impl TxRing {
     pub fn push_resident(&mut self, n: u32, len: u16) -> u32 {
         let n = n.min(self.space());
         let ring = self.ring();
-        let first = n.min(self.slots - self.next);
-        for (from, n) in [(self.next, first), (0, n - first)] {
+        let set = |from, n| {
             for slot in ring.words(from, n).chunks_exact(2) {
                 let buf = Slot::from_bits(slot[0].load(Relaxed)).buf();
                 slot[0].store(Slot::new(buf, len, 0).bits(), Relaxed);
             }
-        }
-        self.next = (self.next + n) % self.slots;
+        };
+        let end = self.next + n;
+        set(self.next, n);
+        self.next = if end < self.slots {
+            end
+        } else {
+            set(0, end - self.slots); // `words` stops at the end of the ring
+            end - self.slots
+        };
         n
     }
 
