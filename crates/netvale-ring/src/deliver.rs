@@ -207,7 +207,11 @@ pub fn deliver_run(
     let current = |free: u32| {
         // The ring may have been made anew since it was resolved. The
         // reservation word, which changes then too, was loaded before this.
-        if kring.generation() == to.generation { free.min(n) } else { 0 }
+        if kring.generation() == to.generation {
+            free.min(n)
+        } else {
+            0
+        }
     };
     let lease = match to.resv.reserve(party.owner, current) {
         Ok(lease) => lease,
@@ -271,7 +275,10 @@ pub fn deliver_one(party: &Party<'_>, from: &Source<'_>, to: &Target<'_>, at: u3
     let i = lease.start.idx();
     let buf = to.ring.slot(i).buf();
     let len = usize::from(slot.len());
-    let fits = to.map.bufs().copy_from(buf, from.map.bufs(), slot.buf(), len);
+    let fits = to
+        .map
+        .bufs()
+        .copy_from(buf, from.map.bufs(), slot.buf(), len);
     let len = if fits { slot.len() } else { 0 };
     to.ring.set_slot(i, Slot::new(buf, len, 1 << 8));
     to.kring.set_sum(lease, 1, u64::from(len));
@@ -324,7 +331,10 @@ fn swap_part(
 ) -> u64 {
     let srcs = from.ring.words(src, n).chunks_exact(2);
     let dsts = to.ring.words(dst, n).chunks_exact(2);
-    let (ours, theirs) = (Holder::kring(from.kring).bits(), Holder::kring(to.id).bits());
+    let (ours, theirs) = (
+        Holder::kring(from.kring).bits(),
+        Holder::kring(to.id).bits(),
+    );
     let mut lost = 0;
     for (s, d) in srcs.zip(dsts) {
         let slot = Slot::from_bits(s[0].load(Relaxed));

@@ -284,11 +284,21 @@ impl<'a> Kring<'a> {
     /// RX ring.
     #[must_use]
     pub fn next_monitor(self, tx: bool) -> Option<KringId> {
-        link(&self.words[if tx { word::MON_NEXT_TX } else { word::MON_NEXT_RX }])
+        link(
+            &self.words[if tx {
+                word::MON_NEXT_TX
+            } else {
+                word::MON_NEXT_RX
+            }],
+        )
     }
     /// Sets it.
     pub fn set_next_monitor(self, tx: bool, next: Option<KringId>) {
-        let i = if tx { word::MON_NEXT_TX } else { word::MON_NEXT_RX };
+        let i = if tx {
+            word::MON_NEXT_TX
+        } else {
+            word::MON_NEXT_RX
+        };
         set_link(&self.words[i], next);
     }
 

@@ -173,7 +173,8 @@ pub const FDB_ENTRIES: u32 = 1 << 17;
 /// Words before a switch's port array.
 pub const SWITCH_HEAD: usize = 64;
 /// Bytes of a switch: head, port array, learning table.
-pub const SWITCH: usize = page(SWITCH_HEAD * 8 + SWITCH_PORTS as usize * 8) + FDB_ENTRIES as usize * 8;
+pub const SWITCH: usize =
+    page(SWITCH_HEAD * 8 + SWITCH_PORTS as usize * 8) + FDB_ENTRIES as usize * 8;
 
 impl StateGeom {
     /// Byte offset of owner `o`'s word.

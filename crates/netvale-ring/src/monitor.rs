@@ -169,13 +169,10 @@ fn pieces<'a>(run: Run<'a>, mut f: impl FnMut(Run<'a>)) {
 #[derive(Debug, Default)]
 struct Skip(core::cell::Cell<u32>);
 
-fn fill(
-    party: &Party<'_>,
-    to: &Target<'_>,
-    run: Run<'_>,
-    mut put: impl FnMut(Slot, u32) -> u64,
-) {
-    fill_at(party, to, run, &Skip::default(), |slot, at, _| put(slot, at));
+fn fill(party: &Party<'_>, to: &Target<'_>, run: Run<'_>, mut put: impl FnMut(Slot, u32) -> u64) {
+    fill_at(party, to, run, &Skip::default(), |slot, at, _| {
+        put(slot, at)
+    });
 }
 
 /// Reserves room for the newest slots of a run, calls `put` for each with its
@@ -193,7 +190,7 @@ fn fill_at(
         if to.kring.generation() != to.generation {
             return 0; // made anew since it was resolved
         }
-        skip.0.set(newest(run.n, free, &at));
+        skip.0.set(newest(run.n, free, at));
         run.n - skip.0.get()
     });
     let skipped = match &lease {

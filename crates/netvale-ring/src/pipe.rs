@@ -10,6 +10,8 @@
 //! There is one sender and one receiver, so two positions suffice, both in the
 //! RX ring's kring: the end of data, and how far slots were given back.
 
+use core::sync::atomic::Ordering::Relaxed;
+
 use crate::deliver::Target;
 use crate::kring::{Counter, Kring, KringId};
 use crate::layout::RESERVED_BUFS;
@@ -17,7 +19,7 @@ use crate::monitor::{self, Run};
 use crate::pos::Pos;
 use crate::slot::{MAX_FRAGS, NS_BUF_CHANGED, NS_INDIRECT, NS_MOREFRAG, Ring, Slot};
 use crate::sync::{BadWords, prologue};
-use crate::world::Party;
+use crate::world::{Party, RegionMap};
 
 /// One end of a pipe's direction, as its user holds it.
 #[derive(Debug, Clone, Copy)]
@@ -108,8 +110,14 @@ fn send(party: &Party<'_>, tx: End<'_>, to: &Target<'_>, first: u32, n: u32) {
     let mut chain = pending.min(MAX_FRAGS - 1);
     let (mut frames, mut bytes, mut bad, mut whole) = (0u64, 0u64, 0u64, 0);
     let (bufs, size) = (party.own.geom.bufs, party.own.geom.buf_size);
-    let mut k = first;
-    for i in 1..=n {
+    let mut plain = 0;
+    if same && pending == 0 {
+        (plain, bytes) = copy_plain(tx.ring, to.ring, party.own, first, n);
+        frames = u64::from(plain);
+        whole = plain;
+    }
+    let mut k = (first + plain) % count;
+    for i in plain + 1..=n {
         let slot = tx.ring.slot(k);
         let good = slot.buf() >= RESERVED_BUFS
             && slot.buf() < bufs
@@ -168,6 +176,39 @@ fn send(party: &Party<'_>, tx: End<'_>, to: &Target<'_>, first: u32, n: u32) {
     to.kring
         .publish_pipe_tail(shown.add(pending + whole, count));
     party.wake(to.kring);
+}
+
+/// Slot flags that need more than a copy.
+const SPECIAL: u16 = NS_MOREFRAG | NS_INDIRECT | NS_BUF_CHANGED;
+
+/// Copies slots as they are from `first` on, `n` at most, as long as each is a
+/// whole frame with nothing special about it. How many, and their bytes.
+#[inline]
+fn copy_plain(from: Ring<'_>, to: Ring<'_>, map: &RegionMap, first: u32, n: u32) -> (u32, u64) {
+    let (last, size) = (map.geom.bufs - RESERVED_BUFS, map.geom.buf_size);
+    let (mut done, mut bytes) = (0, 0);
+    let mut part = |at, n| {
+        let slots = from.words(at, n).chunks_exact(2);
+        for (s, d) in slots.zip(to.words(at, n).chunks_exact(2)) {
+            let slot = Slot::from_bits(s[0].load(Relaxed));
+            if slot.has(SPECIAL)
+                || slot.buf().wrapping_sub(RESERVED_BUFS) >= last
+                || u32::from(slot.len()) > size
+            {
+                return false;
+            }
+            d[0].store(slot.bits(), Relaxed);
+            d[1].store(s[1].load(Relaxed), Relaxed);
+            bytes += u64::from(slot.len());
+            done += 1;
+        }
+        true
+    };
+    let end = first + n;
+    if part(first, n) && end > from.count() {
+        part(0, end - from.count()); // the first part stopped at the end
+    }
+    (done, bytes)
 }
 
 /// Gives released slots back to the sender and looks for new frames. The
@@ -235,12 +276,18 @@ fn release(party: &Party<'_>, rx: End<'_>, first: u32, n: u32) {
         return;
     };
     let (bufs, size) = (party.own.geom.bufs, party.own.geom.buf_size);
-    let mut k = first;
-    for _ in 0..n {
+    let (plain, _) = copy_plain(rx.ring, to.ring, party.own, first, n);
+    let mut k = (first + plain) % rx.ring.count();
+    for _ in plain..n {
         let slot = rx.ring.slot(k);
         if slot.buf() >= RESERVED_BUFS && slot.buf() < bufs {
-            let len = if u32::from(slot.len()) <= size { slot.len() } else { 0 };
-            to.ring.set_slot(k, Slot::new(slot.buf(), len, slot.flags()));
+            let len = if u32::from(slot.len()) <= size {
+                slot.len()
+            } else {
+                0
+            };
+            to.ring
+                .set_slot(k, Slot::new(slot.buf(), len, slot.flags()));
             to.ring.set_ptr(k, rx.ring.ptr(k));
         } else {
             rx.kring.count(Counter::DropSlot, 1);

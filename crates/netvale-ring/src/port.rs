@@ -198,7 +198,8 @@ impl PortRec<'_> {
     }
     /// Sets them.
     pub fn set_opts(self, o: Opts) {
-        let w = u64::from(o.vnet_hdr) | u64::from(o.gives_buffers) << 8 | u64::from(o.max_frame) << 32;
+        let w =
+            u64::from(o.vnet_hdr) | u64::from(o.gives_buffers) << 8 | u64::from(o.max_frame) << 32;
         self.0[word::OPTS].store(w, Relaxed);
     }
     /// The station that this port taught its switch last, and when (epoch).

@@ -238,11 +238,7 @@ impl<'a, W: Word> Resv<'a, W> {
     ///
     /// [`Refused`]; nothing was changed.
     #[inline]
-    pub fn reserve(
-        self,
-        owner: u16,
-        mut choose: impl FnMut(u32) -> u32,
-    ) -> Result<Lease, Refused> {
+    pub fn reserve(self, owner: u16, mut choose: impl FnMut(u32) -> u32) -> Result<Lease, Refused> {
         let slots = self.slots();
         for _ in 0..MAX_TRIES {
             // Pairs with the compare-exchange of the sender before us: its
@@ -273,7 +269,11 @@ impl<'a, W: Word> Resv<'a, W> {
             };
             // AcqRel: what we wrote down is visible to whoever sees our word.
             let (ok, fail) = (Ordering::AcqRel, Ordering::Relaxed);
-            if self.word.compare_exchange(word, new.bits(), ok, fail).is_ok() {
+            if self
+                .word
+                .compare_exchange(word, new.bits(), ok, fail)
+                .is_ok()
+            {
                 return Ok(Lease {
                     start: head.pos,
                     n,

@@ -3,6 +3,7 @@
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use netvale_shm::{Array32, Mem, Words};
+use netvale_wire::abi;
 
 /// The first 8 bytes of a netmap slot, read once: buffer index, length, flags.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -68,13 +69,13 @@ impl Slot {
 }
 
 /// NS_BUF_CHANGED: the slot's owner put another buffer in.
-pub const NS_BUF_CHANGED: u16 = 0x01;
+pub const NS_BUF_CHANGED: u16 = abi::slot::BUF_CHANGED;
 /// NS_INDIRECT: the data is elsewhere in the sender's memory.
-pub const NS_INDIRECT: u16 = 0x10;
+pub const NS_INDIRECT: u16 = abi::slot::INDIRECT;
 /// NS_MOREFRAG: the frame goes on in the next slot.
-pub const NS_MOREFRAG: u16 = 0x20;
+pub const NS_MOREFRAG: u16 = abi::slot::MOREFRAG;
 /// NS_TXMON: a monitor's slot holds a transmitted frame.
-pub const NS_TXMON: u16 = 0x40;
+pub const NS_TXMON: u16 = abi::slot::TXMON;
 
 /// Most slots of one frame (NETMAP_MAX_FRAGS).
 pub const MAX_FRAGS: u32 = 64;

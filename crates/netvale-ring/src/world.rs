@@ -245,7 +245,13 @@ pub struct RegionMap {
 impl RegionMap {
     /// Checks that the memory has what the geometry promises.
     #[must_use]
-    pub fn new(id: u16, generation: u32, shared: Option<u16>, geom: RegionGeom, mem: Mem) -> Option<Self> {
+    pub fn new(
+        id: u16,
+        generation: u32,
+        shared: Option<u16>,
+        geom: RegionGeom,
+        mem: Mem,
+    ) -> Option<Self> {
         let fine = mem.len() >= geom.file_len() && geom.bufs > crate::layout::RESERVED_BUFS;
         let pool = mem.pool(geom.buf_ofs(), geom.bufs, geom.buf_size)?;
         fine.then_some(Self {

@@ -166,7 +166,11 @@ mod model {
     fn verify(got: &[u64], sent: &[(u16, u64)]) {
         for &(who, n) in sent {
             let base = u64::from(who) * 100;
-            let mine: Vec<u64> = got.iter().copied().filter(|v| v / 100 == u64::from(who)).collect();
+            let mine: Vec<u64> = got
+                .iter()
+                .copied()
+                .filter(|v| v / 100 == u64::from(who))
+                .collect();
             assert_eq!(mine, (base..base + n).collect::<Vec<_>>(), "{got:?}");
         }
         let all: u64 = sent.iter().map(|s| s.1).sum();

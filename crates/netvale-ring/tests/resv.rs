@@ -33,14 +33,20 @@ mod resv {
         /// Closed, as left by earlier lives of all sorts that ended in `lap`.
         fn used(slots: u32, lap: u32, junk: u64) -> Self {
             let bed = Self::new(slots);
-            bed.word.store(u64::from(Pos::new(lap, slots / 2).bits()), Relaxed);
+            bed.word
+                .store(u64::from(Pos::new(lap, slots / 2).bits()), Relaxed);
             let mut x = junk;
             for rec in &bed.recs {
-                x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                x = x
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1_442_695_040_888_963_407);
                 // Done reservations of laps near the one to come.
                 let near = u64::from(lap.wrapping_add(1)).wrapping_add(x >> 62) & 0xf_ffff;
                 let n = 1 + (x >> 20) % u64::from(slots);
-                rec.store(near | 7 << 20 | (n & 0xfff) << 36 | (n & 0xfff) << 48, Relaxed);
+                rec.store(
+                    near | 7 << 20 | (n & 0xfff) << 36 | (n & 0xfff) << 48,
+                    Relaxed,
+                );
             }
             bed
         }
@@ -64,13 +70,25 @@ mod resv {
 
     #[derive(Debug, Clone)]
     enum Op {
-        Reserve { owner: u16, want: u32 },
+        Reserve {
+            owner: u16,
+            want: u32,
+        },
         /// Publishes so many parts of 256 of the `which`th lease.
-        Publish { which: usize, part: u32 },
-        Finish { which: usize },
+        Publish {
+            which: usize,
+            part: u32,
+        },
+        Finish {
+            which: usize,
+        },
         Collect,
-        Release { part: u32 },
-        Die { owner: u16 },
+        Release {
+            part: u32,
+        },
+        Die {
+            owner: u16,
+        },
         Reopen,
     }
 
@@ -312,7 +330,12 @@ mod resv {
     /// Real threads: no slot given twice, order kept per sender, nothing lost.
     #[test]
     fn senders_and_a_receiver_race() {
-        for (slots, senders, each) in [(2u32, 2u64, 4000u64), (5, 3, 20_000), (64, 4, 50_000), (1000, 3, 100_000)] {
+        for (slots, senders, each) in [
+            (2u32, 2u64, 4000u64),
+            (5, 3, 20_000),
+            (64, 4, 50_000),
+            (1000, 3, 100_000),
+        ] {
             race(slots, senders, each);
         }
     }
@@ -397,7 +420,11 @@ mod resv {
                     while sent < EACH {
                         // Every 50th batch is somebody's last.
                         let dies = sent % 50 == 49;
-                        let owner = if dies { 100 + u16::try_from(sent % 5000).unwrap() } else { u16::try_from(who).unwrap() };
+                        let owner = if dies {
+                            100 + u16::try_from(sent % 5000).unwrap()
+                        } else {
+                            u16::try_from(who).unwrap()
+                        };
                         let Ok(lease) = bed.resv().reserve(owner, |f| 3.min(f)) else {
                             std::thread::yield_now();
                             continue;
@@ -456,7 +483,10 @@ mod resv {
                 }
                 cursor = found.cursor;
                 shared.store(pack(cursor), Relaxed);
-                bed.rhead.store(u64::from(cursor.tail.bits()), std::sync::atomic::Ordering::Release);
+                bed.rhead.store(
+                    u64::from(cursor.tail.bits()),
+                    std::sync::atomic::Ordering::Release,
+                );
                 if end && n == 0 {
                     break;
                 }
@@ -464,7 +494,11 @@ mod resv {
                     std::thread::yield_now();
                 }
             }
-            assert_eq!(bed.resv().given_out(), cursor.tail, "somebody blocks the ring");
+            assert_eq!(
+                bed.resv().given_out(),
+                cursor.tail,
+                "somebody blocks the ring"
+            );
         });
     }
 }

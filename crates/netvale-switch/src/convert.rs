@@ -29,6 +29,10 @@ pub(crate) struct Converter {
 }
 
 /// What a frame becomes.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one at a time, on the stack of the slow path"
+)]
 enum Form {
     /// One frame, in `Converter::out`.
     Whole,
@@ -148,13 +152,13 @@ fn put(
             .map(|i| slots_for(plan.segment_len(i).unwrap_or(0)))
             .sum(),
     };
-    let need = u32::try_from(need).map_err(|_| Refused::Full)?;
-    let lease = to
-        .resv
-        .reserve(party.owner, |free| {
-            let same = to.kring.generation() == to.generation;
-            if same && need <= free { need } else { 0 }
-        })?;
+    let Ok(need) = u32::try_from(need) else {
+        return Err(Refused::Full);
+    };
+    let lease = to.resv.reserve(party.owner, |free| {
+        let same = to.kring.generation() == to.generation;
+        if same && need <= free { need } else { 0 }
+    })?;
     let mut at = lease.start.idx();
     let (mut frames, mut bytes) = (0, 0);
     match form {
@@ -203,7 +207,9 @@ fn write(to: &Target<'_>, at: &mut u32, frame: &[u8]) {
 /// Writes a frame into exactly `slots` slots from `at` on.
 fn write_exact(to: &Target<'_>, at: &mut u32, frame: &[u8], slots: usize) {
     let size = to.map.geom.buf_size as usize;
-    let mut parts = frame.chunks(size).chain(core::iter::repeat_n(&[][..], slots));
+    let mut parts = frame
+        .chunks(size)
+        .chain(core::iter::repeat_n(&[][..], slots));
     let total = u16::try_from(slots.min(MAX_FRAGS as usize)).unwrap_or(1) << 8;
     for i in 0..slots {
         let part = parts.next().unwrap_or_default();

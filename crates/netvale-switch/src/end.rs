@@ -9,8 +9,8 @@ use core::sync::atomic::Ordering::{Acquire, Relaxed};
 use netvale_ring::kring::{Counter, Kring, KringId, KringWindow};
 use netvale_ring::pipe::{self, End};
 use netvale_ring::port::{PortId, PortKind};
-use netvale_ring::world::{Holder, Party, RegionMap, RegionSource, Regions, Waker, World};
 use netvale_ring::slot::RingWindow;
+use netvale_ring::world::{Holder, Party, RegionMap, RegionSource, Regions, Waker, World};
 use netvale_ring::{Ring, Slot, rx};
 
 use crate::domain::{Registration, RingInfo};
@@ -198,9 +198,7 @@ impl TxEnd {
                 };
                 crate::vale::txsync(&party, &tx, &mut self.scratch).map_err(bad)
             }
-            PortKind::Pipe => pipe::txsync(&party, lock.0)
-                .map(|m| m.slots)
-                .map_err(bad),
+            PortKind::Pipe => pipe::txsync(&party, lock.0).map(|m| m.slots).map_err(bad),
             PortKind::Null => Ok(0),
             PortKind::Monitor => Err(SyncError::Monitor),
             PortKind::None => Err(SyncError::Gone),
@@ -298,7 +296,12 @@ impl RxEnd {
         let Some(lock) = Locked::take(end, c.owner) else {
             return 0;
         };
-        let Some(resv) = lock.0.kring.resv(c.slots).filter(|_| c.kind != PortKind::Pipe) else {
+        let Some(resv) = lock
+            .0
+            .kring
+            .resv(c.slots)
+            .filter(|_| c.kind != PortKind::Pipe)
+        else {
             return 0;
         };
         let holders = c

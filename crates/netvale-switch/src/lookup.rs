@@ -71,7 +71,11 @@ pub fn flow_hash(bytes: &[u8; 48]) -> u32 {
     let h = match ethertype {
         // Addresses at 26..34; ports follow a header without options.
         0x0800 => {
-            let ports = if bytes[14] & 0xf == 5 { word(34) & 0xffff_ffff } else { 0 };
+            let ports = if bytes[14] & 0xf == 5 {
+                word(34) & 0xffff_ffff
+            } else {
+                0
+            };
             mix(mix(0, word(26)), ports)
         }
         // The last 8 bytes of each address that lie in view.

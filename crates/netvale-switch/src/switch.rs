@@ -101,7 +101,9 @@ impl<'a> Switch<'a> {
     #[inline]
     #[must_use]
     pub fn top(self) -> u16 {
-        let top = self.head[word::TOP].load(Acquire).min(u64::from(SWITCH_PORTS));
+        let top = self.head[word::TOP]
+            .load(Acquire)
+            .min(u64::from(SWITCH_PORTS));
         u16::try_from(top).unwrap_or(0)
     }
 

@@ -318,14 +318,25 @@ pub(crate) fn txsync(
         let first = (hwcur + done) % ring.count();
         match sender(party, tx) {
             Some(sender) => sender.send(scratch, first, n - done),
-            None => count_lost(kring, Run { first, n: n - done, ..run }),
+            None => count_lost(
+                kring,
+                Run {
+                    first,
+                    n: n - done,
+                    ..run
+                },
+            ),
         }
     }
     if watched {
         monitor::tap_zcopy(party, kring, tx.end.id, true, run);
     }
     kring.count(Counter::Syncs, 1);
-    let tail = if head == 0 { ring.count() - 1 } else { head - 1 };
+    let tail = if head == 0 {
+        ring.count() - 1
+    } else {
+        head - 1
+    };
     kring.set_hw(head, tail);
     ring.set_tail(tail);
     Ok(n)

@@ -26,12 +26,17 @@ impl MemSource for Files {
     type File = ();
 
     fn create(&mut self, name: &str, len: usize, huge: bool) -> Result<(Mem, ()), String> {
-        let huge = if huge { HugePages::Auto } else { HugePages::Never };
+        let huge = if huge {
+            HugePages::Auto
+        } else {
+            HugePages::Never
+        };
         let made = Memfd::create(name, len, huge).and_then(|f| f.map());
-        made.map(|mem| (mem, ())).map_err(|e| match std::error::Error::source(&e) {
-            Some(cause) => format!("{e}: {cause}"),
-            None => e.to_string(),
-        })
+        made.map(|mem| (mem, ()))
+            .map_err(|e| match std::error::Error::source(&e) {
+                Some(cause) => format!("{e}: {cause}"),
+                None => e.to_string(),
+            })
     }
 }
 
@@ -63,7 +68,9 @@ impl Shared {
 
 impl RegionSource for Shared {
     fn map(&self, id: u16, generation: u32) -> Option<RegionMap> {
-        self.lock().region(id, generation).map(|(map, ())| map.clone())
+        self.lock()
+            .region(id, generation)
+            .map(|(map, ())| map.clone())
     }
 }
 
@@ -110,7 +117,11 @@ impl Drop for Closer {
                 self.shared.wake(kring.sleep_word().futex(), said);
             }
         }
-        let mut bells = self.shared.bells.write().unwrap_or_else(PoisonError::into_inner);
+        let mut bells = self
+            .shared
+            .bells
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
         bells.remove(&self.owner);
     }
 }
@@ -178,7 +189,11 @@ impl Backend for Embedded {
         drop(domain); // `keep` may be dropped below, which takes the lock
         let reg = reg?;
         let map = map.ok_or_else(|| Error::new(ErrorKind::NoSpace, "the port's region is gone"))?;
-        let mut bells = self.domain.bells.write().unwrap_or_else(PoisonError::into_inner);
+        let mut bells = self
+            .domain
+            .bells
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
         bells.insert(owner, Arc::clone(&bell));
         drop(bells);
         Ok(Attached {

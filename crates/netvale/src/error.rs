@@ -9,6 +9,10 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What went wrong: a class to act on, one line to show, perhaps advice.
 #[derive(Debug, thiserror::Error)]
+#[expect(
+    clippy::error_impl_error,
+    reason = "the crate's one error: netvale::Error is what its users look for"
+)]
 pub struct Error {
     kind: ErrorKind,
     message: String,

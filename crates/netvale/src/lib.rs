@@ -125,7 +125,10 @@ pub fn pin_to_cpu(cpu: usize) -> Result<()> {
 /// The kernel refused.
 pub fn unpin() -> Result<()> {
     let mut set = CpuSet::new();
-    for cpu in 0..std::thread::available_parallelism().map_or(1, usize::from).max(64) {
+    for cpu in 0..std::thread::available_parallelism()
+        .map_or(1, usize::from)
+        .max(64)
+    {
         set.set(cpu);
     }
     rustix::thread::sched_setaffinity(None, &set).map_err(|e| Error::io("cannot unpin", e))

@@ -90,7 +90,10 @@ impl Namespace {
     pub fn at(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref().to_path_buf();
         if path.as_os_str().is_empty() {
-            return Err(Error::new(ErrorKind::Usage, "the namespace's path is empty"));
+            return Err(Error::new(
+                ErrorKind::Usage,
+                "the namespace's path is empty",
+            ));
         }
         Ok(Self {
             place: Place::Server {
@@ -245,7 +248,8 @@ impl Namespace {
     /// [`ErrorKind::Exists`], [`ErrorKind::Usage`], [`ErrorKind::NoSpace`].
     pub fn new_interface(&self, name: &str, c: &RingConfig) -> Result<PortInfo> {
         let region = (c.mem_id != 0).then_some(c.mem_id);
-        self.backend()?.new_interface(name, &Want::from(c), region)?;
+        self.backend()?
+            .new_interface(name, &Want::from(c), region)?;
         let spec = PortSpec::from_nr_name(name).map_err(bad_name(name))?;
         Ok(PortInfo::from(&self.backend()?.info(&spec)?))
     }

@@ -109,7 +109,10 @@ impl PortBuilder {
         }
         self.want.gives_buffers = !self.keep_buffers;
         let spec = parse(&self.name)?;
-        let attached = self.ns.backend()?.register(&spec, &self.want, self.isolated)?;
+        let attached = self
+            .ns
+            .backend()?
+            .register(&spec, &self.want, self.isolated)?;
         Port::new(self.ns, attached)
     }
 }
@@ -141,10 +144,11 @@ impl Shared {
         if self.keep.alive() {
             return Ok(());
         }
-        Err(
-            Error::new(ErrorKind::Disconnected, format!("{}: the server is gone", self.reg.name))
-                .with_hint("open the port anew: that starts another server"),
+        Err(Error::new(
+            ErrorKind::Disconnected,
+            format!("{}: the server is gone", self.reg.name),
         )
+        .with_hint("open the port anew: that starts another server"))
     }
 }
 
@@ -369,7 +373,10 @@ impl Port {
         let all = self.ns.backend()?.stats(Some(self.name()))?;
         let mine = all.into_iter().next().map(PortStats::from);
         mine.ok_or_else(|| {
-            Error::new(ErrorKind::NotFound, format!("{}: no such port", self.name()))
+            Error::new(
+                ErrorKind::NotFound,
+                format!("{}: no such port", self.name()),
+            )
         })
     }
 

@@ -282,12 +282,7 @@ impl Drop for EndOnDrop<'_> {
     }
 }
 
-fn send<const COPY: bool>(
-    v: View<'_>,
-    lines: &Lines,
-    batch: u32,
-    time: Duration,
-) -> Option<f64> {
+fn send<const COPY: bool>(v: View<'_>, lines: &Lines, batch: u32, time: Duration) -> Option<f64> {
     let (bufs, [a, b]) = (v.bufs, v.rings);
     let start = Instant::now();
     // Frames sent, and of those given back as far as we know.

@@ -12,8 +12,8 @@ use netvale_switch::domain::RingInfo;
 use netvale_switch::end::{RxEnd, SyncError};
 
 use crate::port::Shared;
-use crate::wait::{self, Spin};
 use crate::tx::{PushError, TxRing, next, span};
+use crate::wait::{self, Spin};
 use crate::{Error, ErrorKind, Result};
 
 /// Syncs in a row that found reserved but unpublished slots and nothing else,
@@ -95,14 +95,12 @@ impl RxRing {
             ring.set_head(self.next);
         }
         match &mut self.end {
-            Some(end) => {
-                match end.sync() {
-                    Ok(true) => self.stuck = 0,
-                    Ok(false) => self.look_stuck(),
-                    Err(SyncError::Locked) => {}
-                    Err(e) => return Err(self.failed(e)),
-                }
-            }
+            Some(end) => match end.sync() {
+                Ok(true) => self.stuck = 0,
+                Ok(false) => self.look_stuck(),
+                Err(SyncError::Locked) => {}
+                Err(e) => return Err(self.failed(e)),
+            },
             None => {
                 if before != self.next {
                     self.untold += span(before.min(self.slots - 1), self.next, self.slots);
@@ -292,10 +290,10 @@ impl RxRing {
 
 /// Whether a process is gone. 0 is this one.
 fn is_dead(pid: u32) -> bool {
-    let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
-    pid.is_none_or(|pid| {
-        rustix::process::test_kill_process(pid) == Err(rustix::io::Errno::SRCH)
-    })
+    let pid = i32::try_from(pid)
+        .ok()
+        .and_then(rustix::process::Pid::from_raw);
+    pid.is_none_or(|pid| rustix::process::test_kill_process(pid) == Err(rustix::io::Errno::SRCH))
 }
 
 /// One received frame, of 1 to 64 slots.
@@ -339,7 +337,11 @@ impl Frame<'_> {
         if self.frags == 1 {
             let n = dst.len().min(self.len().saturating_sub(off));
             let buf = self.ring.slot(self.first).buf();
-            return if self.bufs.read(buf, off, &mut dst[..n]) { n } else { 0 };
+            return if self.bufs.read(buf, off, &mut dst[..n]) {
+                n
+            } else {
+                0
+            };
         }
         self.each(off, dst.len(), |buf, at, done, n| {
             self.bufs.read(buf, at, &mut dst[done..done + n])

@@ -41,10 +41,7 @@ impl Ids {
             }
             self.hint += 1;
         }
-        let bit = self
-            .used
-            .get(self.hint)
-            .map_or(0, |w| w.trailing_ones());
+        let bit = self.used.get(self.hint).map_or(0, |w| w.trailing_ones());
         let id = u32::try_from(self.hint).ok()?.checked_mul(64)? + bit;
         (id < self.limit).then(|| {
             self.mark(id);
@@ -57,19 +54,14 @@ impl Ids {
         if n == 1 {
             return self.take();
         }
-        let mut start = u32::try_from(self.hint).ok()? * 64;
-        let mut len = 0;
-        for id in start..self.limit {
-            if self.has(id) {
-                len = 0;
-                start = id + 1;
-                continue;
-            }
-            len += 1;
-            if len == n {
-                for i in start..start + n {
-                    self.mark(i);
-                }
+        let mut start = u32::try_from(self.hint).ok()?.checked_mul(64)?;
+        let mut end = start;
+        while end < self.limit {
+            end += 1;
+            if self.has(end - 1) {
+                start = end;
+            } else if end - start == n {
+                (start..end).for_each(|id| self.mark(id));
                 return Some(start);
             }
         }

@@ -71,8 +71,7 @@ impl<M: MemSource> Domain<M> {
         dead: &impl Fn(u16) -> bool,
     ) -> u32 {
         let slots = u32::from(r.slots);
-        let (Some(resv), Some(ring)) =
-            (kring.resv(slots), map.ring(kring.geom().ofs, slots))
+        let (Some(resv), Some(ring)) = (kring.resv(slots), map.ring(kring.geom().ofs, slots))
         else {
             return 0;
         };
@@ -151,7 +150,9 @@ impl<M: MemSource> Domain<M> {
         }
         self.free_buffers(region, &dying, &named, bound.extra);
         if unused {
-            let peer_open = peer.and_then(|p| self.port(p)).is_some_and(|p| !p.owners.is_empty());
+            let peer_open = peer
+                .and_then(|p| self.port(p))
+                .is_some_and(|p| !p.owners.is_empty());
             if !peer_open {
                 self.discard(bound.port);
                 if let Some(peer) = peer {
@@ -192,11 +193,16 @@ impl<M: MemSource> Domain<M> {
         self.unlink_monitor(id);
         self.orphan_monitors(id);
         self.world.topology_changed();
-        let Some(p) = self.ports.get(id.0) else { return };
+        let Some(p) = self.ports.get(id.0) else {
+            return;
+        };
         self.names.remove(&p.name);
         for r in &p.rx {
             if p.kind != PortKind::Pipe
-                && let Some(resv) = self.world.kring(r.kring).and_then(|k| k.resv(u32::from(r.slots)))
+                && let Some(resv) = self
+                    .world
+                    .kring(r.kring)
+                    .and_then(|k| k.resv(u32::from(r.slots)))
             {
                 resv.close();
             }

@@ -20,7 +20,12 @@ impl<M: MemSource> Domain<M> {
     /// # Errors
     ///
     /// As netmap's VALE_NEWIF: bad or too long name, name taken, no space.
-    pub fn new_interface(&mut self, name: &str, want: &Want, region: Option<u16>) -> Result<PortId> {
+    pub fn new_interface(
+        &mut self,
+        name: &str,
+        want: &Want,
+        region: Option<u16>,
+    ) -> Result<PortId> {
         check_interface_name(name)?;
         if self.find(name).is_some() {
             return Err(DomainError::Exists(format!("{name} exists already")));
@@ -41,7 +46,9 @@ impl<M: MemSource> Domain<M> {
         let id = self.find(name).ok_or_else(|| not_found(name))?;
         let p = self.port(id).ok_or_else(|| not_found(name))?;
         if !p.persistent {
-            return Err(DomainError::Invalid(format!("{name} is not a persistent port")));
+            return Err(DomainError::Invalid(format!(
+                "{name} is not a persistent port"
+            )));
         }
         if p.seat.is_some() || !p.owners.is_empty() {
             return Err(DomainError::Busy(format!("{name} is attached or open")));
@@ -60,9 +67,15 @@ impl<M: MemSource> Domain<M> {
         let (switch, port) = switch_and_port(spec)?;
         let full = spec.port_name();
         if self.find(&full).is_some() {
-            return Err(DomainError::Busy(format!("{full} is attached or open already")));
+            return Err(DomainError::Busy(format!(
+                "{full} is attached or open already"
+            )));
         }
-        let invalid = || DomainError::Invalid(format!("{port}: no persistent port or interface has that name"));
+        let invalid = || {
+            DomainError::Invalid(format!(
+                "{port}: no persistent port or interface has that name"
+            ))
+        };
         let id = self.find(&port).ok_or_else(invalid)?;
         let p = self.port(id).ok_or_else(invalid)?;
         if !p.persistent {
@@ -86,7 +99,9 @@ impl<M: MemSource> Domain<M> {
         let full = spec.port_name();
         let id = self.find(&full).ok_or_else(|| not_found(&full))?;
         if !self.port(id).is_some_and(|p| p.persistent) {
-            return Err(DomainError::Invalid(format!("{full} was not attached, but opened")));
+            return Err(DomainError::Invalid(format!(
+                "{full} was not attached, but opened"
+            )));
         }
         let seat = self.unseat(id).ok_or_else(|| not_found(&full))?;
         self.rename(id, port);
@@ -157,7 +172,10 @@ impl<M: MemSource> Domain<M> {
     ///
     /// No such switch.
     pub fn set_lookup(&mut self, switch: &str, kind: LookupKind) -> Result<()> {
-        let s = *self.switch_names.get(switch).ok_or_else(|| not_found(switch))?;
+        let s = *self
+            .switch_names
+            .get(switch)
+            .ok_or_else(|| not_found(switch))?;
         let sw = Switch::at(&self.world, s).ok_or_else(|| not_found(switch))?;
         sw.set_lookup(kind);
         self.world.topology_changed();
@@ -216,7 +234,8 @@ impl<M: MemSource> Domain<M> {
         let got = match self.find(&spec.port_name()).and_then(|id| self.port(id)) {
             Some(p) if p.isolated => {
                 let port = self.find(&spec.port_name());
-                port.and_then(|id| self.describe(id)).ok_or_else(|| not_found(&spec.port_name()))
+                port.and_then(|id| self.describe(id))
+                    .ok_or_else(|| not_found(&spec.port_name()))
             }
             _ => self.register(owner, &free, &want),
         };
@@ -248,9 +267,12 @@ fn check_interface_name(name: &str) -> Result<()> {
             "{name}: a persistent port's name has 1 to 15 bytes and does not begin with vale"
         )));
     }
-    let spec = PortSpec::from_nr_name(name).map_err(|e| DomainError::Invalid(format!("{name}: {e}")))?;
+    let spec =
+        PortSpec::from_nr_name(name).map_err(|e| DomainError::Invalid(format!("{name}: {e}")))?;
     if spec.pipe.is_some() || !matches!(spec.kind, name::PortKind::Nic { .. }) {
-        return Err(DomainError::Invalid(format!("{name}: not the name of an interface")));
+        return Err(DomainError::Invalid(format!(
+            "{name}: not the name of an interface"
+        )));
     }
     Ok(())
 }

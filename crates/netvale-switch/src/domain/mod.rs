@@ -401,7 +401,7 @@ impl<M: MemSource> Domain<M> {
         match made {
             Ok(region) => {
                 self.regions.fill(id, region);
-                u16::try_from(id).map_err(|_| full())
+                u16::try_from(id).ok().ok_or_else(full)
             }
             Err(e) => {
                 self.regions.release(id);
@@ -412,7 +412,9 @@ impl<M: MemSource> Domain<M> {
 
     fn map_region(&mut self, id: u32, geom: RegionGeom, shared: bool) -> Result<Region<M::File>> {
         let bad = |why: String| DomainError::NoSpace(why);
-        let id = u16::try_from(id).map_err(|_| bad("too many memory regions".into()))?;
+        let Ok(id) = u16::try_from(id) else {
+            return Err(bad("too many memory regions".into()));
+        };
         let huge = self.config.huge && shared;
         let (mem, file) = self
             .source
@@ -466,7 +468,8 @@ impl<M: MemSource> Domain<M> {
     /// Seats a port in a switch.
     fn seat(&mut self, switch: &str, port: PortId) -> Result<Seat> {
         let s = self.switch(switch)?;
-        let full = DomainError::NoSpace(alloc::format!("{switch} has {SWITCH_PORTS} ports already"));
+        let full =
+            DomainError::NoSpace(alloc::format!("{switch} has {SWITCH_PORTS} ports already"));
         let idx = self
             .switches
             .get_mut(u32::from(s))

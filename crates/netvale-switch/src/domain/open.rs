@@ -49,7 +49,9 @@ impl<M: MemSource> Domain<M> {
             return Err(DomainError::Invalid(format!("no registration {owner}")));
         };
         if o.bound.is_some() {
-            return Err(DomainError::Busy("this registration has a port already".into()));
+            return Err(DomainError::Busy(
+                "this registration has a port already".into(),
+            ));
         }
         let isolated = o.isolated;
         let want = with_options(spec, want);
@@ -90,8 +92,12 @@ impl<M: MemSource> Domain<M> {
         if let Some(other) = spec.opts.share.take() {
             let invalid = |e: name::NameError| DomainError::Invalid(e.to_string());
             let name = PortSpec::parse(&other).map_err(invalid)?.port_name();
-            let region = self.find(&name).and_then(|p| self.port(p)).map(|p| p.region);
-            let none = || DomainError::NotFound(format!("{name}: no such port to share memory with"));
+            let region = self
+                .find(&name)
+                .and_then(|p| self.port(p))
+                .map(|p| p.region);
+            let none =
+                || DomainError::NotFound(format!("{name}: no such port to share memory with"));
             spec.mem_id = Some(region.ok_or_else(none)?);
         }
         Ok(spec)
@@ -109,7 +115,10 @@ impl<M: MemSource> Domain<M> {
         let p = self.port(port).ok_or_else(gone)?;
         if p.isolated != isolated {
             let how = if p.isolated { "isolated" } else { "trusted" };
-            return Err(DomainError::Busy(format!("{} is open as {how} port", p.name)));
+            return Err(DomainError::Busy(format!(
+                "{} is open as {how} port",
+                p.name
+            )));
         }
         let hdr = want.vnet_hdr.unwrap_or(p.vnet_hdr);
         if hdr != 0 && !want.accepts_vnet_hdr {
@@ -123,7 +132,10 @@ impl<M: MemSource> Domain<M> {
             for &i in rings {
                 let r = &dir[usize::from(i)];
                 if r.exclusive || (spec.flags.exclusive && r.users > 0) {
-                    return Err(DomainError::Busy(format!("ring {i} of {} is in use", p.name)));
+                    return Err(DomainError::Busy(format!(
+                        "ring {i} of {} is in use",
+                        p.name
+                    )));
                 }
             }
         }
@@ -285,8 +297,13 @@ impl<M: MemSource> Domain<M> {
             }),
             ..spec.clone()
         };
-        if matches!(spec.rings, RingSel::Host | RingSel::HostOne(_) | RingSel::NicAndHost) {
-            return Err(DomainError::Invalid(format!("{name}: a pipe has no host rings")));
+        if matches!(
+            spec.rings,
+            RingSel::Host | RingSel::HostOne(_) | RingSel::NicAndHost
+        ) {
+            return Err(DomainError::Invalid(format!(
+                "{name}: a pipe has no host rings"
+            )));
         }
         let parent = spec.kind.to_string();
         let siblings = self
@@ -305,8 +322,14 @@ impl<M: MemSource> Domain<M> {
                 .map_or(DEFAULT_SLOTS, |r| r.slots)
         };
         let (dtx, drx) = (default(|p| &p.tx), default(|p| &p.rx));
-        let mut tx = (count(want.tx_rings, 1, MAX_PIPE_RINGS), slots(want.tx_slots, dtx));
-        let mut rx = (count(want.rx_rings, 1, MAX_PIPE_RINGS), slots(want.rx_slots, drx));
+        let mut tx = (
+            count(want.tx_rings, 1, MAX_PIPE_RINGS),
+            slots(want.tx_slots, dtx),
+        );
+        let mut rx = (
+            count(want.rx_rings, 1, MAX_PIPE_RINGS),
+            slots(want.rx_slots, drx),
+        );
         if role == PipeRole::Slave {
             // The configuration is the master's.
             core::mem::swap(&mut tx, &mut rx);
@@ -324,7 +347,11 @@ impl<M: MemSource> Domain<M> {
                     return Err(e);
                 }
             };
-            let s = if end == role { name.into() } else { peer_spec.port_name() };
+            let s = if end == role {
+                name.into()
+            } else {
+                peer_spec.port_name()
+            };
             let built = self.build(Plan {
                 name: s,
                 kind: PortKind::Pipe,
@@ -350,7 +377,11 @@ impl<M: MemSource> Domain<M> {
             }
             self.link_pipe(a, b);
         }
-        Ok(if role == PipeRole::Master { master } else { slave })
+        Ok(if role == PipeRole::Master {
+            master
+        } else {
+            slave
+        })
     }
 
     /// Joins the TX rings of `a` with the RX rings of `b`.
@@ -375,7 +406,9 @@ impl<M: MemSource> Domain<M> {
         let parent = self.find(&parent_name).ok_or_else(|| {
             DomainError::NotFound(format!("{parent_name}: no such port to monitor"))
         })?;
-        let p = self.port(parent).ok_or_else(|| DomainError::NotFound(parent_name.clone()))?;
+        let p = self
+            .port(parent)
+            .ok_or_else(|| DomainError::NotFound(parent_name.clone()))?;
         if p.kind == PortKind::Monitor {
             return Err(DomainError::Invalid("a monitor cannot be monitored".into()));
         }
@@ -397,7 +430,10 @@ impl<M: MemSource> Domain<M> {
             )));
         }
         let rings = u16::try_from(p.tx.len().max(p.rx.len())).unwrap_or(1);
-        let like = p.rx.first().or(p.tx.first()).map_or(DEFAULT_SLOTS, |r| r.slots);
+        let like =
+            p.rx.first()
+                .or(p.tx.first())
+                .map_or(DEFAULT_SLOTS, |r| r.slots);
         let kind = format!(
             "{}{}{}",
             if zcopy { "z" } else { "" },
@@ -492,9 +528,10 @@ impl<M: MemSource> Domain<M> {
 
     fn build(&mut self, plan: Plan) -> Result<PortId> {
         let limit = self.config.state.ports;
-        let id = self.ports.reserve().ok_or_else(|| {
-            DomainError::NoSpace(format!("{limit} ports exist already"))
-        })?;
+        let id = self
+            .ports
+            .reserve()
+            .ok_or_else(|| DomainError::NoSpace(format!("{limit} ports exist already")))?;
         let port = PortId(id);
         let mut p = Port {
             name: plan.name,
@@ -518,9 +555,7 @@ impl<M: MemSource> Domain<M> {
         // netmap's order: RX rings get their buffers before TX rings.
         let made = self
             .make_rings(port, plan.region, plan.rx, DIR_RX, plan.rx_bufs, &mut p.rx)
-            .and_then(|()| {
-                self.make_rings(port, plan.region, plan.tx, DIR_TX, true, &mut p.tx)
-            });
+            .and_then(|()| self.make_rings(port, plan.region, plan.tx, DIR_TX, true, &mut p.tx));
         if let Err(e) = made {
             self.free_rings(plan.region, &p.rx);
             self.free_rings(plan.region, &p.tx);
@@ -585,7 +620,8 @@ impl<M: MemSource> Domain<M> {
         dir: u16,
         bufs: bool,
     ) -> Result<RingState> {
-        let none = |what: &str| DomainError::NoSpace(format!("no {what} left in memory region {region}"));
+        let none =
+            |what: &str| DomainError::NoSpace(format!("no {what} left in memory region {region}"));
         let r = self
             .regions
             .get_mut(u32::from(region))
@@ -601,13 +637,14 @@ impl<M: MemSource> Domain<M> {
             r.rings.put(obj);
             return Err(none("room for a ring"));
         };
-        let tail = if dir == DIR_TX { u32::from(slots) - 1 } else { 0 };
+        let tail = if dir == DIR_TX {
+            u32::from(slots) - 1
+        } else {
+            0
+        };
         let distance = (geom.buf_ofs() - ofs) as u64;
         ring.init(idx, dir, geom.buf_size, distance, tail);
-        let holders = r
-            .map
-            .shared
-            .and_then(|s| self.world.holders(s, geom.bufs));
+        let holders = r.map.shared.and_then(|s| self.world.holders(s, geom.bufs));
         fill_slots(ring, bufs, geom.buf_size, || {
             let b = r.bufs.take().unwrap_or(0);
             if let Some(h) = holders.and_then(|h| h.get(b as usize)) {
@@ -650,7 +687,9 @@ impl<M: MemSource> Domain<M> {
             .get_mut(u32::from(region))
             .and_then(|r| r.ifs.take())
             .ok_or_else(|| {
-                DomainError::NoSpace(format!("no interface objects left in memory region {region}"))
+                DomainError::NoSpace(format!(
+                    "no interface objects left in memory region {region}"
+                ))
             })
     }
 
@@ -688,7 +727,8 @@ impl<M: MemSource> Domain<M> {
         for (d, s) in b.iter_mut().zip(p.name.bytes().take(15)) {
             *d = s;
         }
-        let put = |b: &mut [u8], ofs: usize, v: u32| b[ofs..ofs + 4].copy_from_slice(&v.to_le_bytes());
+        let put =
+            |b: &mut [u8], ofs: usize, v: u32| b[ofs..ofs + 4].copy_from_slice(&v.to_le_bytes());
         put(&mut b, 16, 14);
         put(&mut b, 20, private);
         put(&mut b, 24, u32::try_from(p.tx.len()).unwrap_or(0));
@@ -729,7 +769,8 @@ fn fill_slots(ring: Ring<'_>, bufs: bool, buf_size: u32, mut take: impl FnMut() 
 
 /// Rings that a specification binds.
 fn chosen(p: &Port, spec: &PortSpec) -> Result<(Vec<u16>, Vec<u16>)> {
-    let all = |rings: &[RingState]| (0..u16::try_from(rings.len()).unwrap_or(0)).collect::<Vec<_>>();
+    let all =
+        |rings: &[RingState]| (0..u16::try_from(rings.len()).unwrap_or(0)).collect::<Vec<_>>();
     let (mut tx, mut rx) = match spec.rings {
         RingSel::All => (all(&p.tx), all(&p.rx)),
         RingSel::One(i) => {
@@ -740,12 +781,19 @@ fn chosen(p: &Port, spec: &PortSpec) -> Result<(Vec<u16>, Vec<u16>)> {
             // A side that has no such ring takes part with its first.
             let pick = |rings: &[RingState]| -> Vec<u16> {
                 let i = if i < rings.len() { i } else { 0 };
-                rings.get(i).and(u16::try_from(i).ok()).into_iter().collect()
+                rings
+                    .get(i)
+                    .and(u16::try_from(i).ok())
+                    .into_iter()
+                    .collect()
             };
             (pick(&p.tx), pick(&p.rx))
         }
         RingSel::Host | RingSel::HostOne(_) | RingSel::NicAndHost => {
-            return Err(DomainError::Invalid(format!("{} has no host rings", p.name)));
+            return Err(DomainError::Invalid(format!(
+                "{} has no host rings",
+                p.name
+            )));
         }
     };
     if spec.flags.rx_only {
@@ -778,7 +826,11 @@ fn count(asked: u16, default: u16, most: u16) -> u16 {
 
 fn slots(asked: u16, default: u16) -> u16 {
     let most = u16::try_from(MAX_SLOTS).unwrap_or(u16::MAX);
-    if asked == 0 { default } else { asked.clamp(2, most) }
+    if asked == 0 {
+        default
+    } else {
+        asked.clamp(2, most)
+    }
 }
 
 /// Rings of a port, for code that must not list one twice.

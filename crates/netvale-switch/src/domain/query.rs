@@ -132,7 +132,10 @@ impl<M: MemSource> Domain<M> {
             name: p.name.clone(),
             kind: p.kind,
             seat: p.seat.map(|s| {
-                let name = self.switches.get(u32::from(s.switch)).map(|i| i.name.clone());
+                let name = self
+                    .switches
+                    .get(u32::from(s.switch))
+                    .map(|i| i.name.clone());
                 (name.unwrap_or_default(), s.switch, s.idx)
             }),
             isolated: p.isolated,
@@ -241,7 +244,12 @@ impl<M: MemSource> Domain<M> {
         report
     }
 
-    fn check_region(&self, id: u16, r: &Region<M::File>, problems: &mut Vec<String>) -> RegionReport {
+    fn check_region(
+        &self,
+        id: u16,
+        r: &Region<M::File>,
+        problems: &mut Vec<String>,
+    ) -> RegionReport {
         let mut seen: BTreeMap<u32, String> = BTreeMap::new();
         let mut say = |line: String| {
             if problems.len() < MAX_PROBLEMS {
@@ -254,8 +262,14 @@ impl<M: MemSource> Domain<M> {
             .chain(self.zombies.iter().map(|z| &*z.state))
             .filter(|p| p.region == id)
         {
-            for (dir, ring) in p.tx.iter().map(|r| ("tx", r)).chain(p.rx.iter().map(|r| ("rx", r))) {
-                let Some(view) = r.map.ring(r.map.geom.ring_ofs(ring.obj), u32::from(ring.slots))
+            for (dir, ring) in
+                p.tx.iter()
+                    .map(|r| ("tx", r))
+                    .chain(p.rx.iter().map(|r| ("rx", r)))
+            {
+                let Some(view) = r
+                    .map
+                    .ring(r.map.geom.ring_ofs(ring.obj), u32::from(ring.slots))
                 else {
                     continue;
                 };
@@ -297,7 +311,11 @@ impl<M: MemSource> Domain<M> {
                 seen.len()
             ));
         }
-        if let Some(holders) = r.map.shared.and_then(|s| self.world.holders(s, r.map.geom.bufs)) {
+        if let Some(holders) = r
+            .map
+            .shared
+            .and_then(|s| self.world.holders(s, r.map.geom.bufs))
+        {
             for b in RESERVED_BUFS..r.bufs.high_water() {
                 let held = holders.get(b as usize).map_or(0, |h| h.load(Acquire));
                 if (held == Holder::FREE.bits()) == r.bufs.has(b) {

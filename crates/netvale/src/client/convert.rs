@@ -149,7 +149,10 @@ fn reason(word: &str) -> &'static str {
 }
 
 fn bad(what: &str) -> Error {
-    Error::new(ErrorKind::Peer, format!("the server sent an impossible {what}"))
+    Error::new(
+        ErrorKind::Peer,
+        format!("the server sent an impossible {what}"),
+    )
 }
 
 #[cfg(test)]

@@ -38,7 +38,8 @@ const START_HINT: &str = "open the port again to start a new server, or run: net
 impl Link {
     /// Connects and says hello.
     pub(super) fn open(dir: &Path, isolated: bool) -> Result<(Self, Welcome)> {
-        let channel = Channel::connect(dir, SOCKET_NAME, PATIENCE).map_err(|e| no_server(dir, e))?;
+        let channel =
+            Channel::connect(dir, SOCKET_NAME, PATIENCE).map_err(|e| no_server(dir, e))?;
         let mut link = Self {
             channel,
             pid: std::process::id(),
@@ -66,7 +67,12 @@ impl Link {
         let state = match (context, state, fds.into_iter().next()) {
             (Context::Isolated, _, _) => None,
             (Context::Trusted, Some(state), Some(fd)) => Some((fd, state)),
-            _ => return Err(Error::new(ErrorKind::Peer, "the server sent no hidden state")),
+            _ => {
+                return Err(Error::new(
+                    ErrorKind::Peer,
+                    "the server sent no hidden state",
+                ));
+            }
         };
         let welcome = Welcome {
             instance,
@@ -118,7 +124,10 @@ impl Link {
 pub(super) fn unexpected(reply: &Reply) -> Error {
     let text = format!("{reply:?}");
     let name = text.split([' ', '(', '{']).next().unwrap_or_default();
-    Error::new(ErrorKind::Peer, format!("unexpected answer of the server: {name}"))
+    Error::new(
+        ErrorKind::Peer,
+        format!("unexpected answer of the server: {name}"),
+    )
 }
 
 fn no_server(dir: &Path, e: io::Error) -> Error {
@@ -133,13 +142,18 @@ fn no_server(dir: &Path, e: io::Error) -> Error {
             ErrorKind::Disconnected,
             format!("the server in {} does not answer", dir.display()),
         ),
-        _ => Error::io(format_args!("cannot connect to the server in {}", dir.display()), e),
+        _ => Error::io(
+            format_args!("cannot connect to the server in {}", dir.display()),
+            e,
+        ),
     }
 }
 
 fn lost(e: io::Error) -> Error {
     match e.kind() {
-        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::NotConnected => {
+        io::ErrorKind::ConnectionReset
+        | io::ErrorKind::BrokenPipe
+        | io::ErrorKind::NotConnected => {
             Error::new(ErrorKind::Disconnected, "the server has ended").with_hint(START_HINT)
         }
         io::ErrorKind::WouldBlock => Error::new(
@@ -169,5 +183,7 @@ fn kind_of(kind: Refused) -> ErrorKind {
 fn program_name() -> String {
     let exe = std::env::current_exe().ok();
     let name = exe.as_deref().and_then(Path::file_name);
-    name.map_or_else(String::new, |n| n.to_string_lossy().chars().take(64).collect())
+    name.map_or_else(String::new, |n| {
+        n.to_string_lossy().chars().take(64).collect()
+    })
 }

@@ -43,8 +43,8 @@ fn own_path() -> PathBuf {
 /// Connects to the server of the namespace in this directory; with `spawn`,
 /// starts one if there is none.
 pub(crate) fn connect(path: &Path, spawn: bool) -> Result<Arc<dyn Backend>> {
-    let dir = std::path::absolute(path)
-        .map_err(|e| Error::io(format_args!("{}", path.display()), e))?;
+    let dir =
+        std::path::absolute(path).map_err(|e| Error::io(format_args!("{}", path.display()), e))?;
     if dir == own_path() {
         check_owner(&dir)?;
     }
@@ -106,7 +106,8 @@ impl Served {
         };
         let answer = link.ask(request);
         // After a failed exchange the next answer could be to this question.
-        if !matches!(&answer, Err(e) if matches!(e.kind(), ErrorKind::Disconnected | ErrorKind::Peer)) {
+        if !matches!(&answer, Err(e) if matches!(e.kind(), ErrorKind::Disconnected | ErrorKind::Peer))
+        {
             *slot = Some(link);
         }
         Ok(answer?.0)
@@ -120,12 +121,16 @@ impl Served {
         };
         let reg = convert::registration(&registered)?;
         if reg.isolated != (welcome.context == Context::Isolated) {
-            return Err(Error::new(ErrorKind::Peer, "the server changed its mind on isolation"));
+            return Err(Error::new(
+                ErrorKind::Peer,
+                "the server changed its mind on isolation",
+            ));
         }
         let mut fds = fds.into_iter();
         let mut next = || {
             let missing = "the server did not send a descriptor that belongs to its answer";
-            fds.next().ok_or_else(|| Error::new(ErrorKind::Peer, missing))
+            fds.next()
+                .ok_or_else(|| Error::new(ErrorKind::Peer, missing))
         };
         let (region, bell) = (next()?, Arc::new(Doorbell::from(next()?)));
         let kick = if reg.isolated {
@@ -156,7 +161,9 @@ impl Served {
 fn map_region(registered: &Registered, fd: std::os::fd::OwnedFd) -> Result<RegionMap> {
     let bad = |e| Error::new(ErrorKind::Peer, format!("the port's region: {e}"));
     let size = convert::size(registered.region.size)?;
-    let mem = Memfd::from_fd(fd, size).and_then(|f| f.map()).map_err(bad)?;
+    let mem = Memfd::from_fd(fd, size)
+        .and_then(|f| f.map())
+        .map_err(bad)?;
     convert::region(&registered.region, mem)
 }
 
@@ -175,7 +182,10 @@ fn check_places(reg: &Registration, map: &RegionMap) -> Result<()> {
     if fine {
         Ok(())
     } else {
-        Err(Error::new(ErrorKind::Peer, "the server described a port outside its region"))
+        Err(Error::new(
+            ErrorKind::Peer,
+            "the server described a port outside its region",
+        ))
     }
 }
 
@@ -332,14 +342,16 @@ impl Backend for Served {
             };
             let last = regions.last().map(|r| r.id);
             report.problems.extend(problems);
-            report.regions.extend(regions.into_iter().map(|r| RegionReport {
-                id: r.id,
-                bufs: r.bufs,
-                free: r.free,
-                in_rings: r.in_rings,
-                extra: r.extra,
-                huge: r.huge,
-            }));
+            report
+                .regions
+                .extend(regions.into_iter().map(|r| RegionReport {
+                    id: r.id,
+                    bufs: r.bufs,
+                    free: r.free,
+                    in_rings: r.in_rings,
+                    extra: r.extra,
+                    huge: r.huge,
+                }));
             if !more || last <= after {
                 return Ok(report);
             }

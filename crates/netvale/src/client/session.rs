@@ -43,14 +43,24 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Session {
     /// The session with this instance of a server, begun now if there is none.
-    pub(super) fn of(instance: u64, dir: &Path, state: OwnedFd, file: &StateFile) -> Result<Arc<Self>> {
+    pub(super) fn of(
+        instance: u64,
+        dir: &Path,
+        state: OwnedFd,
+        file: &StateFile,
+    ) -> Result<Arc<Self>> {
         let mut all = lock(&SESSIONS);
         all.retain(|s| s.strong_count() > 0);
         let same = |s: &Arc<Self>| s.instance == instance && s.dir == dir;
         if let Some(session) = all.iter().filter_map(Weak::upgrade).find(same) {
             return Ok(session);
         }
-        let bad = |what: &str| Error::new(ErrorKind::Peer, format!("the server's hidden state: {what}"));
+        let bad = |what: &str| {
+            Error::new(
+                ErrorKind::Peer,
+                format!("the server's hidden state: {what}"),
+            )
+        };
         let geom = StateGeom::from_array(file.geom).ok_or_else(|| bad("impossible sizes"))?;
         let mem = Memfd::from_fd(state, convert::size(file.size)?)
             .and_then(|f| f.map())
