@@ -154,7 +154,7 @@ enum Command {
     Fdb(fdb::Args),
     /// Check this machine, the namespace and its buffers
     Doctor(doctor::Args),
-    /// Run the namespace's server in the foreground
+    /// Run, stop or show the namespace's server
     Server(server_cmd::ServerArgs),
     /// Measure, with machine-readable results
     Bench(bench::BenchArgs),

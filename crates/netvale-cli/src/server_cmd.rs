@@ -12,6 +12,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use netvale::{Error, ErrorKind};
@@ -27,7 +28,6 @@ use crate::failure::{Result, io_error};
 /// Arguments of `netvale server`.
 #[derive(Debug, Clone, Args)]
 #[command(
-    args_conflicts_with_subcommands = true,
     after_help = "Without options the server runs in the background until it is stopped.\n\
                   Clients start one of their own accord, which ends with the last port."
 )]
@@ -70,6 +70,9 @@ enum ServerCommand {
     },
 }
 
+/// Longest time that a server may take to end.
+const END_PATIENCE: Duration = Duration::from_secs(5);
+
 /// Runs the command.
 pub(crate) fn run(args: &ServerArgs, place: &Place) -> Result<ExitCode> {
     if place.is_embedded() {
@@ -79,6 +82,9 @@ pub(crate) fn run(args: &ServerArgs, place: &Place) -> Result<ExitCode> {
     match &args.command {
         Some(ServerCommand::Stop { force }) => {
             place.namespace_if_running()?.shutdown(*force)?;
+            if !netvale_server::remote::wait_until_gone(&dir(place)?, END_PATIENCE) {
+                return Err(Error::new(ErrorKind::Io, "the server is still ending").into());
+            }
         }
         Some(ServerCommand::Status { json }) => status(place, *json)?,
         None if args.detached => work_detached(args, place),
@@ -128,7 +134,8 @@ fn launch(args: &ServerArgs, place: &Place) -> Result<()> {
         command.arg("--isolated");
     }
     if let Some(path) = &args.config {
-        let path = std::path::absolute(path).map_err(|e| io_error(&path.display().to_string(), &e))?;
+        let path =
+            std::path::absolute(path).map_err(|e| io_error(&path.display().to_string(), &e))?;
         command.arg("--config").arg(path);
     }
     let failed = |e: io::Error| io_error("cannot start the server", &e);
@@ -205,7 +212,9 @@ fn work(args: &ServerArgs, place: &Place) -> Result<()> {
 fn start(config: Config) -> Result<Server> {
     let (stop, signal) = UnixStream::pair().map_err(|e| io_error("cannot catch signals", &e))?;
     for number in [SIGINT, SIGTERM] {
-        let end = signal.try_clone().map_err(|e| io_error("cannot catch signals", &e))?;
+        let end = signal
+            .try_clone()
+            .map_err(|e| io_error("cannot catch signals", &e))?;
         signal_hook::low_level::pipe::register(number, end)
             .map_err(|e| io_error("cannot catch signals", &e))?;
     }
@@ -260,7 +269,11 @@ fn status(place: &Place, json: bool) -> Result<()> {
 }
 
 fn table(dir: &Path, s: &Status) -> String {
-    let mode = if s.service { "until it is stopped" } else { "until nobody needs it" };
+    let mode = if s.service {
+        "until it is stopped"
+    } else {
+        "until nobody needs it"
+    };
     [
         ("namespace", dir.display().to_string()),
         ("process", s.pid.to_string()),
@@ -268,7 +281,10 @@ fn table(dir: &Path, s: &Status) -> String {
         ("stays", mode.into()),
         ("uptime", format!("{} s", s.uptime_s)),
         ("connections", s.connections.to_string()),
-        ("open ports", format!("{} ({} isolated)", s.registrations, s.isolated)),
+        (
+            "open ports",
+            format!("{} ({} isolated)", s.registrations, s.isolated),
+        ),
         ("ports", s.ports.to_string()),
         ("workers", s.workers.to_string()),
         ("bad requests", s.bad_requests.to_string()),

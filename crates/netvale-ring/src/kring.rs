@@ -356,12 +356,24 @@ impl<'a> Kring<'a> {
         let w = u64::from(c.start.bits()) | u64::from(c.tail.bits()) << 32;
         self.words[word::CURSOR].store(w, Relaxed);
     }
-    /// Position up to which slots were given back by the program.
+    /// Position up to which slots were given back to the senders.
     #[inline]
     #[must_use]
     #[expect(clippy::cast_possible_truncation, reason = "bit field")]
     pub fn rhead(self) -> Pos {
         Pos::from_bits(self.words[word::RHEAD].load(Acquire) as u32)
+    }
+    /// Position up to which the program of an RX ring has released slots.
+    #[inline]
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "bit field")]
+    pub fn released(self) -> Pos {
+        Pos::from_bits(self.words[word::HW].load(Relaxed) as u32)
+    }
+    /// Stores it. Under the lock.
+    #[inline]
+    pub fn set_released(self, p: Pos) {
+        self.words[word::HW].store(u64::from(p.bits()), Relaxed);
     }
     /// Publishes it. Under the lock.
     #[inline]

@@ -19,8 +19,9 @@ pub const BUF_SIZE: u32 = 2112;
 /// Buffers 0 and 1 are never given to anybody (netmap's rule).
 pub const RESERVED_BUFS: u32 = 2;
 
-/// Bytes of an interface object: up to 120 rings.
-pub const IF_SIZE: u32 = 1024;
+/// Bytes of an interface object: a header and the offsets of 512 rings, which
+/// is what a pipe can have.
+pub const IF_SIZE: u32 = 4160;
 
 /// Bytes of a ring object: a header and [`crate::MAX_SLOTS`] slots.
 pub const RING_SIZE: u32 = 256 + 16 * crate::pos::MAX_SLOTS;

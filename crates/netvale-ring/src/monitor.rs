@@ -12,7 +12,7 @@ use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use crate::deliver::Target;
 use crate::kring::{Kring, KringId};
 use crate::resv::Lease;
-use crate::slot::{NS_BUF_CHANGED, NS_MOREFRAG, NS_TXMON, Ring, Slot};
+use crate::slot::{MAX_FRAGS, NS_BUF_CHANGED, NS_MOREFRAG, NS_TXMON, Ring, Slot};
 use crate::world::{Holder, Party, RegionMap};
 
 /// Monitors of one ring that are looked at: bounds the walk along links that
@@ -158,7 +158,12 @@ fn pieces<'a>(run: Run<'a>, mut f: impl FnMut(Run<'a>)) {
     let mut left = run.n.min(run.ring.count());
     let mut first = run.first;
     while left > 0 {
-        let n = left.min(CHUNK);
+        let mut n = left.min(CHUNK);
+        // Not in the middle of a frame: the rest might find no room.
+        let last = |n: u32| run.ring.slot((first + n - 1) % run.ring.count());
+        while n < left && n < CHUNK + MAX_FRAGS && last(n).has(NS_MOREFRAG) {
+            n += 1;
+        }
         f(Run { first, n, ..run });
         first = (first + n) % run.ring.count();
         left -= n;

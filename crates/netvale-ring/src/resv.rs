@@ -26,6 +26,10 @@
 //! 4. If a sender dies, *repair* walks the same records and completes those of
 //!    the dead with empty slots.
 //!
+//! A reservation may be shown piece by piece (`done` grows). Its slots are given
+//! back to the senders only when all of it is done: a later reservation that
+//! began at the same slot would write over its record.
+//!
 //! One record per batch, instead of a mark per slot, halves the cache lines
 //! that travel between sender and receiver besides the slots themselves.
 
@@ -111,8 +115,9 @@ pub struct Resv<'a, W> {
     pub word: &'a W,
     /// One record word per slot. Written by senders.
     pub recs: &'a [W],
-    /// Position up to which the receiver has given slots back. Written by the
-    /// receiver only.
+    /// Position up to which the receiver has given slots back: whole
+    /// reservations only, because a record's slot must not begin another
+    /// reservation before it is done with. Written by the receiver only.
     pub rhead: &'a W,
 }
 
@@ -253,6 +258,10 @@ impl<'a, W: Word> Resv<'a, W> {
             let rhead = self.rhead();
             let used = rhead.distance(head.pos, slots);
             if used >= slots || head.pos.idx() >= slots {
+                // Or the ring has moved on between the two loads.
+                if self.word.load(Ordering::Acquire) != word {
+                    continue;
+                }
                 return Err(Refused::Fault);
             }
             let free = slots - 1 - used;
@@ -330,6 +339,8 @@ impl<'a, W: Word> Resv<'a, W> {
             };
         }
         let mut room = slots - 1 - held;
+        // What was shown of the first reservation is not taken back.
+        let mut shown = at.start.distance(at.tail, slots);
         while room > 0 {
             let Some(word) = self.recs.get(at.start.idx() as usize) else {
                 break;
@@ -340,12 +351,13 @@ impl<'a, W: Word> Resv<'a, W> {
             if rec.lap != at.start.lap() {
                 break;
             }
-            if rec.n == 0 || rec.n > room || rec.done > rec.n {
+            if rec.n == 0 || rec.n > room || rec.done > rec.n || rec.done < shown {
                 return Collected {
                     cursor: at,
                     fault: true,
                 };
             }
+            shown = 0;
             at.tail = at.start.add(rec.done, slots);
             if rec.done < rec.n {
                 break;

@@ -3,6 +3,7 @@
 use crate::kring::{Counter, KringId};
 use crate::monitor::{self, Run};
 use crate::pipe::End;
+use crate::pos::Pos;
 use crate::sync::{BadWords, prologue};
 use crate::world::Party;
 
@@ -16,17 +17,19 @@ use crate::world::Party;
 #[inline]
 pub fn rxsync(party: &Party<'_>, rx: End<'_>) -> Result<u32, BadWords> {
     let count = rx.ring.count();
-    let rhead = rx.kring.rhead();
+    let was = rx.kring.released();
     let cursor = rx.kring.cursor();
-    let words = prologue(rx.ring, party.own, rhead.idx(), cursor.tail.idx());
+    let words = prologue(rx.ring, party.own, was.idx(), cursor.tail.idx());
+    let mut released = was;
     if let Ok(head) = words
-        && head != rhead.idx()
+        && head != was.idx()
     {
-        let n = rx.ring.span(rhead.idx(), head);
+        let n = rx.ring.span(was.idx(), head);
         if rx.kring.monitors().is_some() {
-            release_to_monitors(party, rx, rx.id, rhead.idx(), n);
+            release_to_monitors(party, rx, rx.id, was.idx(), n);
         }
-        rx.kring.set_rhead(rhead.add(n, count));
+        released = was.add(n, count);
+        rx.kring.set_released(released);
     }
     let Some(resv) = rx.kring.resv(count) else {
         return words;
@@ -46,6 +49,7 @@ pub fn rxsync(party: &Party<'_>, rx: End<'_>) -> Result<u32, BadWords> {
         rx.ring.set_tail(tail);
         rx.kring.count_in(frames, bytes);
     }
+    give_back(rx, released, found.cursor.start, count);
     match words {
         Ok(_) if tail < count => Ok(tail),
         Ok(_) => Ok(cursor.tail.idx()),
@@ -53,6 +57,18 @@ pub fn rxsync(party: &Party<'_>, rx: End<'_>) -> Result<u32, BadWords> {
             rx.kring.count(Counter::FaultWords, 1);
             Err(bad)
         }
+    }
+}
+
+/// Lets senders have what the program released, but nothing of a reservation
+/// that is still being filled, though its first slots were shown: its record
+/// stands at its first slot and must not be written over.
+#[inline]
+fn give_back(rx: End<'_>, released: Pos, start: Pos, count: u32) {
+    let inside = start.distance(released, count);
+    let to = if inside < count { start } else { released };
+    if to != rx.kring.rhead() {
+        rx.kring.set_rhead(to);
     }
 }
 

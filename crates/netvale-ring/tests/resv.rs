@@ -194,8 +194,10 @@ mod resv {
                     }
                     Op::Release { part } => {
                         let n = u32::try_from(held.len()).unwrap() * part / 256;
-                        held.drain(..n as usize);
                         let rhead = Pos::from_bits(u32::try_from(bed.rhead.load(Relaxed)).unwrap());
+                        // Whole reservations only.
+                        let n = n.min(rhead.distance(cursor.start, slots));
+                        held.drain(..n as usize);
                         bed.rhead.store(u64::from(rhead.add(n, slots).bits()), Relaxed);
                     }
                     Op::Die { owner } => {
@@ -309,7 +311,7 @@ mod resv {
             resv.publish(lease, n, true);
             cursor = resv.collect(cursor).cursor;
             assert_eq!(cursor.tail, lease.start.add(n, 4));
-            bed.rhead.store(u64::from(cursor.tail.bits()), Relaxed);
+            bed.rhead.store(u64::from(cursor.start.bits()), Relaxed);
             lease.start
         };
         // Once a reservation at slot 1, then for a whole turn of the laps
@@ -388,7 +390,7 @@ mod resv {
                     leased[at].store(false, Relaxed);
                 }
                 cursor = found.cursor;
-                let to = u64::from(cursor.tail.bits());
+                let to = u64::from(cursor.start.bits());
                 bed.rhead.store(to, std::sync::atomic::Ordering::Release);
             }
         });
@@ -471,7 +473,7 @@ mod resv {
             loop {
                 let end = done.load(std::sync::atomic::Ordering::Acquire);
                 let found = bed.resv().collect(cursor);
-                assert!(!found.fault);
+                assert!(!found.fault, "{found:?} {:x?} rhead {:x}", bed.recs, bed.rhead.load(Relaxed));
                 let n = cursor.tail.distance(found.cursor.tail, slots);
                 for k in 0..n {
                     let v = bed.slot(cursor.tail, k).load(Relaxed);
@@ -484,7 +486,7 @@ mod resv {
                 cursor = found.cursor;
                 shared.store(pack(cursor), Relaxed);
                 bed.rhead.store(
-                    u64::from(cursor.tail.bits()),
+                    u64::from(cursor.start.bits()),
                     std::sync::atomic::Ordering::Release,
                 );
                 if end && n == 0 {

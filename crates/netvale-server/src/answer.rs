@@ -38,8 +38,8 @@ pub(crate) struct Core {
     // Before `domain` goes they must have ended: see `Drop`.
     workers: Vec<Worker>,
     owners: HashMap<u16, Owner>,
-    /// Isolated ports by name: whose they are, and their registrations.
-    fenced: HashMap<String, (u32, usize)>,
+    /// Isolated ports by name.
+    fenced: HashMap<String, Fenced>,
     config: Config,
     instance: u64,
     started: Instant,
@@ -51,6 +51,17 @@ pub(crate) struct Core {
     pub(crate) ending: bool,
     pub(crate) bad_requests: u64,
     pub(crate) refused: u64,
+}
+
+/// An isolated port.
+#[derive(Debug)]
+struct Fenced {
+    /// Whose it is.
+    uid: u32,
+    registrations: usize,
+    /// All registrations of a port are served by one worker: they share its
+    /// rings and its bell page.
+    worker: usize,
 }
 
 /// A bound registration.
@@ -112,8 +123,8 @@ impl Core {
         self.note_regions(id);
         if let Some(switch) = &port.attach {
             let spec = format!("{switch}:{}", port.name);
-            let spec = PortSpec::parse(&spec)
-                .map_err(|e| DomainError::Invalid(format!("{spec}: {e}")))?;
+            let spec =
+                PortSpec::parse(&spec).map_err(|e| DomainError::Invalid(format!("{spec}: {e}")))?;
             self.domain.attach(&spec)?;
             self.seated = true;
         }
@@ -121,15 +132,26 @@ impl Core {
     }
 
     /// Answers a request of a connection.
-    pub(crate) fn answer(&mut self, conn: &mut Conn, connections: usize, request: Request) -> Answer {
+    pub(crate) fn answer(
+        &mut self,
+        conn: &mut Conn,
+        connections: usize,
+        request: Request,
+    ) -> Answer {
         if let Request::Hello {
-            version, isolated, ..
+            version,
+            isolated,
+            ref client,
         } = request
         {
+            tracing::debug!(pid = conn.pid, client, isolated, "hello");
             return self.hello(conn, version, isolated);
         }
         let Some(context) = conn.context else {
-            return Err(Refusal::new(ErrorKind::Protocol, "the first message must be hello"));
+            return Err(Refusal::new(
+                ErrorKind::Protocol,
+                "the first message must be hello",
+            ));
         };
         let done = match request {
             Request::Hello { .. } => Reply::Done, // answered above
@@ -198,7 +220,10 @@ impl Core {
 
     fn register(&mut self, conn: &mut Conn, context: Context, spec: &str, want: &Wanted) -> Answer {
         if conn.owner.is_some() {
-            return Err(Refusal::new(ErrorKind::Busy, "this connection has a port already"));
+            return Err(Refusal::new(
+                ErrorKind::Busy,
+                "this connection has a port already",
+            ));
         }
         let spec = parse(spec)?;
         let mut want = listing::want(want);
@@ -233,7 +258,7 @@ impl Core {
         let name = spec.port_name();
         let denied = |why: &str| Err(Refusal::new(ErrorKind::Denied, format!("{name} {why}")));
         match self.fenced.get(&name) {
-            Some(&(uid, _)) if uid != conn.uid => denied("belongs to another user"),
+            Some(port) if port.uid != conn.uid => denied("belongs to another user"),
             None if spec.flags.is_monitor() && !conn.trusted_user => {
                 denied("is not yours to monitor")
             }
@@ -256,15 +281,20 @@ impl Core {
         let (to_client, to_worker) = (BellPair::new().map_err(os)?, BellPair::new().map_err(os)?);
         self.hire()?;
         let fewest = self.workers.iter().enumerate().min_by_key(|(_, w)| w.ports);
-        let Some((worker, _)) = fewest else {
-            return Err(Refusal::new(ErrorKind::Other, "the server has no worker"));
+        let worker = match (self.fenced.get(&reg.name), fewest) {
+            (Some(port), _) => port.worker,
+            (None, Some((worker, _))) => worker,
+            (None, None) => return Err(Refusal::new(ErrorKind::Other, "the server has no worker")),
         };
         let Some((map, _)) = self.domain.region(reg.region, reg.region_gen) else {
             return Err(Refusal::new(ErrorKind::Other, "the port's region is gone"));
         };
         let client = Client::new(&self.gear(), reg, map, to_client.ring, to_worker.hear);
         let Some(client) = client else {
-            return Err(Refusal::new(ErrorKind::Other, "the port's rings are not in its region"));
+            return Err(Refusal::new(
+                ErrorKind::Other,
+                "the port's rings are not in its region",
+            ));
         };
         let theirs = Owner::Isolated {
             worker,
@@ -273,7 +303,12 @@ impl Core {
             kick: to_worker.ring,
         };
         self.owners.insert(owner, theirs);
-        self.fenced.entry(reg.name.clone()).or_insert((uid, 0)).1 += 1;
+        let port = self.fenced.entry(reg.name.clone()).or_insert(Fenced {
+            uid,
+            registrations: 0,
+            worker,
+        });
+        port.registrations += 1;
         self.workers[worker].add(client);
         self.outfit_of(reg)
     }
@@ -289,14 +324,20 @@ impl Core {
             Owner::Trusted { bell } => fds.push(dup(bell)?),
             Owner::Isolated { hear, kick, .. } => fds.extend([dup(hear)?, dup(kick)?]),
         }
-        Ok((Reply::Registered(listing::registered(reg, file.len() as u64)), fds))
+        Ok((
+            Reply::Registered(listing::registered(reg, file.len() as u64)),
+            fds,
+        ))
     }
 
     fn whoami(&self, conn: &Conn) -> Answer {
         let reg = conn.owner.and_then(|o| self.domain.registration(o));
         match reg {
             Some(reg) => self.outfit_of(&reg),
-            None => Err(Refusal::new(ErrorKind::NotFound, "this connection has no port")),
+            None => Err(Refusal::new(
+                ErrorKind::NotFound,
+                "this connection has no port",
+            )),
         }
     }
 
@@ -343,9 +384,9 @@ impl Core {
                 if let Some(worker) = self.workers.get_mut(worker) {
                     worker.remove(owner);
                 }
-                if let Some((_, n)) = self.fenced.get_mut(&name) {
-                    *n -= 1;
-                    if *n == 0 {
+                if let Some(port) = self.fenced.get_mut(&name) {
+                    port.registrations -= 1;
+                    if port.registrations == 0 {
                         self.fenced.remove(&name);
                     }
                 }
@@ -393,9 +434,10 @@ impl Core {
 
     fn region(&self, context: Context, id: u16, generation: u32) -> Answer {
         trusted_only(context)?;
-        let (map, file) = self.domain.region(id, generation).ok_or_else(|| {
-            Refusal::new(ErrorKind::NotFound, format!("no memory region {id}"))
-        })?;
+        let (map, file) = self
+            .domain
+            .region(id, generation)
+            .ok_or_else(|| Refusal::new(ErrorKind::NotFound, format!("no memory region {id}")))?;
         Ok((Reply::Region(listing::region(map, file)), vec![dup(file)?]))
     }
 
@@ -413,7 +455,8 @@ impl Core {
 
     fn list(&self, after: Option<&netvale_wire::proto::PortKey>) -> Reply {
         let all = self.domain.list().into_iter().map(listing::port);
-        let (ports, more) = listing::page(all.filter(|p: &PortInfo| after.is_none_or(|a| p.key() > *a)));
+        let (ports, more) =
+            listing::page(all.filter(|p: &PortInfo| after.is_none_or(|a| p.key() > *a)));
         Reply::Ports { ports, more }
     }
 
@@ -422,11 +465,17 @@ impl Core {
         let name = spec.port_name();
         // Making the port, if only for a moment, takes memory of the trusted.
         if !conn.trusted_user && self.domain.vnet_hdr(&name).is_err() {
-            return Err(Refusal::new(ErrorKind::NotFound, format!("{name}: no such port")));
+            return Err(Refusal::new(
+                ErrorKind::NotFound,
+                format!("{name}: no such port"),
+            ));
         }
         let reg = self.domain.info(&spec)?;
         self.regions.prune(&self.domain);
-        Ok(Reply::Info(listing::registered(&reg, reg.geom.file_len() as u64)))
+        Ok(Reply::Info(listing::registered(
+            &reg,
+            reg.geom.file_len() as u64,
+        )))
     }
 
     fn stats(&self, name: Option<&str>, after: Option<&str>) -> Reply {
@@ -439,7 +488,11 @@ impl Core {
         Reply::Stats { ports, more }
     }
 
-    fn fdb(&self, switch: &str, after: Option<netvale_wire::proto::StationKey>) -> Result<Reply, Refusal> {
+    fn fdb(
+        &self,
+        switch: &str,
+        after: Option<netvale_wire::proto::StationKey>,
+    ) -> Result<Reply, Refusal> {
         let all = self.domain.fdb(switch).ok_or_else(|| {
             Refusal::new(ErrorKind::NotFound, format!("{switch}: no such switch"))
         })?;
@@ -479,7 +532,9 @@ impl Core {
                 port_index: self.domain.detach(&parse(&spec)?)?,
             }),
             Request::NewIf { name, want, region } => {
-                let id = self.domain.new_interface(&name, &listing::want(&want), region)?;
+                let id = self
+                    .domain
+                    .new_interface(&name, &listing::want(&want), region)?;
                 self.persistent = true;
                 self.note_regions(id);
                 Ok(Reply::Done)
@@ -497,12 +552,17 @@ impl Core {
                 let others = self.owners.len() - usize::from(conn.owner.is_some());
                 if others > 0 && !force {
                     let message = format!("{others} ports are open");
-                    return Err(Refusal::new(ErrorKind::Busy, message).hint("--force ends it anyway"));
+                    return Err(
+                        Refusal::new(ErrorKind::Busy, message).hint("--force ends it anyway")
+                    );
                 }
                 self.ending = true;
                 Ok(Reply::Done)
             }
-            _ => Err(Refusal::new(ErrorKind::Protocol, "not a request that changes anything")),
+            _ => Err(Refusal::new(
+                ErrorKind::Protocol,
+                "not a request that changes anything",
+            )),
         }
     }
 

@@ -154,7 +154,7 @@ impl Config {
 
     fn parse(text: &str, defaults: Self) -> Result<Self, String> {
         let file: File = toml::from_str(text).map_err(|e| {
-            let line = e.span().map(|s| text[..s.start].lines().count().max(1));
+            let line = e.span().map(|s| text[..s.start].matches('\n').count() + 1);
             match line {
                 Some(line) => format!("line {line}: {}", e.message()),
                 None => e.message().to_owned(),
@@ -207,7 +207,10 @@ impl Config {
             return Err("limits: a table would be empty or too large".into());
         }
         if !(1..=MAX_WORKERS).contains(&self.workers) {
-            return Err(format!("workers must be 1 to {MAX_WORKERS}, not {}", self.workers));
+            return Err(format!(
+                "workers must be 1 to {MAX_WORKERS}, not {}",
+                self.workers
+            ));
         }
         let most = RegionGeom {
             bufs: state.holders,
@@ -304,13 +307,19 @@ mod tests {
         let d = Config::at("/run/netvale");
         assert_eq!(c.namespace, d.namespace);
         assert_eq!(c.domain, d.domain);
-        assert_eq!((c.workers, c.ageing, c.isolated), (d.workers, d.ageing, d.isolated));
+        assert_eq!(
+            (c.workers, c.ageing, c.isolated),
+            (d.workers, d.ageing, d.isolated)
+        );
         assert_eq!(
             (c.user_connections, c.user_extra_bufs),
             (d.user_connections, d.user_extra_bufs)
         );
         let access = c.access.unwrap();
-        assert_eq!((access.mode, access.group.as_deref()), (0o660, Some("netvale")));
+        assert_eq!(
+            (access.mode, access.group.as_deref()),
+            (0o660, Some("netvale"))
+        );
         assert_eq!(c.ports.len(), 1);
         assert_eq!(c.ports[0].attach.as_deref(), Some("vale0"));
     }

@@ -56,7 +56,7 @@ pub(crate) struct NamespaceDir {
     lock: File,
 }
 
-const LOCK_NAME: &str = "lock";
+pub(crate) const LOCK_NAME: &str = "lock";
 /// A socket gets its real name once it listens, so that nobody finds it early.
 const NEW_NAME: &str = "control.new";
 /// Connections that wait to be taken.
@@ -126,7 +126,8 @@ impl NamespaceDir {
         let fd = netvale_shm::channel::listen(&self.path, NEW_NAME, BACKLOG)
             .map_err(os("listen at", &new))?;
         let mode = access.map_or(0o600, |a| a.mode);
-        std::fs::set_permissions(&new, Permissions::from_mode(mode)).map_err(os("open up", &new))?;
+        std::fs::set_permissions(&new, Permissions::from_mode(mode))
+            .map_err(os("open up", &new))?;
         if let Some(group) = access.and_then(|a| a.group.as_deref()) {
             std::os::unix::fs::chown(&new, None, Some(gid(group)?)).map_err(os("open up", &new))?;
         }
@@ -171,7 +172,8 @@ fn make(path: &Path, access: Option<&Access>) -> Result<(), DirError> {
         )));
     }
     if access.is_some() && meta.mode() & 0o111 != 0o111 {
-        std::fs::set_permissions(path, Permissions::from_mode(mode)).map_err(os("open up", path))?;
+        std::fs::set_permissions(path, Permissions::from_mode(mode))
+            .map_err(os("open up", path))?;
     }
     Ok(())
 }
@@ -215,7 +217,10 @@ mod tests {
         let _listener = first.listen(None).unwrap();
         let second = NamespaceDir::take(&path, None).unwrap_err();
         let us = std::process::id();
-        assert!(matches!(second, DirError::Taken { pid, .. } if pid == us), "{second}");
+        assert!(
+            matches!(second, DirError::Taken { pid, .. } if pid == us),
+            "{second}"
+        );
         drop(first);
         assert_eq!(std::fs::read_dir(&path).unwrap().count(), 0, "leftovers");
         // A dead server's leftovers are no obstacle.

@@ -1,10 +1,10 @@
 //! The control plane's answers as messages, a page at a time.
 
+use netvale_ring::world::RegionMap;
 use netvale_shm::Memfd;
 use netvale_switch::domain::{
     CheckReport, DomainError, PortEntry, PortStats, Registration, RingInfo, StationEntry, Want,
 };
-use netvale_ring::world::RegionMap;
 use netvale_wire::proto::{
     Context, Drops, ErrorKind, MAX_MSG, MAX_OWNERS, OwnerInfo, PortInfo, RegionBooks, RegionInfo,
     Registered, Reply, RingPlace, SeatInfo, Station, StationKey, Wanted,
@@ -225,7 +225,11 @@ pub(crate) fn check(report: CheckReport, after: Option<u16>) -> Reply {
     Reply::Check {
         regions,
         // Twenty lines at most; told once.
-        problems: if after.is_none() { report.problems } else { Vec::new() },
+        problems: if after.is_none() {
+            report.problems
+        } else {
+            Vec::new()
+        },
         more,
     }
 }
@@ -246,7 +250,6 @@ pub(crate) fn page<T: Serialize>(all: impl Iterator<Item = T>) -> (Vec<T>, bool)
 
 /// Bytes of the entries in one message; the rest of it is less than 4 KiB.
 const PAGE: usize = MAX_MSG - 16 * 1024;
-
 
 #[cfg(test)]
 mod tests {

@@ -3,12 +3,14 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use netvale_shm::channel::Channel;
 use netvale_wire::proto::{
     MAX_MSG, PROTOCOL_VERSION, Reply, Request, SOCKET_NAME, decode_reply, encode,
 };
+
+use crate::dir::LOCK_NAME;
 
 /// A connection that asks.
 #[derive(Debug)]
@@ -75,4 +77,18 @@ impl Remote {
     pub fn channel(&self) -> &Channel {
         &self.channel
     }
+}
+
+/// Waits until a server that was told to end has left the directory to the
+/// next one; `false` if it takes longer than `time`.
+#[must_use]
+pub fn wait_until_gone(dir: &Path, time: Duration) -> bool {
+    let (lock, end) = (dir.join(LOCK_NAME), Instant::now() + time);
+    while lock.exists() {
+        if Instant::now() >= end {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    true
 }

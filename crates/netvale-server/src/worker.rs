@@ -10,6 +10,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
@@ -55,6 +56,8 @@ pub(crate) struct Client {
     bell: Doorbell,
     /// Rung by the client.
     kick: Doorbell,
+    /// Serving it went wrong once.
+    broken: bool,
 }
 
 #[derive(Debug)]
@@ -93,6 +96,7 @@ impl Client {
             rx: rx.collect::<Option<_>>()?,
             bell: bell.into(),
             kick: kick.into(),
+            broken: false,
         })
     }
 
@@ -100,8 +104,9 @@ impl Client {
         Bell::at(&self.map.mem, &self.map.geom)
     }
 
-    /// One sync a ring; whether anything moved.
-    fn serve(&mut self) -> bool {
+    /// One sync a ring; whether anything moved, and whether somebody sleeps
+    /// who waits for it.
+    fn serve(&mut self) -> (bool, bool) {
         let mut moved = false;
         for tx in &mut self.tx {
             moved |= tx.serve();
@@ -115,10 +120,12 @@ impl Client {
                 Err(_) => false,
             };
         }
-        if moved && self.page().is_some_and(Bell::must_wake) {
-            self.bell.ring();
-        }
-        moved
+        (moved, moved && self.page().is_some_and(Bell::must_wake))
+    }
+
+    /// Whether both are registrations of one port: they share its bell page.
+    fn is_same_port(&self, other: &Self) -> bool {
+        (self.map.id, self.map.generation) == (other.map.id, other.map.generation)
     }
 
     /// Rings on whose sleep words the worker must be announced.
@@ -157,10 +164,19 @@ impl Sending {
 
 impl Worker {
     /// Starts one that sleeps in the name of `owner`.
-    pub(crate) fn spawn(owner: u16, bell: Arc<Doorbell>, waker: Arc<dyn Waker>) -> io::Result<Self> {
+    pub(crate) fn spawn(
+        owner: u16,
+        bell: Arc<Doorbell>,
+        waker: Arc<dyn Waker>,
+    ) -> io::Result<Self> {
         let (commands, orders) = channel();
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        epoll::add(&epoll, &bell, epoll::EventData::new_u64(OWN_BELL), epoll::EventFlags::IN)?;
+        epoll::add(
+            &epoll,
+            &bell,
+            epoll::EventData::new_u64(OWN_BELL),
+            epoll::EventFlags::IN,
+        )?;
         let round = Round {
             owner,
             bell: Arc::clone(&bell),
@@ -168,6 +184,7 @@ impl Worker {
             orders,
             waker,
             clients: Vec::new(),
+            twins: 0,
         };
         let thread = std::thread::Builder::new()
             .name("netvale-worker".into())
@@ -224,6 +241,8 @@ struct Round {
     orders: Receiver<Command>,
     waker: Arc<dyn Waker>,
     clients: Vec<Client>,
+    /// Pairs of clients that share a port.
+    twins: usize,
 }
 
 /// Marks the worker's own bell among events; owners are smaller.
@@ -265,12 +284,49 @@ impl Round {
     fn go_round(&mut self) -> Option<bool> {
         let mut moved = self.obey()?;
         let mut i = 0;
-        while let Some(client) = self.clients.get_mut(i) {
-            moved |= client.serve();
+        while i < self.clients.len() {
+            moved |= self.serve(i);
             i += 1;
             moved |= self.obey()?;
         }
         Some(moved)
+    }
+
+    fn serve(&mut self, i: usize) -> bool {
+        let Some(client) = self.clients.get_mut(i).filter(|c| !c.broken) else {
+            return false;
+        };
+        // A mistake of ours that one client's words bring to light must not
+        // end the service of the others.
+        match catch_unwind(AssertUnwindSafe(|| client.serve())) {
+            Ok((moved, wake)) => {
+                if wake {
+                    self.ring(i);
+                }
+                moved
+            }
+            Err(_) => {
+                tracing::error!(
+                    owner = client.owner,
+                    "a port is no longer served: the engine failed"
+                );
+                client.broken = true;
+                false
+            }
+        }
+    }
+
+    /// Rings the clients of a port: all of them, since the bell page does not
+    /// say which one sleeps.
+    fn ring(&self, i: usize) {
+        let client = &self.clients[i];
+        if self.twins == 0 {
+            client.bell.ring();
+            return;
+        }
+        for c in self.clients.iter().filter(|c| c.is_same_port(client)) {
+            c.bell.ring();
+        }
     }
 
     /// Whether there was an order; `None` to end.
@@ -296,7 +352,13 @@ impl Round {
             // Served whenever the worker is awake for others.
             tracing::error!(owner = client.owner, "cannot listen to a port's bell: {e}");
         }
+        self.twins += self.count_twins(&client);
         self.clients.push(client);
+    }
+
+    fn count_twins(&self, client: &Client) -> usize {
+        let same = self.clients.iter().filter(|c| c.is_same_port(client));
+        same.count()
     }
 
     fn remove(&mut self, owner: u16) {
@@ -304,6 +366,7 @@ impl Round {
             return;
         };
         let client = self.clients.swap_remove(i);
+        self.twins -= self.count_twins(&client);
         for kring in client.krings() {
             kring.sleep_word().disarm();
         }
@@ -347,7 +410,11 @@ impl Round {
     /// Sleeps until somebody rings.
     fn wait(&mut self) {
         let mut events = Vec::with_capacity(EVENTS);
-        match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), None) {
+        match epoll::wait(
+            &self.epoll,
+            rustix::buffer::spare_capacity(&mut events),
+            None,
+        ) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(e) => {
                 // Cannot happen with a live descriptor; do not burn a CPU.

@@ -57,7 +57,11 @@ impl Channel {
     ///
     /// With more than [`MAX_FDS`] descriptors.
     pub fn send(&self, message: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-        assert!(fds.len() <= MAX_FDS, "{} descriptors in one message", fds.len());
+        assert!(
+            fds.len() <= MAX_FDS,
+            "{} descriptors in one message",
+            fds.len()
+        );
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         if !fds.is_empty() {
@@ -99,8 +103,14 @@ impl Channel {
                 }
             }
         };
-        if got.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "message cut short"));
+        if got
+            .flags
+            .intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC)
+        {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "message cut short",
+            ));
         }
         Ok(got.bytes)
     }
@@ -246,7 +256,10 @@ mod tests {
         a.send(b"x", &[write.as_fd()]).unwrap();
         drop(write);
         assert_eq!(b.recv_plain(&mut [0; 4]).unwrap(), 1);
-        assert!(!Channel(read).is_open(), "the descriptor in flight was closed");
+        assert!(
+            !Channel(read).is_open(),
+            "the descriptor in flight was closed"
+        );
         a.send(b"12345", &[]).unwrap();
         assert_eq!(b.recv_plain(&mut [0; 4]).unwrap(), 5);
         a.send(b"12345", &[]).unwrap();

@@ -56,10 +56,9 @@ pub(crate) fn deliver(
     let Some(kring) = party.world.kring(to) else {
         return 0;
     };
-    let Some(map) = party.map_of(kring) else {
-        return 0;
-    };
-    let Some(to) = Target::new(to, kring, &map) else {
+    let map = party.map_of(kring);
+    let Some(to) = map.as_ref().and_then(|map| Target::new(to, kring, map)) else {
+        kring.count_fault(frames.count() as u64);
         return 0;
     };
     let (mut bad, mut full) = (0, 0);
@@ -73,6 +72,11 @@ pub(crate) fn deliver(
             bad += 1;
             continue;
         };
+        let most = MAX_FRAGS as usize * to.map.geom.buf_size as usize;
+        if conv.out.len() > most && matches!(form, Form::Whole) {
+            bad += 1; // with its new header it is longer than a frame can be
+            continue;
+        }
         match put(party, &to, conv, &form) {
             Ok(()) => {}
             Err(Refused::Full | Refused::Closed) => full += 1,

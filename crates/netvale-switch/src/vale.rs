@@ -359,7 +359,8 @@ fn sender<'a>(party: &'a Party<'a>, tx: &TxRing<'a>) -> Option<Sender<'a>> {
             kring: tx.end.id,
             ring: tx.end.ring,
             map: party.own,
-            gives: opts.gives_buffers,
+            // Monitors are shown the sender's buffers once more afterwards.
+            gives: opts.gives_buffers && tx.end.kring.monitors().is_none(),
         },
         kind: switch.lookup(),
         epoch: party.world.epoch(),

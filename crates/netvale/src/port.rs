@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use netvale_ring::bell::Bell;
+use netvale_ring::port::PortKind;
 use netvale_ring::world::RegionMap;
 use netvale_shm::Doorbell;
 use netvale_switch::domain::{Registration, RingInfo, Want};
@@ -315,7 +316,8 @@ impl Port {
     ///
     /// Isolated ports: the server is gone.
     pub fn wait_rx(&mut self, timeout: Option<Duration>) -> Result<bool> {
-        for tx in &mut self.tx {
+        let sends = self.shared.reg.kind != PortKind::Monitor;
+        for tx in self.tx.iter_mut().filter(|_| sends) {
             tx.sync()?;
         }
         wait::for_rx(&self.shared, &mut self.rx, &mut self.spin, timeout)

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use netvale_ring::Slot;
 use netvale_ring::slot::{MAX_FRAGS, NS_BUF_CHANGED, NS_MOREFRAG, Ring, RingWindow};
@@ -35,6 +35,7 @@ pub struct RxRing {
     /// Isolated: slots released since the worker was told.
     untold: u32,
     stuck: u32,
+    stamps: bool,
     spin: Spin,
 }
 
@@ -55,6 +56,7 @@ impl RxRing {
             tail,
             untold: 0,
             stuck: 0,
+            stamps: false,
             spin: Spin::default(),
         })
     }
@@ -115,6 +117,9 @@ impl RxRing {
         }
         let tail = self.ring().tail();
         if tail < self.slots {
+            if self.stamps && tail != self.tail {
+                self.stamp();
+            }
             self.tail = tail;
         }
         Ok(self.available())
@@ -199,7 +204,9 @@ impl RxRing {
             let slot = ring.slot(at);
             frags += 1;
             len += u32::from(slot.len()).min(size);
-            if !slot.has(NS_MOREFRAG) || frags == MAX_FRAGS {
+            // A full ring cannot be waiting for the rest of a frame.
+            let all = frags == avail && avail + 1 == self.slots;
+            if !slot.has(NS_MOREFRAG) || frags == MAX_FRAGS || all {
                 return Some((first, frags, len));
             }
             if frags == avail {
@@ -251,11 +258,26 @@ impl RxRing {
         moved
     }
 
-    /// Seconds and microseconds of the last sync that found frames, for ports
-    /// whose syncs are told the time.
+    /// Notes the time of each sync that finds frames, for
+    /// [`RxRing::timestamp`]. Costs a look at the clock.
+    pub fn set_timestamps(&mut self, yes: bool) {
+        self.stamps = yes;
+    }
+
+    /// When the last sync that found frames was: time since 1970. Zero unless
+    /// [`RxRing::set_timestamps`] asked for it.
     #[must_use]
-    pub fn timestamp(&self) -> (i64, i64) {
-        self.ring().ts()
+    pub fn timestamp(&self) -> Duration {
+        let (sec, usec) = self.ring().ts();
+        let sec = Duration::from_secs(u64::try_from(sec).unwrap_or(0));
+        sec + Duration::from_micros(u64::try_from(usec).unwrap_or(0))
+    }
+
+    fn stamp(&self) {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let now = now.unwrap_or_default();
+        let sec = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        self.ring().set_ts(sec, i64::from(now.subsec_micros()));
     }
 
     /// Sleeps until the ring has frames (`true`) or the time is over: for

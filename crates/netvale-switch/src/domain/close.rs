@@ -249,6 +249,13 @@ impl<M: MemSource> Domain<M> {
 
     fn bury(&mut self, z: Zombie) {
         let p = *z.state;
+        self.drop_rings(&p);
+        self.ports.free_id(z.port.0);
+        self.leave_region(p.region);
+    }
+
+    /// Frees a port's rings with their buffers.
+    pub(super) fn drop_rings(&mut self, p: &Port) {
         let mut dying = BTreeSet::new();
         let mut named = Vec::new();
         let mut expect = 0;
@@ -260,8 +267,6 @@ impl<M: MemSource> Domain<M> {
         self.free_buffers(p.region, &dying, &named, expect);
         self.free_rings(p.region, &p.rx);
         self.free_rings(p.region, &p.tx);
-        self.ports.free_id(z.port.0);
-        self.leave_region(p.region);
     }
 
     fn slots_of(&self, region: u16, r: &RingState) -> Vec<u32> {
@@ -279,7 +284,7 @@ impl<M: MemSource> Domain<M> {
     }
 
     /// Frees ring objects and hidden states (not the buffers).
-    pub(super) fn free_rings(&mut self, region: u16, rings: &[RingState]) {
+    fn free_rings(&mut self, region: u16, rings: &[RingState]) {
         for r in rings {
             self.krings.put(r.kring.0);
             if let Some(reg) = self.regions.get_mut(u32::from(region)) {

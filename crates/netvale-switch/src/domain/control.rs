@@ -27,7 +27,7 @@ impl<M: MemSource> Domain<M> {
         region: Option<u16>,
     ) -> Result<PortId> {
         check_interface_name(name)?;
-        if self.find(name).is_some() {
+        if self.find(name).is_some() || self.persistent(name).is_some() {
             return Err(DomainError::Exists(format!("{name} exists already")));
         }
         let port = self.make_plain(PortKind::Vale, region, name, want, false)?;
@@ -43,7 +43,8 @@ impl<M: MemSource> Domain<M> {
     ///
     /// As netmap's VALE_DELIF: not found, not persistent, open or attached.
     pub fn delete_interface(&mut self, name: &str) -> Result<()> {
-        let id = self.find(name).ok_or_else(|| not_found(name))?;
+        let id = self.find(name).or_else(|| self.persistent(name));
+        let id = id.ok_or_else(|| not_found(name))?;
         let p = self.port(id).ok_or_else(|| not_found(name))?;
         if !p.persistent {
             return Err(DomainError::Invalid(format!(
@@ -108,6 +109,13 @@ impl<M: MemSource> Domain<M> {
         Ok(u32::from(seat.idx))
     }
 
+    /// The persistent port of this name, attached to a switch or not.
+    pub(super) fn persistent(&self, name: &str) -> Option<PortId> {
+        let is = |full: &str| full.rsplit(':').next() == Some(name);
+        let mut all = self.ports.iter().filter(|(_, p)| p.persistent);
+        all.find(|(_, p)| is(&p.name)).map(|(id, _)| PortId(id))
+    }
+
     fn rename(&mut self, id: PortId, name: String) {
         if let Some(p) = self.ports.get_mut(id.0) {
             self.names.remove(&p.name);
@@ -123,11 +131,7 @@ impl<M: MemSource> Domain<M> {
     ///
     /// As netmap's PORT_HDR_SET.
     pub fn set_vnet_hdr(&mut self, name: &str, len: u8) -> Result<()> {
-        if !matches!(len, 0 | 10 | 12) {
-            return Err(DomainError::Invalid(format!(
-                "a virtio-net header has 0, 10 or 12 bytes, not {len}"
-            )));
-        }
+        check_header_len(len)?;
         let id = self.find(name).ok_or_else(|| not_found(name))?;
         if self.port(id).is_none_or(|p| p.kind != PortKind::Vale) {
             return Err(not_found(name));
@@ -248,6 +252,16 @@ impl<M: MemSource> Domain<M> {
         let &owner = self.port(id)?.owners.first()?;
         self.registration(owner)
     }
+}
+
+/// Accepts the lengths that a virtio-net header can have.
+pub(super) fn check_header_len(len: u8) -> Result<()> {
+    if matches!(len, 0 | 10 | 12) {
+        return Ok(());
+    }
+    Err(DomainError::Invalid(format!(
+        "a virtio-net header has 0, 10 or 12 bytes, not {len}"
+    )))
 }
 
 fn switch_and_port(spec: &PortSpec) -> Result<(String, String)> {

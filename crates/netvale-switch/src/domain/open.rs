@@ -16,6 +16,7 @@ use netvale_ring::world::Holder;
 use netvale_ring::{MAX_SLOTS, Ring};
 use netvale_wire::name::{self, PipeRole, PortSpec, RingSel};
 
+use super::control::check_header_len;
 use super::{
     Bound, DEFAULT_MAX_FRAME, DEFAULT_SLOTS, Domain, DomainError, MAX_EXTRA, MAX_PIPE_RINGS,
     MAX_PIPES, MAX_RINGS, MemSource, Port, Registration, Result, RingInfo, RingState, Want,
@@ -55,6 +56,9 @@ impl<M: MemSource> Domain<M> {
         }
         let isolated = o.isolated;
         let want = with_options(spec, want);
+        if let Some(len) = want.vnet_hdr {
+            check_header_len(len)?;
+        }
         let spec = &self.with_shared(spec)?;
         let made;
         let port = if spec.flags.is_monitor() {
@@ -76,7 +80,11 @@ impl<M: MemSource> Domain<M> {
         let bound = self.bind(owner, port, spec, &want, isolated);
         self.world.topology_changed();
         if bound.is_err() && made {
+            let peer = self.port(port).and_then(|p| p.peer);
             self.discard(port);
+            if let Some(peer) = peer {
+                self.discard(peer);
+            }
         }
         bound
     }
@@ -155,13 +163,14 @@ impl<M: MemSource> Domain<M> {
                 r.exclusive |= exclusive;
             }
         }
+        // Whoever keeps its buffers would miss those that another gave away.
+        let first = p.owners.is_empty();
         p.owners.push(owner);
-        if want.gives_buffers
-            && let Some(rec) = port.rec(&self.world)
-        {
+        if let Some(rec) = port.rec(&self.world) {
+            let opts = rec.opts();
             rec.set_opts(Opts {
-                gives_buffers: true,
-                ..rec.opts()
+                gives_buffers: want.gives_buffers && (first || opts.gives_buffers),
+                ..opts
             });
         }
         let bound = Bound {
@@ -228,6 +237,11 @@ impl<M: MemSource> Domain<M> {
             return self.make_pipe(spec, pipe.role, name, want, isolated);
         }
         let kind = match &spec.kind {
+            name::PortKind::Vale { port, .. } if self.persistent(port).is_some() => {
+                return Err(DomainError::Invalid(format!(
+                    "{port} is a persistent port: attach it to the switch first"
+                )));
+            }
             name::PortKind::Vale { .. } => PortKind::Vale,
             name::PortKind::Null { .. } => PortKind::Null,
             name::PortKind::Nic { name } => {
@@ -440,11 +454,12 @@ impl<M: MemSource> Domain<M> {
             if mon_rx { "r" } else { "" },
             if mon_tx { "t" } else { "" }
         );
+        let shared = zcopy.then_some(p.region);
         self.monitors_made += 1;
         let name = format!("{parent_name}/{kind}#{}", self.monitors_made);
         let tx = (1, slots(want.tx_slots, like).min(64));
         let rx = (rings, slots(want.rx_slots, like));
-        let region = self.region_for(None, isolated, tx, rx, want.extra_bufs)?;
+        let region = self.region_for(shared, isolated, tx, rx, want.extra_bufs)?;
         let port = self.build(Plan {
             name,
             kind: PortKind::Monitor,
@@ -527,11 +542,14 @@ impl<M: MemSource> Domain<M> {
     }
 
     fn build(&mut self, plan: Plan) -> Result<PortId> {
+        if let Some(r) = self.regions.get_mut(u32::from(plan.region)) {
+            r.users += 1;
+        }
         let limit = self.config.state.ports;
-        let id = self
-            .ports
-            .reserve()
-            .ok_or_else(|| DomainError::NoSpace(format!("{limit} ports exist already")))?;
+        let Some(id) = self.ports.reserve() else {
+            self.leave_region(plan.region);
+            return Err(DomainError::NoSpace(format!("{limit} ports exist already")));
+        };
         let port = PortId(id);
         let mut p = Port {
             name: plan.name,
@@ -549,16 +567,12 @@ impl<M: MemSource> Domain<M> {
             max_frame: DEFAULT_MAX_FRAME,
             vnet_hdr: 0,
         };
-        if let Some(r) = self.regions.get_mut(u32::from(plan.region)) {
-            r.users += 1;
-        }
         // netmap's order: RX rings get their buffers before TX rings.
         let made = self
             .make_rings(port, plan.region, plan.rx, DIR_RX, plan.rx_bufs, &mut p.rx)
             .and_then(|()| self.make_rings(port, plan.region, plan.tx, DIR_TX, true, &mut p.tx));
         if let Err(e) = made {
-            self.free_rings(plan.region, &p.rx);
-            self.free_rings(plan.region, &p.tx);
+            self.drop_rings(&p);
             self.leave_region(plan.region);
             self.ports.release(id);
             return Err(e);
@@ -633,7 +647,8 @@ impl<M: MemSource> Domain<M> {
             return Err(none("buffers"));
         }
         let ofs = geom.ring_ofs(obj);
-        let Some(ring) = r.map.ring(ofs, u32::from(slots)) else {
+        let room = (256 + 16 * u32::from(slots) <= geom.ring_size).then_some(());
+        let Some(ring) = room.and_then(|()| r.map.ring(ofs, u32::from(slots))) else {
             r.rings.put(obj);
             return Err(none("room for a ring"));
         };
@@ -671,6 +686,7 @@ impl<M: MemSource> Domain<M> {
         {
             let cursor = resv.open();
             k.set_cursor(cursor);
+            k.set_released(cursor.start);
         }
         Ok(RingState {
             kring,

@@ -38,8 +38,17 @@ const START_HINT: &str = "open the port again to start a new server, or run: net
 impl Link {
     /// Connects and says hello.
     pub(super) fn open(dir: &Path, isolated: bool) -> Result<(Self, Welcome)> {
+        Self::open_within(dir, isolated, PATIENCE)
+    }
+
+    /// The same, and waits at most that long for each answer.
+    pub(super) fn open_within(
+        dir: &Path,
+        isolated: bool,
+        patience: Duration,
+    ) -> Result<(Self, Welcome)> {
         let channel =
-            Channel::connect(dir, SOCKET_NAME, PATIENCE).map_err(|e| no_server(dir, e))?;
+            Channel::connect(dir, SOCKET_NAME, patience).map_err(|e| no_server(dir, e))?;
         let mut link = Self {
             channel,
             pid: std::process::id(),
@@ -156,10 +165,9 @@ fn lost(e: io::Error) -> Error {
         | io::ErrorKind::NotConnected => {
             Error::new(ErrorKind::Disconnected, "the server has ended").with_hint(START_HINT)
         }
-        io::ErrorKind::WouldBlock => Error::new(
-            ErrorKind::Disconnected,
-            format!("the server did not answer within {} s", PATIENCE.as_secs()),
-        ),
+        io::ErrorKind::WouldBlock => {
+            Error::new(ErrorKind::Disconnected, "the server does not answer")
+        }
         io::ErrorKind::InvalidData => {
             Error::new(ErrorKind::Peer, format!("the server's answer: {e}"))
         }

@@ -4,8 +4,9 @@
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use netvale_ring::kring::sleep;
 use netvale_ring::layout::StateGeom;
@@ -30,9 +31,15 @@ pub(super) struct Session {
     bells: Mutex<HashMap<u16, (u64, Arc<Doorbell>)>>,
     /// For questions in the middle of a sync.
     link: Mutex<Option<Link>>,
-    /// The server has ended: no more questions.
-    over: AtomicBool,
+    /// When questions may be asked again, after one was not answered.
+    silent_until: Mutex<Option<Instant>>,
 }
+
+/// Longest wait for an answer in the middle of a sync: who sends should not
+/// wait at all, but a frame that cannot be delivered is worse.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Time without questions after one that was not answered.
+const SILENCE: Duration = Duration::from_secs(5);
 
 static SESSIONS: Mutex<Vec<Weak<Session>>> = Mutex::new(Vec::new());
 
@@ -73,7 +80,7 @@ impl Session {
             regions: Mutex::default(),
             bells: Mutex::default(),
             link: Mutex::default(),
-            over: AtomicBool::new(false),
+            silent_until: Mutex::default(),
         });
         all.push(Arc::downgrade(&session));
         Ok(session)
@@ -107,47 +114,45 @@ impl Session {
         (map.generation == generation).then_some(map)
     }
 
-    /// Asks on the way; `None` if there is no answer. Never asks a server
-    /// again that has ended.
+    /// Asks on the way; `None` if there is no answer. Does not ask a server
+    /// again and again that has ended or hangs.
     fn ask(&self, request: &Request) -> Option<(Reply, OwnedFd)> {
-        if self.over.load(Ordering::Relaxed) {
+        let mut slot = lock(&self.link);
+        if lock(&self.silent_until).is_some_and(|at| Instant::now() < at) {
             return None;
         }
-        let mut slot = lock(&self.link);
-        let mut link = match slot.take().filter(Link::is_ours) {
-            Some(link) => link,
-            None => self.connect()?,
-        };
-        match link.ask(request) {
-            Ok((reply, fds)) => {
+        let answer = match slot.take().filter(Link::is_ours) {
+            Some(link) => Ok(link),
+            None => self.connect(),
+        }
+        .and_then(|mut link| match link.ask(request) {
+            // After a failed exchange the next answer could be to this question.
+            Err(e) if matches!(e.kind(), ErrorKind::Disconnected | ErrorKind::Peer) => Err(e),
+            answer => {
                 *slot = Some(link);
-                Some((reply, fds.into_iter().next()?))
+                Ok(answer)
             }
-            Err(e) if e.kind() == ErrorKind::Disconnected => {
-                self.over.store(true, Ordering::Relaxed);
-                None
-            }
+        });
+        match answer {
+            Ok(Ok((reply, fds))) => Some((reply, fds.into_iter().next()?)),
             // Refused: what we asked for is gone.
-            Err(e) if e.kind() != ErrorKind::Peer => {
-                *slot = Some(link);
+            Ok(Err(_)) => None,
+            Err(_) => {
+                *lock(&self.silent_until) = Some(Instant::now() + SILENCE);
                 None
             }
-            Err(_) => None,
         }
     }
 
-    fn connect(&self) -> Option<Link> {
-        match Link::open(&self.dir, false) {
-            Ok((link, welcome)) if welcome.instance == self.instance => Some(link),
-            Ok(_) => {
-                self.over.store(true, Ordering::Relaxed);
-                None
-            }
-            Err(e) => {
-                let gone = e.kind() == ErrorKind::Disconnected;
-                self.over.store(gone, Ordering::Relaxed);
-                None
-            }
+    fn connect(&self) -> Result<Link> {
+        let (link, welcome) = Link::open_within(&self.dir, false, PATIENCE)?;
+        if welcome.instance == self.instance {
+            Ok(link)
+        } else {
+            Err(Error::new(
+                ErrorKind::Disconnected,
+                "another server is there now",
+            ))
         }
     }
 
