@@ -8,17 +8,17 @@
 //! A sender never waits: everything up to `head` is consumed, and what found
 //! no room is counted at the destination.
 
+mod chain;
+mod route;
+
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt;
 
-use core::sync::atomic::Ordering::Relaxed;
-
-use netvale_ring::Slot;
-use netvale_ring::deliver::{Ent, Source, Target, deliver, deliver_one, deliver_run};
-use netvale_ring::kring::{Counter, Kring, KringId, KringWindow};
+use netvale_ring::deliver::{Ent, Source, Target, deliver, deliver_run};
+use netvale_ring::kring::{Counter, Kring, KringId};
 use netvale_ring::layout::{RESERVED_BUFS, SWITCH_PORTS};
 use netvale_ring::monitor::{self, Run};
 use netvale_ring::pipe::End;
@@ -29,9 +29,10 @@ use netvale_ring::world::Party;
 use netvale_shm::Bufs;
 
 use crate::convert::{self, Converter};
-use crate::fdb::FdbWindow;
 use crate::lookup::{self, Dest, FrameHead, Lookup};
 use crate::switch::{LookupKind, Switch};
+use chain::{Chain, Merged, NIL};
+use route::{Key, Route, follow, measure};
 
 /// Slots collected before they are forwarded.
 pub const BATCH: usize = 1024;
@@ -44,8 +45,6 @@ const RUN: u32 = 256;
 
 /// Shortest one that is worth a reservation of its own, if others follow.
 const MIN_RUN: u32 = 16;
-
-const NIL: u16 = u16::MAX;
 
 /// A TX ring of a VALE port, its lock held.
 #[derive(Debug, Clone, Copy)]
@@ -72,184 +71,6 @@ impl fmt::Debug for Scratch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Scratch").finish_non_exhaustive()
     }
-}
-
-/// Frames of a batch that go the same way, linked through their entries.
-#[derive(Debug, Clone, Copy)]
-struct Chain {
-    first: u16,
-    last: u16,
-    frames: u16,
-    slots: u16,
-}
-
-impl Chain {
-    const EMPTY: Self = Self {
-        first: NIL,
-        last: NIL,
-        frames: 0,
-        slots: 0,
-    };
-
-    #[inline]
-    fn append(&mut self, ents: &mut [Ent], i: u16, frags: u8) {
-        if self.first == NIL {
-            self.first = i;
-        } else if let Some(last) = ents.get_mut(usize::from(self.last)) {
-            last.next = i;
-        }
-        self.last = i;
-        self.frames += 1;
-        self.slots += u16::from(frags);
-    }
-
-    fn walk(self, ents: &[Ent]) -> Walk<'_> {
-        Walk {
-            ents,
-            at: self.first,
-        }
-    }
-}
-
-/// A chain's frames, by the index of their first entry.
-#[derive(Clone)]
-struct Walk<'a> {
-    ents: &'a [Ent],
-    at: u16,
-}
-
-impl Iterator for Walk<'_> {
-    type Item = usize;
-    #[inline]
-    fn next(&mut self) -> Option<usize> {
-        let i = usize::from(self.at);
-        let ent = self.ents.get(i)?;
-        self.at = ent.next;
-        Some(i)
-    }
-}
-
-/// Two chains in the order in which their frames were sent.
-#[derive(Clone)]
-struct Merged<'a> {
-    a: core::iter::Peekable<Walk<'a>>,
-    b: core::iter::Peekable<Walk<'a>>,
-}
-
-impl Iterator for Merged<'_> {
-    type Item = usize;
-    fn next(&mut self) -> Option<usize> {
-        match (self.a.peek(), self.b.peek()) {
-            (Some(x), Some(y)) if y < x => self.b.next(),
-            (Some(_), _) => self.a.next(),
-            (None, _) => self.b.next(),
-        }
-    }
-}
-
-/// The addresses of a frame: its first 12 bytes, as loaded.
-type Key = (u64, u64);
-
-/// Where frames with the same addresses went last time. Valid while nothing
-/// has changed in the namespace and both stations' entries are the same.
-#[derive(Debug)]
-struct Route {
-    topology: u64,
-    key: Key,
-    fdb: FdbWindow,
-    epoch: u8,
-    dst: (u32, u64),
-    src: (u32, u64),
-    kring: KringWindow,
-    ring: RingWindow,
-    generation: u64,
-    gives: bool,
-}
-
-/// Sends slots from `first` on the way that the frames before them took, as
-/// far as they go the same way. Returns how many.
-#[inline]
-fn follow(party: &Party<'_>, tx: &TxRing<'_>, r: &Route, first: u32, n: u32) -> u32 {
-    let world = party.world;
-    if r.topology != world.topology() || r.epoch != world.epoch() {
-        return 0;
-    }
-    let fdb = r.fdb.get();
-    if !fdb.still(r.dst) || !fdb.still(r.src) {
-        return 0;
-    }
-    let to = Target::known(r.kring.get(), party.own, r.ring.get(), r.generation);
-    let Some(to) = to else { return 0 };
-    let from = Source {
-        kring: tx.end.id,
-        ring: tx.end.ring,
-        map: party.own,
-        gives: r.gives,
-    };
-    if n == 1 {
-        let slot = from.ring.slot(first);
-        let Some(head) = from.map.bufs().head(slot.buf(), 0) else {
-            return 0;
-        };
-        if !is_plain(&from, slot) || !has_key(head, r.key) {
-            return 0;
-        }
-        deliver_one(party, &from, &to, first, slot);
-        tx.end.kring.count(Counter::Frames, 1);
-        tx.end.kring.count(Counter::Bytes, u64::from(slot.len()));
-        return 1;
-    }
-    let (mut done, mut at, mut bytes) = (0, first, 0);
-    while done < n {
-        let Some((run, b)) = measure(&from, at, n - done, r.key) else {
-            break;
-        };
-        deliver_run(party, &from, &to, at, run, b);
-        done += run;
-        bytes += b;
-        at = (at + run) % from.ring.count();
-    }
-    tx.end.kring.count(Counter::Frames, u64::from(done));
-    tx.end.kring.count(Counter::Bytes, bytes);
-    done
-}
-
-/// How many slots from `first` on hold whole single-slot frames with these
-/// addresses, and their bytes; at most [`RUN`], and not round the end of the
-/// ring. `None` if they are too few to be sent apart from what follows.
-#[inline]
-fn measure(from: &Source<'_>, first: u32, left: u32, key: Key) -> Option<(u32, u64)> {
-    let most = left.min(RUN).min(from.ring.count() - first);
-    let bufs = from.map.bufs();
-    let (mut n, mut bytes) = (0, 0);
-    for words in from.ring.words(first, most).chunks_exact(2) {
-        let slot = Slot::from_bits(words[0].load(Relaxed));
-        let Some(head) = bufs.head(slot.buf(), 0) else {
-            break;
-        };
-        if !is_plain(from, slot) || !has_key(head, key) {
-            break;
-        }
-        n += 1;
-        bytes += u64::from(slot.len());
-    }
-    (n > 0 && (n == most || n >= MIN_RUN)).then_some((n, bytes))
-}
-
-/// Whether a slot holds a whole frame, in a buffer that exists, of a length
-/// that it can have. One comparison for both ends of each range.
-#[inline]
-fn is_plain(from: &Source<'_>, slot: Slot) -> bool {
-    let size = from.map.geom.buf_size;
-    !slot.has(NS_MOREFRAG | NS_INDIRECT)
-        && slot.buf().wrapping_sub(RESERVED_BUFS) < from.map.geom.bufs - RESERVED_BUFS
-        && u32::from(slot.len()).wrapping_sub(14) <= size - 14
-}
-
-/// Whether a frame's first 16 bytes bear these addresses.
-#[inline]
-fn has_key((a, b): (u64, u64), key: Key) -> bool {
-    a == key.0 && b & 0xffff_ffff == key.1
 }
 
 /// What all frames of a sync have in common.

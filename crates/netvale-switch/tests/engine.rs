@@ -81,14 +81,26 @@ mod engine {
             let from = rng.below(ports.len());
             let ring = rng.below(ports[from].tx.len());
             step_once(
-                &bed, &mut rng, &mut ports, &mut models, &mut learned, from, ring,
+                &bed,
+                &mut rng,
+                &mut ports,
+                &mut models,
+                &mut learned,
+                from,
+                ring,
                 &format!("seed {seed} step {step}"),
             );
         }
         for (port, model) in ports.iter().zip(&models) {
             let stats = bed.with(|d| d.port_stats(port.reg.port)).unwrap();
             let drops = bed.drops(port);
-            let words = ["tx_bad_slot", "tx_chain", "tx_runt", "tx_no_dest", "tx_offload"];
+            let words = [
+                "tx_bad_slot",
+                "tx_chain",
+                "tx_runt",
+                "tx_no_dest",
+                "tx_offload",
+            ];
             let counted: Vec<u64> = words.iter().map(|w| drops[w]).collect();
             assert_eq!(counted, model.tx[1..6], "seed {seed} {}", stats.name);
             assert_eq!(stats.tx.0, model.tx[0], "seed {seed} {}", stats.name);
@@ -101,7 +113,11 @@ mod engine {
         }
         bed.check();
         let books = bed.with(|d| d.check().regions);
-        assert_eq!(books[0].free, books[0].bufs - 2, "seed {seed}: buffers leaked");
+        assert_eq!(
+            books[0].free,
+            books[0].bufs - 2,
+            "seed {seed}: buffers leaked"
+        );
     }
 
     /// Fills a TX ring with all sorts of frames, syncs, and compares what
@@ -140,7 +156,11 @@ mod engine {
                     4 => mac(60_000),
                     _ => {
                         let to = rng.below(models.len());
-                        if to == from { [0xff; 6] } else { rng.pick(&models[to].macs) }
+                        if to == from {
+                            [0xff; 6]
+                        } else {
+                            rng.pick(&models[to].macs)
+                        }
                     }
                 };
                 fixed = Some((src, dst));
@@ -185,7 +205,9 @@ mod engine {
                 _ => BUF,
             };
             let parts: Vec<&[u8]> = if frag == 0 {
-                core::iter::once(&frame[..hdr]).chain(frame[hdr..].chunks(BUF)).collect()
+                core::iter::once(&frame[..hdr])
+                    .chain(frame[hdr..].chunks(BUF))
+                    .collect()
             } else {
                 frame.chunks(frag).collect()
             };
@@ -195,14 +217,18 @@ mod engine {
                 0..=2 => {
                     // One slot of it is not to be trusted.
                     assert!(queue(&ports[from], ring, &parts));
-                    let at = (first + u32::try_from(rng.below(parts.len())).unwrap()) % view.count();
+                    let at =
+                        (first + u32::try_from(rng.below(parts.len())).unwrap()) % view.count();
                     let slot = view.slot(at);
                     restore.push((at, slot.buf()));
-                    view.set_slot(at, match kind {
-                        0 => slot.with_buf(rng.pick(&[0, 1, 60_000, u32::MAX])),
-                        1 => Slot::new(slot.buf(), rng.pick(&[2113, u16::MAX]), slot.flags()),
-                        _ => slot.with_flags(slot.flags() | NS_INDIRECT),
-                    });
+                    view.set_slot(
+                        at,
+                        match kind {
+                            0 => slot.with_buf(rng.pick(&[0, 1, 600_000, u32::MAX])),
+                            1 => Slot::new(slot.buf(), rng.pick(&[2113, u16::MAX]), slot.flags()),
+                            _ => slot.with_flags(slot.flags() | NS_INDIRECT),
+                        },
+                    );
                     models[from].tx[1] += 1;
                     continue;
                 }
@@ -249,14 +275,23 @@ mod engine {
             for (at, buf) in restore {
                 view.set_slot(at, view.slot(at).with_buf(buf).with_flags(0));
             }
-            assert_eq!(space(view), view.count() - 1, "{what}: not everything was taken");
+            assert_eq!(
+                space(view),
+                view.count() - 1,
+                "{what}: not everything was taken"
+            );
         }
         for t in 0..ports.len() {
             for r in 0..ports[t].rx.len() {
                 let want = expected.remove(&(t, r)).unwrap_or_default();
                 let slots = ports[t].reg.rx[r].slots;
                 let got = drain(&mut ports[t], r);
-                compare(&got, &want, u32::from(slots), &format!("{what}: port {t} ring {r}"));
+                compare(
+                    &got,
+                    &want,
+                    u32::from(slots),
+                    &format!("{what}: port {t} ring {r}"),
+                );
                 // Everything that did not arrive is in this one counter.
                 models[t].lost += (want.len() - got.len()) as u64;
             }
@@ -270,12 +305,18 @@ mod engine {
         if from == to {
             return Expected {
                 bytes: frame.to_vec(),
-                lens: parts.iter().map(|p| u16::try_from(p.len()).unwrap()).collect(),
+                lens: parts
+                    .iter()
+                    .map(|p| u16::try_from(p.len()).unwrap())
+                    .collect(),
             };
         }
         let mut bytes = vec![0; to];
         bytes.extend_from_slice(&frame[from..]);
-        let lens = bytes.chunks(BUF).map(|p| u16::try_from(p.len()).unwrap()).collect();
+        let lens = bytes
+            .chunks(BUF)
+            .map(|p| u16::try_from(p.len()).unwrap())
+            .collect();
         Expected { bytes, lens }
     }
 
@@ -293,11 +334,16 @@ mod engine {
         for g in got {
             let n = u16::try_from(g.slots.len()).unwrap();
             let e = rest.find(|e| e.bytes == g.bytes);
-            let e = e.unwrap_or_else(|| panic!("{what}: {} bytes not expected here", g.bytes.len()));
+            let e =
+                e.unwrap_or_else(|| panic!("{what}: {} bytes not expected here", g.bytes.len()));
             let lens: Vec<u16> = g.slots.iter().map(|s| s.0).collect();
             assert_eq!(lens, e.lens, "{what}");
             for (i, (_, flags)) in g.slots.iter().enumerate() {
-                let more = if i + 1 < g.slots.len() { NS_MOREFRAG } else { 0 };
+                let more = if i + 1 < g.slots.len() {
+                    NS_MOREFRAG
+                } else {
+                    0
+                };
                 assert_eq!(*flags, n << 8 | more, "{what}");
             }
         }

@@ -134,9 +134,9 @@ fn parenthesised(code: &str, from: usize) -> Option<std::ops::Range<usize>> {
     for (offset, c) in code[open..].char_indices() {
         match c {
             '(' => depth += 1,
+            _ if depth == 0 => return None, // the word was something else
             ')' if depth == 1 => return Some(open + 1..open + offset),
             ')' => depth -= 1,
-            _ if depth == 0 => return None,
             _ => {}
         }
     }
@@ -154,6 +154,13 @@ fn quoted_after(code: &str, from: usize, to: usize) -> Option<std::ops::Range<us
 mod tests {
     use super::*;
     use crate::metadata::Target;
+
+    #[test]
+    fn words_that_only_look_like_attributes_are_passed_over() {
+        assert_eq!(parenthesised("expect)", 6), None);
+        assert_eq!(parenthesised("expect((a)b)", 6), Some(7..11));
+        assert_eq!(parenthesised("expect(", 6), None);
+    }
 
     fn ask(name: &str, path: &str, source: &str) -> Vec<String> {
         let dir = format!("crates/{name}");

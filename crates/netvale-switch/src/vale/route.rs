@@ -1,0 +1,118 @@
+//! The way of the last batch, to be gone again without a search.
+
+use core::sync::atomic::Ordering::Relaxed;
+
+use netvale_ring::Slot;
+use netvale_ring::deliver::{Source, Target, deliver_one, deliver_run};
+use netvale_ring::kring::{Counter, KringWindow};
+use netvale_ring::layout::RESERVED_BUFS;
+use netvale_ring::slot::{NS_INDIRECT, NS_MOREFRAG, RingWindow};
+use netvale_ring::world::Party;
+
+use super::{MIN_RUN, RUN, TxRing};
+use crate::fdb::FdbWindow;
+
+/// The addresses of a frame: its first 12 bytes, as loaded.
+pub(super) type Key = (u64, u64);
+
+/// Where frames with the same addresses went last time. Valid while nothing
+/// has changed in the namespace and both stations' entries are the same.
+#[derive(Debug)]
+pub(super) struct Route {
+    pub(super) topology: u64,
+    pub(super) key: Key,
+    pub(super) fdb: FdbWindow,
+    pub(super) epoch: u8,
+    pub(super) dst: (u32, u64),
+    pub(super) src: (u32, u64),
+    pub(super) kring: KringWindow,
+    pub(super) ring: RingWindow,
+    pub(super) generation: u64,
+    pub(super) gives: bool,
+}
+
+/// Sends slots from `first` on the way that the frames before them took, as
+/// far as they go the same way. Returns how many.
+#[inline]
+pub(super) fn follow(party: &Party<'_>, tx: &TxRing<'_>, r: &Route, first: u32, n: u32) -> u32 {
+    let world = party.world;
+    if r.topology != world.topology() || r.epoch != world.epoch() {
+        return 0;
+    }
+    let fdb = r.fdb.get();
+    if !fdb.still(r.dst) || !fdb.still(r.src) {
+        return 0;
+    }
+    let to = Target::known(r.kring.get(), party.own, r.ring.get(), r.generation);
+    let Some(to) = to else { return 0 };
+    let from = Source {
+        kring: tx.end.id,
+        ring: tx.end.ring,
+        map: party.own,
+        gives: r.gives,
+    };
+    if n == 1 {
+        let slot = from.ring.slot(first);
+        let Some(head) = from.map.bufs().head(slot.buf(), 0) else {
+            return 0;
+        };
+        if !is_plain(&from, slot) || !has_key(head, r.key) {
+            return 0;
+        }
+        deliver_one(party, &from, &to, first, slot);
+        tx.end.kring.count(Counter::Frames, 1);
+        tx.end.kring.count(Counter::Bytes, u64::from(slot.len()));
+        return 1;
+    }
+    let (mut done, mut at, mut bytes) = (0, first, 0);
+    while done < n {
+        let Some((run, b)) = measure(&from, at, n - done, r.key) else {
+            break;
+        };
+        deliver_run(party, &from, &to, at, run, b);
+        done += run;
+        bytes += b;
+        at = (at + run) % from.ring.count();
+    }
+    tx.end.kring.count(Counter::Frames, u64::from(done));
+    tx.end.kring.count(Counter::Bytes, bytes);
+    done
+}
+
+/// How many slots from `first` on hold whole single-slot frames with these
+/// addresses, and their bytes; at most [`RUN`], and not round the end of the
+/// ring. `None` if they are too few to be sent apart from what follows.
+#[inline]
+pub(super) fn measure(from: &Source<'_>, first: u32, left: u32, key: Key) -> Option<(u32, u64)> {
+    let most = left.min(RUN).min(from.ring.count() - first);
+    let bufs = from.map.bufs();
+    let (mut n, mut bytes) = (0, 0);
+    for words in from.ring.words(first, most).chunks_exact(2) {
+        let slot = Slot::from_bits(words[0].load(Relaxed));
+        let Some(head) = bufs.head(slot.buf(), 0) else {
+            break;
+        };
+        if !is_plain(from, slot) || !has_key(head, key) {
+            break;
+        }
+        n += 1;
+        bytes += u64::from(slot.len());
+    }
+    (n > 0 && (n == most || n >= MIN_RUN)).then_some((n, bytes))
+}
+
+/// Whether a slot holds a whole frame, in a buffer that exists, of a length
+/// that it can have. One comparison for both ends of each range.
+#[inline]
+pub(super) fn is_plain(from: &Source<'_>, slot: Slot) -> bool {
+    let size = from.map.geom.buf_size;
+    !slot.has(NS_MOREFRAG | NS_INDIRECT)
+        && slot.buf().wrapping_sub(RESERVED_BUFS) < from.map.geom.bufs - RESERVED_BUFS
+        && u32::from(slot.len()).wrapping_sub(14) <= size - 14
+}
+
+/// Whether a frame's first 16 bytes bear these addresses.
+#[inline]
+pub(super) fn has_key((a, b): (u64, u64), key: Key) -> bool {
+    a == key.0 && b & 0xffff_ffff == key.1
+}
