@@ -158,6 +158,9 @@ enum Command {
     Server(server_cmd::ServerArgs),
     /// Measure, with machine-readable results
     Bench(bench::BenchArgs),
+    /// The other process of a measurement
+    #[command(hide = true)]
+    BenchPeer(bench::PeerArgs),
     /// Show what this machine can do, in seconds and without privilege
     Demo(demo::Args),
 }
@@ -238,7 +241,8 @@ fn run_command(command: Command, place: &Place) -> Result<ExitCode> {
         Command::Doctor(args) => doctor::run(&args, place),
         Command::Demo(args) => demo::run(&args),
         Command::Server(args) => return server_cmd::run(&args, place),
-        Command::Bench(args) => return Ok(bench::run(&args)?),
+        Command::Bench(args) => bench::run(&args),
+        Command::BenchPeer(args) => bench::run_peer(&args),
     }?;
     Ok(code.into())
 }

@@ -17,12 +17,20 @@ const BUF: u16 = 2112;
 
 /// Measures a limit.
 pub(super) fn measure(limit: Limit, pair: [usize; 2], time: Duration) -> Result<Sample> {
-    let receiver = |reads| if reads { Receiver::Reads } else { Receiver::Counts };
+    let receiver = |reads| {
+        if reads {
+            Receiver::Reads
+        } else {
+            Receiver::Counts
+        }
+    };
     let parts = |len: u16| u32::from(len > BUF) + 1;
     let value = match limit {
         Limit::Copy { frame_bytes } => on_cpu(pair[0], || {
             let each = time / parts(frame_bytes);
-            Ok(whole_frame(frame_bytes, BUF, |len| raw::one_core_copy(len, BATCH, each)))
+            Ok(whole_frame(frame_bytes, BUF, |len| {
+                raw::one_core_copy(len, BATCH, each)
+            }))
         })?,
         Limit::Swap => on_cpu(pair[0], || Ok(raw::one_core_swap(60, BATCH, time)))?,
         Limit::TwoCopy {

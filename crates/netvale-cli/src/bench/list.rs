@@ -99,11 +99,26 @@ fn raw(cases: &mut Vec<Case>) {
         ("swap, one core", Limit::Swap),
         ("copy 60 B, two cores, reads, batch 64", two(64, true)),
         ("copy 60 B, two cores, counts, batch 64", two(64, false)),
-        ("ring without payload, two cores, reads, batch 64", Limit::TwoRing { batch_frames: 64, reads: true }),
-        ("memcpy 1514 B in cache", Limit::Memcpy { frame_bytes: 1514 }),
+        (
+            "ring without payload, two cores, reads, batch 64",
+            Limit::TwoRing {
+                batch_frames: 64,
+                reads: true,
+            },
+        ),
+        (
+            "memcpy 1514 B in cache",
+            Limit::Memcpy { frame_bytes: 1514 },
+        ),
         ("system call", Limit::Syscall),
-        ("eventfd round trip, two cores", Limit::Eventfd { one_core: false }),
-        ("eventfd round trip, one core", Limit::Eventfd { one_core: true }),
+        (
+            "eventfd round trip, two cores",
+            Limit::Eventfd { one_core: false },
+        ),
+        (
+            "eventfd round trip, one core",
+            Limit::Eventfd { one_core: true },
+        ),
     ] {
         let case = case(format!("raw: {name}"), RAW, Work::Raw { limit }).unit(limit.unit());
         cases.push(case.quick());
@@ -255,7 +270,11 @@ fn streams(cases: &mut Vec<Case>, context: Context) {
             Path::Switch => "vale 1 to 1",
             Path::Pipe => "pipe",
         };
-        let moved = if load.moves && path == Path::Switch { "moved, " } else { "" };
+        let moved = if load.moves && path == Path::Switch {
+            "moved, "
+        } else {
+            ""
+        };
         let reads = if load.reads { "reads" } else { "counts" };
         let name = format!("{path_name}, {who}, {moved}{reads}, {}", words(load));
         let work = Work::Stream {
@@ -353,7 +372,11 @@ fn isolated(cases: &mut Vec<Case>) {
 
 fn latency(cases: &mut Vec<Case>) {
     let name = "sync latency, one frame, one thread";
-    cases.push(case(name, LATENCY, Work::SyncLatency).unit(Unit::Ns).quick());
+    cases.push(
+        case(name, LATENCY, Work::SyncLatency)
+            .unit(Unit::Ns)
+            .quick(),
+    );
     for (path, wait, one_core, name, bounds) in [
         (
             Path::Switch,
@@ -362,8 +385,20 @@ fn latency(cases: &mut Vec<Case>) {
             "ping-pong, vale, polling, two cores",
             &[Bound::AtMost(350.0)][..],
         ),
-        (Path::Pipe, Wait::Poll, false, "ping-pong, pipe, polling, two cores", &[]),
-        (Path::Switch, Wait::Adaptive, false, "ping-pong, vale, wait_rx, two cores", &[]),
+        (
+            Path::Pipe,
+            Wait::Poll,
+            false,
+            "ping-pong, pipe, polling, two cores",
+            &[],
+        ),
+        (
+            Path::Switch,
+            Wait::Adaptive,
+            false,
+            "ping-pong, vale, wait_rx, two cores",
+            &[],
+        ),
         (
             Path::Switch,
             Wait::Sleep,
@@ -371,7 +406,13 @@ fn latency(cases: &mut Vec<Case>) {
             "ping-pong, vale, sleeping, two cores",
             &[Bound::RatioAtMost(1.15)],
         ),
-        (Path::Switch, Wait::Adaptive, true, "ping-pong, vale, wait_rx, one core", &[]),
+        (
+            Path::Switch,
+            Wait::Adaptive,
+            true,
+            "ping-pong, vale, wait_rx, one core",
+            &[],
+        ),
         (
             Path::Switch,
             Wait::Sleep,
@@ -398,9 +439,24 @@ fn latency(cases: &mut Vec<Case>) {
 
 fn system(cases: &mut Vec<Case>) {
     for (name, work, unit, most) in [
-        ("open a port, server running", Work::Open { running: true }, Unit::Ms, 2.0),
-        ("open a port, no server yet", Work::Open { running: false }, Unit::Ms, 50.0),
-        ("idle server, resident memory", Work::IdleMemory, Unit::Mb, 10.0),
+        (
+            "open a port, server running",
+            Work::Open { running: true },
+            Unit::Ms,
+            2.0,
+        ),
+        (
+            "open a port, no server yet",
+            Work::Open { running: false },
+            Unit::Ms,
+            50.0,
+        ),
+        (
+            "idle server, resident memory",
+            Work::IdleMemory,
+            Unit::Mb,
+            10.0,
+        ),
         ("idle server, wake-ups", Work::IdleWakeups, Unit::PerS, 0.0),
     ] {
         let case = case(name, SYSTEM, work).unit(unit);

@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use crate::failure::{Result, io_error};
 use super::sample::broken;
+use crate::failure::{Result, io_error};
 
 /// Where and when the figures were taken. What cannot be found out is empty.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -66,7 +66,11 @@ impl Machine {
 
     /// One line for people.
     pub(super) fn text(&self) -> String {
-        let huge = if self.huge_pages_total > 0 { "huge pages" } else { "4 KiB pages" };
+        let huge = if self.huge_pages_total > 0 {
+            "huge pages"
+        } else {
+            "4 KiB pages"
+        };
         format!(
             "{}, {} CPUs, Linux {}, hypervisor: {}, {huge}, {}{}",
             or(&self.cpu_model, "unknown CPU"),
@@ -120,13 +124,17 @@ fn number(text: &str) -> u64 {
 
 /// `always [madvise] never` as `madvise`.
 fn chosen(text: &str) -> String {
-    let inner = text.split_once('[').and_then(|(_, rest)| rest.split_once(']'));
+    let inner = text
+        .split_once('[')
+        .and_then(|(_, rest)| rest.split_once(']'));
     inner.map_or_else(String::new, |(chosen, _)| chosen.to_owned())
 }
 
 fn hypervisor(cpuinfo: &str) -> String {
     let vendor = read("/sys/class/dmi/id/sys_vendor");
-    let inside = line_of(cpuinfo, "flags").split(' ').any(|f| f == "hypervisor");
+    let inside = line_of(cpuinfo, "flags")
+        .split(' ')
+        .any(|f| f == "hypervisor");
     match (inside, vendor.is_empty()) {
         (false, _) => "none".into(),
         (true, true) => "unknown".into(),

@@ -96,7 +96,8 @@ impl Bed {
             for (port, frame) in self.senders.iter_mut().zip(&self.frames) {
                 let tx = port.tx(0);
                 tx.sync()?;
-                tx.fill(frame).map_err(|e: PushError| broken(&e.to_string()))?;
+                tx.fill(frame)
+                    .map_err(|e: PushError| broken(&e.to_string()))?;
                 let space = tx.space();
                 tx.push_resident(space, self.load.frame_bytes);
                 tx.sync()?;
@@ -157,7 +158,9 @@ impl Bed {
         sample.require(received == sent * copies, || {
             format!("{received} frames arrived, not {}", sent * copies)
         });
-        sample.require(bad == 0, || format!("{bad} frames arrived with other bytes"));
+        sample.require(bad == 0, || {
+            format!("{bad} frames arrived with other bytes")
+        });
         let wrong = self.compare()?;
         sample.require(wrong == 0, || {
             format!("{wrong} frames of the last batch had other bytes")
@@ -277,8 +280,12 @@ pub(super) fn monitored(monitor: Monitor, load: Load, time: Duration) -> Result<
         received,
         ..Sample::default()
     };
-    sample.require(received == sent, || format!("{received} frames of {sent} arrived"));
-    sample.require(seen == sent, || format!("the monitor saw {seen} frames of {sent}"));
+    sample.require(received == sent, || {
+        format!("{received} frames of {sent} arrived")
+    });
+    sample.require(seen == sent, || {
+        format!("the monitor saw {seen} frames of {sent}")
+    });
     Ok(sample)
 }
 
@@ -323,7 +330,9 @@ pub(super) fn stations(stations: u32, ports: u16, load: Load, time: Duration) ->
         ..Sample::default()
     };
     // A station that found no place in the table is flooded to all ports.
-    sample.require(received >= sent, || format!("{received} frames of {sent} arrived"));
+    sample.require(received >= sent, || {
+        format!("{received} frames of {sent} arrived")
+    });
     Ok(sample)
 }
 
@@ -333,7 +342,11 @@ pub(super) fn ports(ports: u16, broadcast: bool, load: Load, time: Duration) -> 
     let sender = namespace.port("vale0:s").keep_buffers(true).open()?;
     let mut receivers = Vec::new();
     for i in 1..ports {
-        let slots = if i == 1 && !broadcast { 1024 } else { FEW_SLOTS };
+        let slots = if i == 1 && !broadcast {
+            1024
+        } else {
+            FEW_SLOTS
+        };
         let builder = namespace.port(&format!("vale0:r{i}"));
         receivers.push(builder.slots(FEW_SLOTS, slots).open()?);
     }

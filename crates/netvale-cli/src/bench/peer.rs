@@ -2,7 +2,7 @@
 //! JSON. It says `ready` on stdout, works until stdin ends, and then says what
 //! it saw, as JSON.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path as FsPath, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -324,7 +324,11 @@ impl Drop for Peer {
 /// Also when the file was replaced meanwhile, as by a build.
 fn this_program() -> io::Result<PathBuf> {
     let link = FsPath::new("/proc/self/exe");
-    if link.exists() { Ok(link.into()) } else { std::env::current_exe() }
+    if link.exists() {
+        Ok(link.into())
+    } else {
+        std::env::current_exe()
+    }
 }
 
 /// Sends to a peer what it waits for.

@@ -317,7 +317,8 @@ fn row(case: &Outcome) -> Vec<String> {
         case.value_bps
             .map_or(String::new(), |bps| format!("{:.1}", bps / 1e9)),
         case.raw.map_or(String::new(), |raw| number(raw.median)),
-        case.ratio.map_or(String::new(), |r| format!("{:.2}", r.median)),
+        case.ratio
+            .map_or(String::new(), |r| format!("{:.2}", r.median)),
         case.target.clone().unwrap_or_default(),
         case.verdict(),
     ]
@@ -368,12 +369,23 @@ pub(super) mod tests {
     fn the_schema_holds_what_it_promises() {
         let json = serde_json::to_value(example()).expect("plain data");
         assert_eq!(json["schema"], SCHEMA);
-        for key in ["cpu_model", "cpus", "kernel", "huge_pages_total", "date", "git_rev"] {
+        for key in [
+            "cpu_model",
+            "cpus",
+            "kernel",
+            "huge_pages_total",
+            "date",
+            "git_rev",
+        ] {
             assert!(!json["machine"][key].is_null(), "{key}");
         }
         let case = |name: &str| {
             let cases = json["cases"].as_array().expect("a list");
-            cases.iter().find(|c| c["name"] == name).expect(name).clone()
+            cases
+                .iter()
+                .find(|c| c["name"] == name)
+                .expect(name)
+                .clone()
         };
         let copy = case("vale 1 to 1, 60 B, batch 512");
         assert_eq!(copy["unit"], "pps");

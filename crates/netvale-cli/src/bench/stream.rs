@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use netvale::{Namespace, Port};
 
-use super::case::{Context, Load, Path, Wait};
+use super::case::{Load, Path, Wait};
 use super::peer::{Peer, Receive, Received, Task, drops, introduce, receive};
 use super::place::Place;
 use super::sample::{
@@ -24,7 +24,6 @@ const PATIENCE: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Stream {
     pub(super) path: Path,
-    pub(super) context: Context,
     pub(super) one_core: bool,
     pub(super) load: Load,
 }
@@ -70,7 +69,11 @@ impl Stream {
             ns,
             port,
             cpu,
-            wait: if self.one_core { Wait::Adaptive } else { Wait::Poll },
+            wait: if self.one_core {
+                Wait::Adaptive
+            } else {
+                Wait::Poll
+            },
             expected: self.load.reads.then_some(expected),
             // Senders to a switch never wait: on one core they would run on
             // alone until they are preempted.
@@ -138,7 +141,9 @@ impl Stream {
             )
         });
         let lossless = self.path == Path::Pipe || self.one_core;
-        sample.require(!lossless || dropped == 0, || format!("{dropped} frames lost"));
+        sample.require(!lossless || dropped == 0, || {
+            format!("{dropped} frames lost")
+        });
         sample.require(received.bad == 0, || {
             format!("{} frames arrived with other bytes", received.bad)
         });
@@ -257,7 +262,9 @@ pub(super) fn isolated(
     let mut sender = namespace.port(&from).keep_buffers(true).open()?;
     let mut receiver = namespace.port(&to).keep_buffers(true).open()?;
     place.pin_server(&cpus[1..])?;
-    let sample = on_cpu(cpus[0], || isolated_loop(&mut sender, &mut receiver, load, time));
+    let sample = on_cpu(cpus[0], || {
+        isolated_loop(&mut sender, &mut receiver, load, time)
+    });
     place.pin_server(all)?;
     sample
 }
@@ -336,7 +343,6 @@ mod tests {
     fn every_frame_is_accounted_for() {
         let stream = Stream {
             path: Path::Switch,
-            context: Context::Embedded,
             one_core: false,
             load: Load::new(60, 64).reads(true),
         };
@@ -369,7 +375,6 @@ mod tests {
         ] {
             let stream = Stream {
                 path,
-                context: Context::Embedded,
                 one_core: false,
                 load,
             };

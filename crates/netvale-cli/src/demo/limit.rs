@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use netvale::raw::{self, Receiver};
+
 use super::{Case, Path};
 
 /// Frames per batch, as the rows have it.
@@ -29,22 +31,20 @@ impl Work {
     }
 }
 
-/// Frames per second of bare memory for this row; `None` if the library
-/// offers no such measurement.
+/// Frames per second of bare memory for this row; `None` if there is no memory
+/// to measure with.
 pub(super) fn pps(case: Case, cpus: usize, time: Duration) -> Option<f64> {
-    measure(
-        Work::of(case.path, cpus),
-        usize::from(case.len),
-        BATCH,
-        time,
-    )
-}
-
-/// The one place that knows how the library measures limits.
-fn measure(work: Work, _len: usize, _batch: u32, _time: Duration) -> Option<f64> {
-    match work {
-        Work::CopyOneCore | Work::CopyTwoCores | Work::SwapOneCore => None,
-    }
+    let rate = match Work::of(case.path, cpus) {
+        Work::CopyOneCore => raw::one_core_copy(case.len, BATCH, time),
+        Work::SwapOneCore => raw::one_core_swap(case.len, BATCH, time),
+        Work::CopyTwoCores => {
+            let cpus = super::measure::cpus().ok()?;
+            // As in the row itself: the second one sends.
+            let pair = [*cpus.get(1)?, *cpus.first()?];
+            raw::two_core_copy(pair, case.len, BATCH, time, Receiver::Counts)
+        }
+    };
+    (rate > 0.0).then_some(rate)
 }
 
 #[cfg(test)]
