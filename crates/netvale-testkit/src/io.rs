@@ -32,7 +32,7 @@ pub fn push(tx: &mut TxRing, frame: &[u8]) {
 #[track_caller]
 pub fn send(port: &mut Port, frame: &[u8]) {
     push(port.tx(0), frame);
-    flush(port.tx(0));
+    port.tx(0).sync().unwrap();
 }
 
 /// Sends all frames through the port's first ring.
@@ -41,36 +41,7 @@ pub fn send_all<F: AsRef<[u8]>>(port: &mut Port, frames: &[F]) {
     for f in frames {
         push(port.tx(0), f.as_ref());
     }
-    flush(port.tx(0));
-}
-
-/// Syncs until the engine has taken over everything queued.
-///
-/// # Panics
-///
-/// If it does not, in the end. Not for pipes whose receiver does nothing.
-#[track_caller]
-pub fn flush(tx: &mut TxRing) {
-    let end = Instant::now() + PATIENCE;
-    loop {
-        tx.sync().unwrap();
-        if tx.pending() == 0 {
-            return;
-        }
-        // A pipe takes frames over without giving their slots back.
-        if tx.sync().unwrap() == 0 && Instant::now() > end {
-            panic!("the engine does not take what was queued");
-        }
-        if is_pipe_done(tx) {
-            return;
-        }
-        std::thread::yield_now();
-    }
-}
-
-/// A pipe's sender is done after one sync: what is pending waits for the peer.
-fn is_pipe_done(tx: &TxRing) -> bool {
-    tx.name().contains(['{', '}'])
+    port.tx(0).sync().unwrap();
 }
 
 /// Takes one frame from a ring.

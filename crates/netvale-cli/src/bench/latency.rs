@@ -61,7 +61,7 @@ fn ping(port: &mut Port, wait: Wait, time: Duration) -> Result<Sample> {
     let mut bytes = frame(station_mac(0), sender_mac(0), 60);
     let mut histogram = histogram()?;
     let (mut seq, mut wrong) = (0u64, 0u64);
-    let mut trip = || -> Result<()> {
+    let trip = || -> Result<()> {
         seq += 1;
         bytes[SEQ_AT..SEQ_AT + 8].copy_from_slice(&seq.to_le_bytes());
         let start = Instant::now();
@@ -111,17 +111,20 @@ pub(super) fn eventfds(cpus: [usize; 2], time: Duration) -> Result<Sample> {
     let peer = Peer::with_events(&Task::Eventfd { cpu: cpus[1] }, ask_there, answer_there)?;
     let sample = on_cpu(cpus[0], || {
         let mut histogram = histogram()?;
-        let mut trips = 0u64;
-        let seconds = repeat(time, 16, || {
+        let trip = || -> Result<Duration> {
             let start = Instant::now();
             write_event(ask.as_fd(), 1)?;
             let mut word = [0; 8];
             rustix::io::read(&answer, &mut word)
                 .map_err(|e| io_error("cannot read an eventfd", &e.into()))?;
-            trips += 1;
-            if trips > WARM_UP {
-                histogram.saturating_record(nanos(start.elapsed()));
-            }
+            Ok(start.elapsed())
+        };
+        // The other process may only just begin.
+        for _ in 0..WARM_UP {
+            trip()?;
+        }
+        let seconds = repeat(time, 16, || {
+            histogram.saturating_record(nanos(trip()?));
             Ok(())
         })?;
         Ok(Sample::latency(histogram, seconds))

@@ -83,8 +83,9 @@ pub(crate) fn run(args: &PeerArgs) -> Result<Code> {
             let mut port = Namespace::at(&task.ns)?.open(&task.port)?;
             netvale::pin_to_cpu(task.cpu)?;
             introduce(&mut port)?;
+            let before = drops(&port)?;
             let stop = ready()?;
-            let received = receive(&mut port, &task, &stop)?;
+            let received = receive(&mut port, &task, before, &stop)?;
             crate::output::json(&received)?;
         }
         Task::Echo {
@@ -137,9 +138,14 @@ fn is_pipe(name: &str) -> bool {
     name.contains(['{', '}'])
 }
 
-/// Takes frames until it is told to stop and no more come.
-pub(super) fn receive(port: &mut Port, task: &Receive, stop: &AtomicBool) -> Result<Received> {
-    let before = drops(port)?;
+/// Takes frames until it is told to stop and no more come. `before`: frames
+/// that its port had dropped before anything was sent to it.
+pub(super) fn receive(
+    port: &mut Port,
+    task: &Receive,
+    before: u64,
+    stop: &AtomicBool,
+) -> Result<Received> {
     let mut received = Received::default();
     let answer = frame(super::sample::sender_mac(0), station_mac(0), 60);
     let mut unanswered = 0;
@@ -158,6 +164,8 @@ pub(super) fn receive(port: &mut Port, task: &Receive, stop: &AtomicBool) -> Res
             unanswered += frames;
             if unanswered >= every {
                 unanswered -= every;
+                // The slots must be back before more comes.
+                port.rx(0).sync()?;
                 let tx = port.tx(0);
                 tx.push(&answer).map_err(|e| broken(&e.to_string()))?;
                 tx.sync()?;

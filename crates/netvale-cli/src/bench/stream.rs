@@ -96,11 +96,12 @@ impl Stream {
         let mut receiver = self.open(&namespace, &to)?;
         introduce(&mut receiver)?;
         let task = self.task(std::path::PathBuf::new(), to, cpus[1]);
+        let before = drops(&receiver)?;
         let stop = AtomicBool::new(false);
         let (sent, received) = std::thread::scope(|scope| {
             let receiving = scope.spawn(|| {
                 netvale::pin_to_cpu(cpus[1])?;
-                receive(&mut receiver, &task, &stop)
+                receive(&mut receiver, &task, before, &stop)
             });
             let sent = on_cpu(cpus[0], || self.send(&mut sender, time));
             stop.store(true, Ordering::Release);
