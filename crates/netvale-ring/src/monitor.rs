@@ -50,9 +50,13 @@ pub fn tap_lease(party: &Party<'_>, to: &Target<'_>, lease: Lease) {
 /// Copies a run to every copy monitor of `watched`. `tx`: it is being sent.
 #[cold]
 pub fn tap_copy(party: &Party<'_>, watched: Kring<'_>, tx: bool, run: Run<'_>) {
+    // A switch sends a frame that the program cut off as far as it is there; a
+    // pipe waits for the rest.
+    let cut = (tx && watched.peer().is_none()).then(|| (run.first + run.n - 1) % run.ring.count());
     for_each(party, watched, tx, false, |to| {
         pieces(run, |piece| {
-            fill(party, to, piece, |slot, at| {
+            let skip = Skip::default();
+            fill_at(party, to, piece, &skip, |slot, at, i| {
                 let dst = to.ring.slot(at);
                 let len = usize::from(slot.len()).min(to.map.geom.buf_size as usize);
                 let copied = to
@@ -60,8 +64,11 @@ pub fn tap_copy(party: &Party<'_>, watched: Kring<'_>, tx: bool, run: Run<'_>) {
                     .bufs()
                     .copy_from(dst.buf(), piece.map.bufs(), slot.buf(), len);
                 let len = if copied { slot.len() } else { 0 };
-                to.ring
-                    .set_slot(at, Slot::new(dst.buf(), len, flags(slot, tx)));
+                let mut flags = flags(slot, tx);
+                if Some((piece.first + i) % piece.ring.count()) == cut {
+                    flags &= !NS_MOREFRAG;
+                }
+                to.ring.set_slot(at, Slot::new(dst.buf(), len, flags));
                 u64::from(len)
             });
         });
@@ -173,12 +180,6 @@ fn pieces<'a>(run: Run<'a>, mut f: impl FnMut(Run<'a>)) {
 /// Slots of a piece skipped because the monitor was short of space.
 #[derive(Debug, Default)]
 struct Skip(core::cell::Cell<u32>);
-
-fn fill(party: &Party<'_>, to: &Target<'_>, run: Run<'_>, mut put: impl FnMut(Slot, u32) -> u64) {
-    fill_at(party, to, run, &Skip::default(), |slot, at, _| {
-        put(slot, at)
-    });
-}
 
 /// Reserves room for the newest slots of a run, calls `put` for each with its
 /// slot in the monitor's ring and its number in the run, and publishes.

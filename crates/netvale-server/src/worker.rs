@@ -112,8 +112,9 @@ impl Client {
             moved |= tx.serve();
         }
         for rx in &mut self.rx {
+            let before = rx.ring().tail();
             moved |= match rx.sync() {
-                Ok(moved) => moved,
+                Ok(tail) => tail != before,
                 // Another worker is at it, for another registration of this
                 // ring: come again.
                 Err(SyncError::Locked) => true,

@@ -235,31 +235,26 @@ impl RxEnd {
         self.common.kring.get()
     }
 
-    /// Gives released slots back and looks for new frames. Whether the tail
-    /// moved.
+    /// Gives released slots back and looks for new frames. The ring's tail.
     ///
     /// # Errors
     ///
     /// [`SyncError`]. With [`SyncError::BadWords`] nothing was released, but
     /// new frames are shown all the same.
     #[inline]
-    pub fn sync(&mut self) -> Result<bool, SyncError> {
+    pub fn sync(&mut self) -> Result<u32, SyncError> {
         let end = self.common.end();
         let Some(lock) = Locked::take(end, self.common.owner) else {
             return Err(SyncError::Locked);
         };
         let party = self.common.party();
-        let before = end.ring.tail();
         let tail = match self.common.kind {
-            PortKind::Pipe => pipe::rxsync(&party, lock.0),
-            PortKind::Null => Ok(before),
-            PortKind::None => return Err(SyncError::Gone),
             PortKind::Vale | PortKind::Monitor => rx::rxsync(&party, lock.0),
+            PortKind::Pipe => pipe::rxsync(&party, lock.0),
+            PortKind::Null => Ok(lock.0.ring.tail()),
+            PortKind::None => return Err(SyncError::Gone),
         };
-        match tail {
-            Ok(tail) => Ok(tail != before),
-            Err(_) => Err(SyncError::BadWords),
-        }
+        tail.map_err(|_| SyncError::BadWords)
     }
 
     /// Whether a sync would show new frames. Changes nothing and takes no lock.

@@ -148,6 +148,7 @@ mod domain {
     fn a_parent_has_64_pipes() {
         let bed = Bed::new(Config {
             state: StateGeom { krings: 1024, ports: 256, ..small().state },
+            global: RegionGeom { ifs: 256, ..small().global },
             ..small()
         });
         let w = want(1, 1, 4, 4);
@@ -218,7 +219,11 @@ mod domain {
                 let name = match round % 5 {
                     0 => format!("vale{}:a{round}", round % 7),
                     1 => format!("vale0:p{{x{round}"),
-                    2 => open.first().map_or("vale0:n".into(), |p| format!("{}/r", p.reg.name)),
+                    2 => open
+                        .iter()
+                        .find(|p| !p.reg.name.contains(['/', ':']) || p.reg.name.starts_with("vale"))
+                        .filter(|p| !p.reg.name.contains('/'))
+                        .map_or("vale0:n".into(), |p| format!("{}/r", p.reg.name)),
                     3 => "null:n".into(),
                     _ => format!("vale0:s{}", round % 3),
                 };
@@ -406,7 +411,7 @@ mod domain {
                     assert_eq!(tx.reg.region, a.reg.region);
                 }
                 for i in 0..50u8 {
-                    let f = frame(2, i);
+                    let f = frame(2, 100 + i);
                     send(&mut a, 0, &f);
                     let got = drain(&mut b, 0);
                     assert_eq!(got.len(), 1);

@@ -423,7 +423,7 @@ fn spoil_ring(region: &Region, ofs: usize, rng: &mut Rng) {
             1 => u32::try_from(rng.next() >> 32).unwrap(),
             _ => u32::try_from(rng.below(1100)).unwrap(),
         };
-        region.mem.write(ofs + word, &value.to_le_bytes());
+        put(region, ofs + word, value);
     }
     for _ in 0..8 {
         let at = ofs + 256 + rng.below(1024) * 16;
@@ -431,10 +431,14 @@ fn spoil_ring(region: &Region, ofs: usize, rng: &mut Rng) {
             0 => u32::try_from(rng.next() >> 32).unwrap(),
             _ => u32::try_from(rng.below(4000)).unwrap(),
         };
-        region.mem.write(at, &buf.to_le_bytes());
+        put(region, at, buf);
         let rest = u32::try_from(rng.next() >> 32).unwrap();
-        region.mem.write(at + 4, &rest.to_le_bytes());
+        put(region, at + 4, rest);
     }
+}
+
+fn put(region: &Region, at: usize, value: u32) {
+    assert!(region.mem.write(at, &value.to_le_bytes()));
 }
 
 /// Writes over everybody's rings and buffers in the region that all share.
@@ -449,7 +453,7 @@ fn scribbler(spec: &Spec) {
         spoil_ring(&region, region.geom.ring_ofs(ring), &mut rng);
         for _ in 0..16 {
             let at = bufs + rng.below(8192 * 2112);
-            region.mem.write(at, &rng.next().to_le_bytes());
+            assert!(region.mem.write(at, &rng.next().to_le_bytes()));
         }
         rest(&mut rng);
     }

@@ -91,38 +91,46 @@ impl RxRing {
     /// another process wrote over the ring's words, which were put right.
     #[inline]
     pub fn sync(&mut self) -> Result<u32> {
+        let tail = match &mut self.end {
+            Some(end) => {
+                let ring = end.ring();
+                if ring.head() != self.next {
+                    ring.set_head(self.next);
+                }
+                match end.sync() {
+                    Ok(tail) => tail,
+                    Err(SyncError::Locked) => self.ring().tail(),
+                    Err(e) => return Err(self.failed(e)),
+                }
+            }
+            None => self.sync_isolated(),
+        };
+        if tail == self.tail {
+            self.look_stuck();
+        } else if tail < self.slots {
+            self.tail = tail;
+            self.stuck = 0;
+            if self.stamps {
+                self.stamp();
+            }
+        }
+        Ok(self.available())
+    }
+
+    /// The worker looks at the ring by itself while it is awake; asleep, it
+    /// must know before the ring is full.
+    fn sync_isolated(&mut self) -> u32 {
         let ring = self.ring();
         let before = ring.head();
         if before != self.next {
             ring.set_head(self.next);
-        }
-        match &mut self.end {
-            Some(end) => match end.sync() {
-                Ok(true) => self.stuck = 0,
-                Ok(false) => self.look_stuck(),
-                Err(SyncError::Locked) => {}
-                Err(e) => return Err(self.failed(e)),
-            },
-            None => {
-                if before != self.next {
-                    self.untold += span(before.min(self.slots - 1), self.next, self.slots);
-                    // The worker looks at the ring by itself while it is
-                    // awake; asleep, it must know before the ring is full.
-                    if self.untold >= self.slots / 4 {
-                        self.untold = 0;
-                        self.shared.kick();
-                    }
-                }
+            self.untold += span(before.min(self.slots - 1), self.next, self.slots);
+            if self.untold >= self.slots / 4 {
+                self.untold = 0;
+                self.shared.kick();
             }
         }
-        let tail = self.ring().tail();
-        if tail < self.slots {
-            if self.stamps && tail != self.tail {
-                self.stamp();
-            }
-            self.tail = tail;
-        }
-        Ok(self.available())
+        self.ring().tail()
     }
 
     #[inline]
@@ -223,21 +231,18 @@ impl RxRing {
         let n = n.min(self.available());
         let ring = self.ring();
         let (mut frames, mut bytes) = (0, 0);
-        let mut look = |from, n| {
-            for word in ring.words(from, n).chunks_exact(2) {
+        let (mut at, mut left) = (self.next, n);
+        while left > 0 {
+            let part = left.min(self.slots - at); // up to the end of the ring
+            for word in ring.words(at, part).chunks_exact(2) {
                 let slot = Slot::from_bits(word[0].load(Relaxed));
                 frames += u32::from(!slot.has(NS_MOREFRAG) && slot.len() > 0);
                 bytes += u64::from(slot.len());
             }
-        };
-        let end = self.next + n;
-        look(self.next, n);
-        self.next = if end < self.slots {
-            end
-        } else {
-            look(0, end - self.slots); // `words` stops at the end of the ring
-            end - self.slots
-        };
+            left -= part;
+            at = if at + part == self.slots { 0 } else { at + part };
+        }
+        self.next = at;
         (frames, bytes)
     }
 

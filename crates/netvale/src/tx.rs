@@ -153,20 +153,17 @@ impl TxRing {
     pub fn push_resident(&mut self, n: u32, len: u16) -> u32 {
         let n = n.min(self.space());
         let ring = self.ring();
-        let set = |from, n| {
-            for slot in ring.words(from, n).chunks_exact(2) {
+        let (mut at, mut left) = (self.next, n);
+        while left > 0 {
+            let part = left.min(self.slots - at); // up to the end of the ring
+            for slot in ring.words(at, part).chunks_exact(2) {
                 let buf = Slot::from_bits(slot[0].load(Relaxed)).buf();
                 slot[0].store(Slot::new(buf, len, 0).bits(), Relaxed);
             }
-        };
-        let end = self.next + n;
-        set(self.next, n);
-        self.next = if end < self.slots {
-            end
-        } else {
-            set(0, end - self.slots); // `words` stops at the end of the ring
-            end - self.slots
-        };
+            left -= part;
+            at = if at + part == self.slots { 0 } else { at + part };
+        }
+        self.next = at;
         n
     }
 
@@ -209,17 +206,10 @@ impl TxRing {
     /// ring's words, and what was queued is lost.
     #[inline]
     pub fn sync(&mut self) -> Result<u32> {
-        let ring = self.ring();
-        let before = ring.head();
-        ring.set_head(self.next);
         let Some(end) = &mut self.end else {
-            self.shared.kick();
-            let tail = self.ring().tail();
-            if tail < self.slots {
-                self.tail = tail;
-            }
-            return Ok(span(before.min(self.slots - 1), self.next, self.slots));
+            return Ok(self.sync_isolated());
         };
+        end.ring().set_head(self.next);
         let taken = match end.sync() {
             Ok(n) => n,
             Err(SyncError::Locked) => 0,
@@ -230,6 +220,19 @@ impl TxRing {
             self.tail = tail;
         }
         Ok(taken)
+    }
+
+    /// The server's worker does the rest.
+    fn sync_isolated(&mut self) -> u32 {
+        let ring = self.ring();
+        let before = ring.head().min(self.slots - 1);
+        ring.set_head(self.next);
+        self.shared.kick();
+        let tail = ring.tail();
+        if tail < self.slots {
+            self.tail = tail;
+        }
+        span(before, self.next, self.slots)
     }
 
     #[cold]

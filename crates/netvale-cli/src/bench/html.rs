@@ -18,7 +18,7 @@ svg .t{font-size:15px;font-weight:600;fill:#111}svg .m{text-anchor:middle}\
 svg .e{text-anchor:end}svg .v{text-anchor:middle;font-size:10px}\
 svg .g{stroke:#e4e4e4}svg .a{stroke:#777}\
 table{border-collapse:collapse;font-variant-numeric:tabular-nums}\
-td,th{padding:3px 10px;border-bottom:1px solid #e4e4e4;text-align:right}\
+td,th{white-space:nowrap;padding:3px 10px;border-bottom:1px solid #e4e4e4;text-align:right}\
 td:first-child,th:first-child{text-align:left}\
 .met{color:#00703c}.not{color:#b00020}.group td{font-weight:600;background:#f6f6f6}";
 

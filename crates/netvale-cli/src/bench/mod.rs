@@ -44,7 +44,7 @@ use stream::Stream;
 const MAX_ROUNDS: u32 = 1000;
 const MAX_SECONDS: f64 = 600.0;
 /// Longest time that a raw limit counts as measured beside a case.
-const RAW_FRESH: Duration = Duration::from_secs(3);
+const RAW_FRESH: Duration = Duration::from_secs(1);
 /// Longest time that is spent on a raw limit at once.
 const RAW_TIME: Duration = Duration::from_millis(250);
 /// How often the progress is told when stderr is no terminal.

@@ -11,9 +11,9 @@ const LEFT: f64 = 62.0;
 const RIGHT: f64 = 16.0;
 const TOP: f64 = 40.0;
 const BOTTOM: f64 = 46.0;
-/// Height of one line of the legend, and its width per entry.
+/// Height of one line of the legend, and its width.
 const LEGEND_LINE: f64 = 18.0;
-const LEGEND_ENTRY: f64 = 230.0;
+const LEGEND_WIDTH: f64 = 690.0;
 /// Legible on white, and told apart also by those who see few colours.
 const COLOURS: [&str; 7] = [
     "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#555555",
@@ -163,7 +163,7 @@ impl Histograms {
         let most = points().fold(0.0f64, |m, p| m.max(p.1));
         let low = points().fold(f64::INFINITY, |m, p| m.min(p.0)).max(1.0);
         let high = points()
-            .filter(|p| p.1 >= 0.01)
+            .filter(|p| p.1 >= 0.1)
             .fold(low * 10.0, |m, p| m.max(p.0));
         let frame = Frame {
             title: &self.title,
@@ -177,36 +177,22 @@ impl Histograms {
             step: tick(most),
             most: most.max(1.0) * 1.08,
         };
-        let (from, to) = (low.log10().floor(), high.log10().ceil());
+        let (from, to) = (low.log10() - 0.1, high.log10() + 0.1);
         let x = |ns: f64| {
             let at = ((ns.log10() - from) / (to - from)).clamp(0.0, 1.0);
             LEFT + at * frame.plot_width()
         };
         let mut svg = frame.open();
-        let mut decade = 10f64.powf(from);
-        while decade <= 10f64.powf(to) * 1.01 {
-            for (times, named) in [(1.0, true), (2.0, true), (5.0, true)] {
-                let ns = decade * times;
-                if ns > 10f64.powf(to) * 1.01 {
-                    break;
-                }
-                let _ = write!(
-                    svg,
-                    "<line x1='{0:.1}' x2='{0:.1}' y1='{TOP}' y2='{1:.1}' class='g'/>",
-                    x(ns),
-                    frame.bottom()
-                );
-                if named {
-                    let _ = write!(
-                        svg,
-                        "<text x='{:.1}' y='{:.1}' class='m'>{}</text>",
-                        x(ns),
-                        frame.bottom() + 16.0,
-                        time(ns)
-                    );
-                }
-            }
-            decade *= 10.0;
+        for ns in log_ticks(from, to) {
+            let _ = write!(
+                svg,
+                "<line x1='{0:.1}' x2='{0:.1}' y1='{TOP}' y2='{1:.1}' class='g'/>\
+                 <text x='{0:.1}' y='{2:.1}' class='m'>{3}</text>",
+                x(ns),
+                frame.bottom(),
+                frame.bottom() + 16.0,
+                time(ns)
+            );
         }
         for (i, share) in shares.iter().enumerate() {
             let line: Vec<_> = share
@@ -246,7 +232,8 @@ impl Frame<'_> {
     }
 
     fn per_line(&self) -> usize {
-        3
+        let long = self.names.iter().any(|(name, _)| name.len() > 28);
+        if long { 2 } else { 3 }
     }
 
     fn open(&self) -> String {
@@ -289,7 +276,8 @@ impl Frame<'_> {
             escape(self.y_title)
         );
         for (i, (name, dashed)) in self.names.iter().enumerate() {
-            let x = 24.0 + LEGEND_ENTRY * float((i % self.per_line()) as u64);
+            let column = LEGEND_WIDTH / float(self.per_line() as u64);
+            let x = 24.0 + column * float((i % self.per_line()) as u64);
             let y = HEIGHT + 8.0 + LEGEND_LINE * float((i / self.per_line()) as u64);
             let _ = write!(
                 svg,
@@ -328,6 +316,22 @@ fn path(points: &[(f64, f64)], colour: &str, dashed: bool) -> String {
         list.join(" "),
         dash(dashed)
     )
+}
+
+/// Round times between two powers of ten: more of each decade if there are few.
+fn log_ticks(from: f64, to: f64) -> Vec<f64> {
+    let steps: &[f64] = match to - from {
+        wide if wide > 3.5 => &[1.0],
+        _ => &[1.0, 2.0, 5.0],
+    };
+    let mut ticks = Vec::new();
+    let mut power = from.floor();
+    while power <= to {
+        let inside = |&ns: &f64| (from..=to).contains(&ns.log10());
+        ticks.extend(steps.iter().map(|s| s * 10f64.powf(power)).filter(inside));
+        power += 1.0;
+    }
+    ticks
 }
 
 /// A round distance that divides `most` into about five.
@@ -396,6 +400,8 @@ mod tests {
         for (value, text) in [(0.0, "0"), (0.125, "0.12"), (12.34, "12.3"), (150.2, "150")] {
             assert_eq!(short(value), text);
         }
+        assert_eq!(log_ticks(1.9, 3.1), [100.0, 200.0, 500.0, 1000.0]);
+        assert_eq!(log_ticks(1.0, 5.0), [10.0, 100.0, 1e3, 1e4, 1e5]);
         assert_eq!(time(500.0), "500 ns");
         assert_eq!(time(20e3), "20 us");
     }

@@ -1,4 +1,4 @@
-//! A namespace on the heap, with raw access to rings as a C program has it.
+//! A namespace of this process, with raw access to rings as a C program has it.
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 #![allow(unreachable_pub, reason = "shared by several test programs")]
@@ -11,24 +11,25 @@ use netvale_ring::layout::{BUF_SIZE, RING_SIZE, RegionGeom, StateGeom};
 use netvale_ring::slot::NS_MOREFRAG;
 use netvale_ring::world::{RegionMap, RegionSource, Waker, World};
 use netvale_ring::{Ring, Slot};
-use netvale_shm::Mem;
+use netvale_shm::{HugePages, Mem, Memfd};
 use netvale_switch::domain::{Config, Domain, MemSource, Registration, Result, Want};
 use netvale_switch::end::{Gear, RxEnd, TxEnd};
 use netvale_wire::name::PortSpec;
 
-/// Memory of this process.
+/// Sparse memory of this process.
 #[derive(Debug)]
-pub struct Heap;
+pub struct Sparse;
 
-impl MemSource for Heap {
+impl MemSource for Sparse {
     type File = ();
-    fn create(&mut self, _: &str, len: usize, _: bool) -> core::result::Result<(Mem, ()), String> {
-        Ok((Mem::heap(len), ()))
+    fn create(&mut self, n: &str, len: usize, _: bool) -> core::result::Result<(Mem, ()), String> {
+        let made = Memfd::create(n, len, HugePages::Never).and_then(|f| f.map());
+        made.map(|mem| (mem, ())).map_err(|e| e.to_string())
     }
 }
 
 #[derive(Debug, Clone)]
-pub struct Shared(pub Arc<Mutex<Domain<Heap>>>);
+pub struct Shared(pub Arc<Mutex<Domain<Sparse>>>);
 
 impl RegionSource for Shared {
     fn map(&self, id: u16, generation: u32) -> Option<RegionMap> {
@@ -83,7 +84,7 @@ pub struct Port {
 
 impl Bed {
     pub fn new(config: Config) -> Self {
-        let domain = Domain::new(config, Heap).unwrap();
+        let domain = Domain::new(config, Sparse).unwrap();
         let world = domain.world().clone();
         let shared = Shared(Arc::new(Mutex::new(domain)));
         let gear = Gear {
@@ -98,7 +99,7 @@ impl Bed {
         }
     }
 
-    pub fn with<R>(&self, f: impl FnOnce(&mut Domain<Heap>) -> R) -> R {
+    pub fn with<R>(&self, f: impl FnOnce(&mut Domain<Sparse>) -> R) -> R {
         f(&mut self.shared.0.lock().unwrap())
     }
 
