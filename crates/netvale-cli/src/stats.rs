@@ -49,6 +49,7 @@ struct Line<'a> {
     rx_bytes: u64,
     drop_frames: BTreeMap<&'a str, u64>,
     faults: u64,
+    cpu_ns: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     tx_pps: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -113,6 +114,7 @@ fn show(args: &Args, stats: &[PortStats], before: Option<(&[PortStats], f64)>) -
                 rx_bytes: s.rx_bytes,
                 drop_frames: s.drops.iter().map(|&(reason, n)| (reason, n)).collect(),
                 faults: s.faults,
+                cpu_ns: s.cpu_ns,
                 tx_pps: rates.map(|(tx, _)| tx),
                 rx_pps: rates.map(|(_, rx)| rx),
             })?;
@@ -133,6 +135,7 @@ fn show(args: &Args, stats: &[PortStats], before: Option<(&[PortStats], f64)>) -
         (rx, Align::Right),
         ("TX BYTES", Align::Right),
         ("RX BYTES", Align::Right),
+        ("CPU MS", Align::Right),
         ("DROPS", Align::Left),
     ]);
     for s in stats {
@@ -147,6 +150,7 @@ fn show(args: &Args, stats: &[PortStats], before: Option<(&[PortStats], f64)>) -
             rx.trim_end().to_owned(),
             s.tx_bytes.to_string(),
             s.rx_bytes.to_string(),
+            (s.cpu_ns / 1_000_000).to_string(),
             drops(s),
         ]);
     }

@@ -84,6 +84,9 @@ pub struct PortStats {
     pub drops: Vec<(&'static str, u64)>,
     /// Times its words in shared memory broke the rules.
     pub faults: u64,
+    /// CPU time spent moving what it sent, whoever spent it; measured by
+    /// samples. Nanoseconds.
+    pub cpu_ns: u64,
 }
 
 impl PortStats {
@@ -201,6 +204,7 @@ impl From<domain::PortStats> for PortStats {
             rx_bytes: s.rx.1,
             drops: s.drops,
             faults: s.faults,
+            cpu_ns: s.cpu_ns,
         }
     }
 }

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use netvale_ring::Slot;
+use netvale_ring::{Counter, Slot};
 use netvale_ring::slot::{MAX_FRAGS, NS_BUF_CHANGED, NS_MOREFRAG, Ring, RingWindow};
 use netvale_ring::world::{Holder, RegionMap};
 use netvale_switch::domain::RingInfo;
@@ -13,6 +13,10 @@ use netvale_switch::end::{SyncError, TxEnd};
 use crate::port::Shared;
 use crate::wait::{self, Spin};
 use crate::{Error, ErrorKind, Result};
+
+/// One sync in so many is timed, and counts for all of them: a look at the
+/// clock costs as much as sending ten frames.
+const SAMPLE: u32 = 64;
 
 /// A frame was not queued.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -37,6 +41,7 @@ pub struct TxRing {
     next: u32,
     /// First slot of the system, as of the last sync.
     tail: u32,
+    syncs: u32,
     spin: Spin,
 }
 
@@ -56,6 +61,7 @@ impl TxRing {
             info: *info,
             next,
             tail,
+            syncs: 0,
             spin: Spin::default(),
         })
     }
@@ -210,11 +216,17 @@ impl TxRing {
             return Ok(self.sync_isolated());
         };
         end.ring().set_head(self.next);
+        self.syncs = self.syncs.wrapping_add(1);
+        let start = self.syncs.is_multiple_of(SAMPLE).then(Instant::now);
         let taken = match end.sync() {
             Ok(n) => n,
             Err(SyncError::Locked) => 0,
             Err(e) => return Err(self.failed(e)),
         };
+        if let Some(start) = start {
+            let ns = u64::try_from(start.elapsed().as_nanos()).unwrap_or(0);
+            end.kring().count(Counter::CpuNs, ns * u64::from(SAMPLE));
+        }
         let tail = self.ring().tail();
         if tail < self.slots {
             self.tail = tail;

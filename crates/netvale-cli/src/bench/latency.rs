@@ -61,7 +61,7 @@ fn ping(port: &mut Port, wait: Wait, time: Duration) -> Result<Sample> {
     let mut bytes = frame(station_mac(0), sender_mac(0), 60);
     let mut histogram = histogram()?;
     let (mut seq, mut wrong) = (0u64, 0u64);
-    let trip = || -> Result<()> {
+    let mut trip = || -> Result<()> {
         seq += 1;
         bytes[SEQ_AT..SEQ_AT + 8].copy_from_slice(&seq.to_le_bytes());
         let start = Instant::now();
@@ -111,7 +111,7 @@ pub(super) fn eventfds(cpus: [usize; 2], time: Duration) -> Result<Sample> {
     let peer = Peer::with_events(&Task::Eventfd { cpu: cpus[1] }, ask_there, answer_there)?;
     let sample = on_cpu(cpus[0], || {
         let mut histogram = histogram()?;
-        let trip = || -> Result<Duration> {
+        let mut trip = || -> Result<Duration> {
             let start = Instant::now();
             write_event(ask.as_fd(), 1)?;
             let mut word = [0; 8];

@@ -2,7 +2,7 @@
 
 use netvale::ErrorKind;
 use netvale_testkit::frame::{BROADCAST, mac, tagged};
-use netvale_testkit::io::{drain, quiet, recv, recv_n, send, send_all, settled};
+use netvale_testkit::io::{drain, quiet, recv, recv_n, send, settled};
 use netvale_testkit::{Bed, Place, eventually};
 
 pub(crate) fn what_is_sent_and_what_arrives(bed: &Bed) {
