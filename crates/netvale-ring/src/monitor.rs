@@ -53,34 +53,50 @@ pub fn tap_copy(party: &Party<'_>, watched: Kring<'_>, tx: bool, run: Run<'_>) {
     // A switch sends a frame that the program cut off as far as it is there; a
     // pipe waits for the rest.
     let cut = (tx && watched.peer().is_none()).then(|| (run.first + run.n - 1) % run.ring.count());
-    for_each(party, watched, tx, false, |to| {
-        pieces(run, |piece| {
-            let skip = Skip::default();
-            fill_at(party, to, piece, &skip, |slot, at, i| {
-                let dst = to.ring.slot(at);
-                let len = usize::from(slot.len()).min(to.map.geom.buf_size as usize);
-                let copied = to
-                    .map
-                    .bufs()
-                    .copy_from(dst.buf(), piece.map.bufs(), slot.buf(), len);
-                let len = if copied { slot.len() } else { 0 };
-                let mut flags = flags(slot, tx);
-                if Some((piece.first + i) % piece.ring.count()) == cut {
-                    flags &= !NS_MOREFRAG;
-                }
-                to.ring.set_slot(at, Slot::new(dst.buf(), len, flags));
-                u64::from(len)
-            });
+    for_each(party, watched, tx, false, |to| copy_to(party, to, tx, run, cut));
+}
+
+/// Copies a run to one monitor. `cut`: a slot whose frame ends there, whatever
+/// it says.
+fn copy_to(party: &Party<'_>, to: &Target<'_>, tx: bool, run: Run<'_>, cut: Option<u32>) {
+    pieces(run, |piece| {
+        let skip = Skip::default();
+        fill_at(party, to, piece, &skip, |slot, at, i| {
+            let dst = to.ring.slot(at);
+            let len = usize::from(slot.len()).min(to.map.geom.buf_size as usize);
+            let copied = to
+                .map
+                .bufs()
+                .copy_from(dst.buf(), piece.map.bufs(), slot.buf(), len);
+            let len = if copied { slot.len() } else { 0 };
+            let mut flags = flags(slot, tx);
+            if Some((piece.first + i) % piece.ring.count()) == cut {
+                flags &= !NS_MOREFRAG;
+            }
+            to.ring.set_slot(at, Slot::new(dst.buf(), len, flags));
+            u64::from(len)
         });
     });
 }
 
 /// Gives a run of slots that their user is done with to the zero-copy monitors
 /// of `watched`, in exchange for empty buffers. `holder`: the ring in whose
-/// name the buffers are held.
+/// name the buffers are held. A buffer can be given away once only: of several
+/// monitors the last one gets it, and the others a copy.
 #[cold]
 pub fn tap_zcopy(party: &Party<'_>, watched: Kring<'_>, holder: KringId, tx: bool, run: Run<'_>) {
+    let mut left = 0;
+    for_each(party, watched, tx, true, |_| left += 1);
     for_each(party, watched, tx, true, |to| {
+        // Monitors come and go: one that came just now waits for the next run.
+        left = match left {
+            0 => return,
+            1 => 0,
+            _ => {
+                left -= 1;
+                return copy_to(party, to, tx, run, None);
+            }
+        };
         let Some(holders) = run
             .map
             .shared

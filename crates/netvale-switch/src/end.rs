@@ -323,6 +323,7 @@ impl RxEnd {
     #[must_use]
     pub fn faults(&self) -> u64 {
         let kring = self.common.kring.get();
-        kring.counter(Counter::FaultWords) + kring.counter(Counter::FaultState)
+        let words = kring.counter(Counter::FaultWords);
+        words.wrapping_add(kring.counter(Counter::FaultState))
     }
 }

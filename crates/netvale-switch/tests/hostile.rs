@@ -58,7 +58,8 @@ mod hostile {
         let targets = words(&bed, &ports);
         let ids: Vec<_> = ports.iter().map(|p| p.reg.port).collect();
         let faults = |bed: &Bed| -> u64 {
-            ids.iter().filter_map(|&id| bed.with(|d| d.port_stats(id))).map(|s| s.faults + s.drops.iter().map(|d| d.1).sum::<u64>()).sum()
+            ids.iter().filter_map(|&id| bed.with(|d| d.port_stats(id))).flat_map(|s| s.drops.into_iter().map(|d| d.1).chain([s.faults]))
+                .fold(0, u64::wrapping_add)
         };
         let (stop, longest) = (&AtomicBool::new(false), &AtomicU64::new(0));
         let syncs = &AtomicU64::new(0);
@@ -239,6 +240,7 @@ mod hostile {
         let (mut a, mut b) = (bed.open("vale0:a", &w), bed.open("vale0:b", &w));
         let stop = &AtomicBool::new(false);
         std::thread::scope(|scope| {
+            let _end = Stop(stop);
             let mut bad = bad;
             scope.spawn(move || {
                 let mut rng = Rng(5);
@@ -255,18 +257,42 @@ mod hostile {
                 let mut f = [0u8; 64];
                 f[..12].copy_from_slice(&[2, 9, 0, 0, 0, 2, 2, 9, 0, 0, 0, 1]);
                 f[20..24].copy_from_slice(&i.to_le_bytes());
-                assert!(queue(&a, 0, &[&f]));
-                a.tx[0].sync().unwrap();
-                let got = drain(&mut b, 0);
-                let mine: Vec<_> = got.iter().filter(|g| g.bytes.get(1) == Some(&9)).collect();
-                assert_eq!(mine.len(), 1, "frame {i}");
-                assert_eq!(mine[0].bytes, f);
+                deliver(&bed, &mut a, &mut b, &f);
                 f[..12].copy_from_slice(&[2, 9, 0, 0, 0, 1, 2, 9, 0, 0, 0, 2]);
                 assert!(queue(&b, 0, &[&f]));
                 b.tx[0].sync().unwrap();
                 let _ = drain(&mut a, 0);
             }
-            stop.store(true, Relaxed);
         });
+        assert_eq!(bed.drops(&a)["rx_fault"] + bed.drops(&b)["rx_fault"], 0);
+    }
+
+    /// Ends the other threads, also when this one panics.
+    struct Stop<'a>(&'a AtomicBool);
+
+    impl Drop for Stop<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Relaxed);
+        }
+    }
+
+    /// Sends a frame, again if the other's ring was full, until it arrives.
+    fn deliver(bed: &Bed, a: &mut Port, b: &mut Port, f: &[u8]) {
+        let start = Instant::now();
+        loop {
+            let full = bed.drops(b)["rx_full"];
+            assert!(queue(a, 0, &[f]));
+            a.tx[0].sync().unwrap();
+            // Behind a sender that is preempted, it comes when that one goes on.
+            while bed.drops(b)["rx_full"] == full || start.elapsed() < LIMIT / 100 {
+                let got = drain(b, 0);
+                let mut mine = got.iter().filter(|g| g.bytes.get(1) == Some(&9));
+                if let Some(mine) = mine.next() {
+                    assert_eq!(mine.bytes, f);
+                    return;
+                }
+                assert!(start.elapsed() < LIMIT, "a frame was lost");
+            }
+        }
     }
 }

@@ -182,25 +182,27 @@ impl<M: MemSource> Domain<M> {
             name: p.name.clone(),
             ..PortStats::default()
         };
+        // Counters lie in shared memory: they may be anything.
+        let add = |sum: &mut u64, n: u64| *sum = sum.wrapping_add(n);
         let mut drops: BTreeMap<&'static str, u64> = BTreeMap::new();
         for k in p.tx.iter().filter_map(|r| self.world.kring(r.kring)) {
-            s.tx.0 += k.counter(Counter::Frames);
-            s.tx.1 += k.counter(Counter::Bytes);
-            s.syncs += k.counter(Counter::Syncs);
-            s.flooded += k.counter(Counter::Flooded);
-            s.cpu_ns += k.counter(Counter::CpuNs);
-            s.faults += k.counter(Counter::FaultWords) + k.counter(Counter::FaultState);
+            add(&mut s.tx.0, k.counter(Counter::Frames));
+            add(&mut s.tx.1, k.counter(Counter::Bytes));
+            add(&mut s.syncs, k.counter(Counter::Syncs));
+            add(&mut s.flooded, k.counter(Counter::Flooded));
+            add(&mut s.cpu_ns, k.counter(Counter::CpuNs));
+            add(&mut s.faults, k.counter(Counter::FaultWords).wrapping_add(k.counter(Counter::FaultState)));
             for (c, word) in Counter::DROPS {
-                *drops.entry(word).or_default() += k.counter(c);
+                add(drops.entry(word).or_default(), k.counter(c));
             }
         }
         for k in p.rx.iter().filter_map(|r| self.world.kring(r.kring)) {
             let [frames, bytes, full, fault] = k.in_counters();
-            s.rx.0 += frames;
-            s.rx.1 += bytes;
-            s.faults += k.counter(Counter::FaultWords) + k.counter(Counter::FaultState);
-            *drops.entry("rx_full").or_default() += full;
-            *drops.entry("rx_fault").or_default() += fault;
+            add(&mut s.rx.0, frames);
+            add(&mut s.rx.1, bytes);
+            add(&mut s.faults, k.counter(Counter::FaultWords).wrapping_add(k.counter(Counter::FaultState)));
+            add(drops.entry("rx_full").or_default(), full);
+            add(drops.entry("rx_fault").or_default(), fault);
         }
         s.drops = drops.into_iter().collect();
         s

@@ -122,6 +122,7 @@ pub(crate) fn choosing_rings(bed: &Bed) {
     let mut a = ns.port("vale0:a-1").rings(2, 2).open().unwrap();
     let mut b = ns.port("vale0:b").rings(2, 2).open().unwrap();
     send(&mut b, &plain(BROADCAST, mac(2), 60, 0));
+    settled(&b, 1);
     let f = tagged(mac(2), mac(1), 60, 1, 1);
     send(&mut a, &f);
     eventually("it is there", || b.rx(1).sync().unwrap() == 1);

@@ -119,7 +119,7 @@ pub(crate) fn rings_in_threads(bed: &Bed) {
     let (mut a, mut b) = (open("vale0:a"), open("vale0:b"));
     send(&mut b, &tagged(BROADCAST, mac(2), 60, 2, 0));
     recv(&mut a);
-    let ((tx, _rx), (_tx, rx)) = (a.into_rings(), b.into_rings());
+    let (tx, rx) = (a.into_rings().0, b.into_rings().1);
     let got: u64 = std::thread::scope(|s| {
         for (i, mut tx) in tx.into_iter().enumerate() {
             s.spawn(move || {
