@@ -125,7 +125,7 @@ mod tests {
             "{calls}"
         );
         assert!(calls.contains("test --workspace"), "{calls}");
-        assert!(calls.contains("test --release"), "{calls}");
+        assert!(calls.contains("test --profile=release-test"), "{calls}");
         assert_eq!(fs::read_dir(scene.dir.join("tmp")).unwrap().count(), 0);
     }
 
@@ -134,7 +134,7 @@ mod tests {
         let scene = Scene::new("quick", GOOD);
         let run = scene.run(&["--quick"], &[]);
         assert_eq!(run.last, "5 passed, 0 failed, 0 skipped", "{run:?}");
-        assert!(run.good && !scene.calls().contains("--release"), "{run:?}");
+        assert!(run.good && !scene.calls().contains("--profile=release-test"), "{run:?}");
     }
 
     #[test]

@@ -53,7 +53,9 @@ pub fn tap_copy(party: &Party<'_>, watched: Kring<'_>, tx: bool, run: Run<'_>) {
     // A switch sends a frame that the program cut off as far as it is there; a
     // pipe waits for the rest.
     let cut = (tx && watched.peer().is_none()).then(|| (run.first + run.n - 1) % run.ring.count());
-    for_each(party, watched, tx, false, |to| copy_to(party, to, tx, run, cut));
+    for_each(party, watched, tx, false, |to| {
+        copy_to(party, to, tx, run, cut);
+    });
 }
 
 /// Copies a run to one monitor. `cut`: a slot whose frame ends there, whatever

@@ -10,7 +10,8 @@
 //! SeqCst in full (the model checker treats SeqCst accesses as AcqRel), so the
 //! sleep word's protocol is not proven here.
 
-#[cfg(all(test, loom))]
+#[cfg(loom)]
+#[cfg(test)]
 mod model {
     use core::sync::atomic::Ordering;
     use std::sync::Mutex;

@@ -2,6 +2,10 @@
 //! real threads, and with any bits in their words.
 
 #[cfg(test)]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "foreign bits are cut to size on purpose"
+)]
 mod resv {
     use std::collections::VecDeque;
     use std::sync::Mutex;
@@ -473,7 +477,12 @@ mod resv {
             loop {
                 let end = done.load(std::sync::atomic::Ordering::Acquire);
                 let found = bed.resv().collect(cursor);
-                assert!(!found.fault, "{found:?} {:x?} rhead {:x}", bed.recs, bed.rhead.load(Relaxed));
+                assert!(
+                    !found.fault,
+                    "{found:?} {:x?} rhead {:x}",
+                    bed.recs,
+                    bed.rhead.load(Relaxed)
+                );
                 let n = cursor.tail.distance(found.cursor.tail, slots);
                 for k in 0..n {
                     let v = bed.slot(cursor.tail, k).load(Relaxed);

@@ -143,10 +143,9 @@ impl Server {
     fn end(&mut self) {
         tracing::info!("ending");
         self.dir.close();
-        // Whoever connected meanwhile is told by the end of the connection,
-        // and starts another server.
-        let tokens: Vec<u64> = self.conns.keys().copied().collect();
-        tokens.into_iter().for_each(|token| self.drop_conn(token));
+        // Whoever is connected is told by the end of the connection. Ports are
+        // not taken down: between trusted ones traffic goes on, as it does
+        // when a server is killed.
     }
 
     /// Sets those timers that something waits for.

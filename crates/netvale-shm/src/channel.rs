@@ -84,7 +84,8 @@ impl Channel {
     /// # Errors
     ///
     /// The kernel's; `WouldBlock` if nothing came in time; `InvalidData` if
-    /// the message is longer than `buf` or lost descriptors on its way.
+    /// the message is longer than `buf` or has too many descriptors; EMFILE if
+    /// this process has no room for them.
     pub fn recv(&self, buf: &mut [u8], fds: &mut Vec<OwnedFd>) -> io::Result<usize> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
         let got = loop {
@@ -103,14 +104,20 @@ impl Channel {
                 }
             }
         };
-        if got
-            .flags
-            .intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC)
-        {
+        if got.flags.contains(ReturnFlags::TRUNC) {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
                 "message cut short",
             ));
+        }
+        if got.flags.contains(ReturnFlags::CTRUNC) {
+            // There was room for as many as may come: so the process has no
+            // number left to give them.
+            return Err(if fds.len() < MAX_FDS {
+                Errno::MFILE.into()
+            } else {
+                io::Error::new(io::ErrorKind::InvalidData, "too many descriptors")
+            });
         }
         Ok(got.bytes)
     }

@@ -254,7 +254,7 @@ impl RxEnd {
             PortKind::Null => Ok(lock.0.ring.tail()),
             PortKind::None => return Err(SyncError::Gone),
         };
-        tail.map_err(|_| SyncError::BadWords)
+        tail.map_err(|_bad| SyncError::BadWords)
     }
 
     /// Whether a sync would show new frames. Changes nothing and takes no lock.

@@ -1,9 +1,14 @@
 //! Who gets what, what is refused with which error, and that everything comes
 //! back.
 
+#[cfg(test)]
 mod common;
 
 #[cfg(test)]
+#[expect(
+    clippy::assertions_on_result_states,
+    reason = "only whether it was refused matters"
+)]
 mod domain {
     use std::sync::atomic::Ordering::Relaxed;
 
@@ -64,11 +69,21 @@ mod domain {
         assert!(matches!(err("vale0:b/r"), DomainError::NotFound(_)));
         assert!(matches!(err("netmap:nosuch0"), DomainError::NotFound(_)));
         assert!(matches!(err("vale0:c@77"), DomainError::Invalid(_)));
-        assert!(matches!(err("vale0:c@share=vale0:d"), DomainError::NotFound(_)));
+        assert!(matches!(
+            err("vale0:c@share=vale0:d"),
+            DomainError::NotFound(_)
+        ));
         assert!(matches!(err("vale0:c{1-9"), DomainError::Invalid(_)));
         assert!(matches!(err("vale0:c-3"), DomainError::Invalid(_)));
-        let bad_header = Want { vnet_hdr: Some(7), accepts_vnet_hdr: true, ..d };
-        assert!(matches!(bed.try_open("vale0:e", &bad_header), Err(DomainError::Invalid(_))));
+        let bad_header = Want {
+            vnet_hdr: Some(7),
+            accepts_vnet_hdr: true,
+            ..d
+        };
+        assert!(matches!(
+            bed.try_open("vale0:e", &bad_header),
+            Err(DomainError::Invalid(_))
+        ));
         bed.with(|d| d.set_vnet_hdr("vale0:a", 12)).unwrap();
         assert!(matches!(err("vale0:a"), DomainError::NeedsHeader(_)));
         let set = |n: &str, l| bed.with(|d| d.set_vnet_hdr(n, l));
@@ -122,18 +137,30 @@ mod domain {
         new("p").unwrap();
         assert!(matches!(new("p"), Err(DomainError::Exists(_))));
         assert!(matches!(new("valep"), Err(DomainError::Invalid(_))));
-        assert!(matches!(new("sixteen-letters-"), Err(DomainError::Invalid(_))));
+        assert!(matches!(
+            new("sixteen-letters-"),
+            Err(DomainError::Invalid(_))
+        ));
         // Not attached: it is no port of a switch, and none can hide it.
-        assert!(matches!(bed.try_open("vale0:p", &Want::default()), Err(DomainError::Invalid(_))));
+        assert!(matches!(
+            bed.try_open("vale0:p", &Want::default()),
+            Err(DomainError::Invalid(_))
+        ));
         assert!(matches!(attach("vale0:q"), Err(DomainError::Invalid(_))));
         assert_eq!(attach("vale0:p").unwrap(), 0);
         assert!(matches!(attach("vale0:p"), Err(DomainError::Busy(_))));
-        assert!(matches!(new("p"), Err(DomainError::Exists(_))), "attached, but it exists");
+        assert!(
+            matches!(new("p"), Err(DomainError::Exists(_))),
+            "attached, but it exists"
+        );
         assert!(matches!(delete("p"), Err(DomainError::Busy(_))));
         let open = bed.open("vale0:p", &Want::default());
         assert_eq!(detach("vale0:p").unwrap(), 0);
         assert!(matches!(detach("vale0:p"), Err(DomainError::NotFound(_))));
-        assert!(matches!(delete("p"), Err(DomainError::Busy(_))), "still open");
+        assert!(
+            matches!(delete("p"), Err(DomainError::Busy(_))),
+            "still open"
+        );
         bed.close(open);
         let eph = bed.open("vale0:e", &Want::default());
         assert!(matches!(detach("vale0:e"), Err(DomainError::Invalid(_))));
@@ -147,12 +174,21 @@ mod domain {
     #[test]
     fn a_parent_has_64_pipes() {
         let bed = Bed::new(Config {
-            state: StateGeom { krings: 1024, ports: 256, ..small().state },
-            global: RegionGeom { ifs: 256, ..small().global },
+            state: StateGeom {
+                krings: 1024,
+                ports: 256,
+                ..small().state
+            },
+            global: RegionGeom {
+                ifs: 256,
+                ..small().global
+            },
             ..small()
         });
         let w = want(1, 1, 4, 4);
-        let pipes: Vec<Port> = (0..MAX_PIPES).map(|i| bed.open(&format!("vale0:a{{{i}"), &w)).collect();
+        let pipes: Vec<Port> = (0..MAX_PIPES)
+            .map(|i| bed.open(&format!("vale0:a{{{i}"), &w))
+            .collect();
         let more = bed.try_open("vale0:a{x", &w);
         assert!(matches!(more, Err(DomainError::Invalid(_))));
         bed.open("vale0:b{x", &w);
@@ -170,7 +206,10 @@ mod domain {
     fn a_refused_pipe_leaves_no_end() {
         let bed = Bed::new(small());
         for i in 0..100 {
-            assert!(bed.try_open(&format!("vale0:a{{p{}-5", i % 3), &want(1, 1, 8, 8)).is_err());
+            assert!(
+                bed.try_open(&format!("vale0:a{{p{}-5", i % 3), &want(1, 1, 8, 8))
+                    .is_err()
+            );
         }
         assert_empty(&bed);
     }
@@ -178,8 +217,14 @@ mod domain {
     #[test]
     fn all_rings_of_a_pipe_are_in_its_interface() {
         let bed = Bed::new(Config {
-            state: StateGeom { krings: 2048, ..small().state },
-            global: RegionGeom { rings: 2048, ..small().global },
+            state: StateGeom {
+                krings: 2048,
+                ..small().state
+            },
+            global: RegionGeom {
+                rings: 2048,
+                ..small().global
+            },
             ..small()
         });
         let p = bed.open("vale0:a{1", &want(256, 256, 2, 2));
@@ -187,7 +232,11 @@ mod domain {
             let mut ofs = [0; 8];
             let at = usize::try_from(p.reg.nif_ofs).unwrap() + 56 + 8 * i;
             assert!(p.map.mem.read(at, &mut ofs));
-            assert_eq!(p.reg.nif_ofs.wrapping_add(u64::from_le_bytes(ofs)), r.ofs, "ring {i}");
+            assert_eq!(
+                p.reg.nif_ofs.wrapping_add(u64::from_le_bytes(ofs)),
+                r.ofs,
+                "ring {i}"
+            );
         }
         bed.close(p);
         assert_empty(&bed);
@@ -197,18 +246,71 @@ mod domain {
     #[test]
     fn exhaustion_is_told_and_rolled_back() {
         let base = Config {
-            state: StateGeom { ports: 10, krings: 24, regions: 6, holders: 1000, ..small().state },
-            global: RegionGeom { ifs: 8, rings: 20, bufs: 400, ..small().global },
+            state: StateGeom {
+                ports: 10,
+                krings: 24,
+                regions: 6,
+                holders: 1000,
+                ..small().state
+            },
+            global: RegionGeom {
+                ifs: 8,
+                rings: 20,
+                bufs: 400,
+                ..small().global
+            },
             huge: false,
         };
         let tight = [
-            Config { state: StateGeom { ports: 4, ..base.state }, ..base },
-            Config { state: StateGeom { krings: 7, ..base.state }, ..base },
-            Config { global: RegionGeom { ifs: 3, ..base.global }, ..base },
-            Config { global: RegionGeom { rings: 7, ..base.global }, ..base },
-            Config { global: RegionGeom { bufs: 150, ..base.global }, ..base },
-            Config { state: StateGeom { switches: 2, ..base.state }, ..base },
-            Config { global: RegionGeom { ring_size: 512, ..base.global }, ..base },
+            Config {
+                state: StateGeom {
+                    ports: 4,
+                    ..base.state
+                },
+                ..base
+            },
+            Config {
+                state: StateGeom {
+                    krings: 7,
+                    ..base.state
+                },
+                ..base
+            },
+            Config {
+                global: RegionGeom {
+                    ifs: 3,
+                    ..base.global
+                },
+                ..base
+            },
+            Config {
+                global: RegionGeom {
+                    rings: 7,
+                    ..base.global
+                },
+                ..base
+            },
+            Config {
+                global: RegionGeom {
+                    bufs: 150,
+                    ..base.global
+                },
+                ..base
+            },
+            Config {
+                state: StateGeom {
+                    switches: 2,
+                    ..base.state
+                },
+                ..base
+            },
+            Config {
+                global: RegionGeom {
+                    ring_size: 512,
+                    ..base.global
+                },
+                ..base
+            },
         ];
         for (i, config) in tight.into_iter().enumerate() {
             let bed = Bed::new(config);
@@ -221,7 +323,9 @@ mod domain {
                     1 => format!("vale0:p{{x{round}"),
                     2 => open
                         .iter()
-                        .find(|p| !p.reg.name.contains(['/', ':']) || p.reg.name.starts_with("vale"))
+                        .find(|p| {
+                            !p.reg.name.contains(['/', ':']) || p.reg.name.starts_with("vale")
+                        })
                         .filter(|p| !p.reg.name.contains('/'))
                         .map_or("vale0:n".into(), |p| format!("{}/r", p.reg.name)),
                     3 => "null:n".into(),
@@ -254,7 +358,11 @@ mod domain {
     #[test]
     fn private_regions_come_back() {
         let bed = Bed::new(Config {
-            state: StateGeom { ports: 2, regions: 6, ..small().state },
+            state: StateGeom {
+                ports: 2,
+                regions: 6,
+                ..small().state
+            },
             ..small()
         });
         let w = want(1, 1, 4, 4);
@@ -266,7 +374,9 @@ mod domain {
                     .map(|&o| d.register(o, &spec(&format!("vale0:i{o}")), &w).is_ok())
                     .collect();
                 assert_eq!(got, [true, true, false]);
-                owners.iter().for_each(|&o| { d.owner_gone(o); });
+                owners.iter().for_each(|&o| {
+                    d.owner_gone(o);
+                });
                 assert!(d.is_idle());
                 assert!(d.check().regions.is_empty());
             });
@@ -276,11 +386,22 @@ mod domain {
     #[test]
     fn a_switch_has_a_thousand_ports_and_there_are_many_switches() {
         let bed = Bed::new(Config {
-            state: StateGeom { ports: 4096, krings: 4096, switches: 64, ..small().state },
-            global: RegionGeom { ifs: 2048, rings: 4096, ..small().global },
+            state: StateGeom {
+                ports: 4096,
+                krings: 4096,
+                switches: 64,
+                ..small().state
+            },
+            global: RegionGeom {
+                ifs: 2048,
+                rings: 4096,
+                ..small().global
+            },
             huge: false,
         });
-        let mut ports: Vec<Port> = (0..1100).map(|i| bed.open(&format!("vale0:p{i}"), &want(1, 1, 4, 4))).collect();
+        let mut ports: Vec<Port> = (0..1100)
+            .map(|i| bed.open(&format!("vale0:p{i}"), &want(1, 1, 4, 4)))
+            .collect();
         for s in 1..60 {
             ports.push(bed.open(&format!("vale{s}:p"), &want(1, 1, 4, 4)));
         }
@@ -304,8 +425,21 @@ mod domain {
         let mut rng = Rng(99);
         let mut open: Vec<Port> = Vec::new();
         for i in 0..10_000 {
-            let name = rng.pick(&["vale0:a", "vale0:b", "vale1:a", "vale0:c{1", "vale0:c}1", "null:z", "vale0:a/rt", "vale1:a/z"]);
-            let w = Want { extra_bufs: 3, gives_buffers: rng.chance(50), ..want(1, 2, 5, 4) };
+            let name = rng.pick(&[
+                "vale0:a",
+                "vale0:b",
+                "vale1:a",
+                "vale0:c{1",
+                "vale0:c}1",
+                "null:z",
+                "vale0:a/rt",
+                "vale1:a/z",
+            ]);
+            let w = Want {
+                extra_bufs: 3,
+                gives_buffers: rng.chance(50),
+                ..want(1, 2, 5, 4)
+            };
             if let Ok(mut p) = bed.try_open(name, &w) {
                 if p.reg.name.starts_with("vale") && !p.reg.name.contains(['/', '{', '}']) {
                     send(&mut p, 0, &all());
@@ -357,8 +491,18 @@ mod domain {
     #[test]
     fn frames_cross_regions() {
         let bed = Bed::new(small());
-        let id = bed.with(|d| d.new_region(RegionGeom { bufs: 1000, ..small().global })).unwrap();
-        let gives = Want { gives_buffers: true, ..want(1, 1, 16, 16) };
+        let id = bed
+            .with(|d| {
+                d.new_region(RegionGeom {
+                    bufs: 1000,
+                    ..small().global
+                })
+            })
+            .unwrap();
+        let gives = Want {
+            gives_buffers: true,
+            ..want(1, 1, 16, 16)
+        };
         let mut a = bed.open("vale0:a", &gives);
         let mut b = bed.open(&format!("vale0:b@{id}"), &gives);
         assert_ne!(a.reg.region, b.reg.region);
@@ -378,11 +522,15 @@ mod domain {
     #[test]
     fn whoever_keeps_its_buffers_does_not_lose_them() {
         let bed = Bed::new(small());
-        bed.with(|d| d.new_interface("p", &want(1, 1, 8, 8), None)).unwrap();
+        bed.with(|d| d.new_interface("p", &want(1, 1, 8, 8), None))
+            .unwrap();
         bed.with(|d| d.attach(&spec("vale0:p"))).unwrap();
         let mut b = bed.open("vale0:b", &want(1, 1, 8, 8));
         send(&mut b, 0, &frame(9, 2));
-        let gives = Want { gives_buffers: true, ..Want::default() };
+        let gives = Want {
+            gives_buffers: true,
+            ..Want::default()
+        };
         let giver = bed.open("vale0:p", &gives);
         bed.close(giver);
         let mut keeper = bed.open("vale0:p", &Want::default());
@@ -401,7 +549,10 @@ mod domain {
         for zcopy in [false, true] {
             for gives in [false, true] {
                 let bed = Bed::new(small());
-                let w = Want { gives_buffers: gives, ..want(1, 1, 16, 16) };
+                let w = Want {
+                    gives_buffers: gives,
+                    ..want(1, 1, 16, 16)
+                };
                 let (mut a, mut b) = (bed.open("vale0:a", &w), bed.open("vale0:b", &w));
                 let z = if zcopy { "z" } else { "" };
                 let mut tx = bed.open(&format!("vale0:a/{z}t"), &want(1, 1, 16, 16));
@@ -438,7 +589,14 @@ mod domain {
     #[test]
     fn zero_copy_monitors_share_the_region() {
         let bed = Bed::new(small());
-        let id = bed.with(|d| d.new_region(RegionGeom { bufs: 1000, ..small().global })).unwrap();
+        let id = bed
+            .with(|d| {
+                d.new_region(RegionGeom {
+                    bufs: 1000,
+                    ..small().global
+                })
+            })
+            .unwrap();
         let a = bed.open(&format!("vale0:a@{id}"), &want(1, 1, 16, 16));
         let m = bed.open("vale0:a/z", &want(1, 1, 16, 16));
         assert_eq!(m.reg.region, id);
@@ -454,8 +612,20 @@ mod domain {
         for seed in 1..200 {
             let bed = Bed::new(small());
             let mut rng = Rng(seed);
-            let other = bed.open("vale0:o", &Want { extra_bufs: 4, ..want(1, 1, 8, 8) });
-            let p = bed.open("vale0:p", &Want { extra_bufs: 10, ..want(1, 1, 8, 8) });
+            let other = bed.open(
+                "vale0:o",
+                &Want {
+                    extra_bufs: 4,
+                    ..want(1, 1, 8, 8)
+                },
+            );
+            let p = bed.open(
+                "vale0:p",
+                &Want {
+                    extra_bufs: 10,
+                    ..want(1, 1, 8, 8)
+                },
+            );
             assert_eq!(p.reg.extra_bufs, 10);
             bed.check();
             let head = usize::try_from(p.reg.nif_ofs).unwrap() + 32;
@@ -510,17 +680,31 @@ mod domain {
             for published in [false, true] {
                 for close_receiver_first in [false, true] {
                     let bed = Bed::new(small());
-                    let w = Want { gives_buffers: true, ..want(1, 1, 8, 8) };
+                    let w = Want {
+                        gives_buffers: true,
+                        ..want(1, 1, 8, 8)
+                    };
                     let (a, mut b) = (bed.open("vale0:a", &w), bed.open("vale0:b", &w));
                     let (ka, kb) = (a.reg.tx[0].kring, b.reg.rx[0].kring);
                     let kring = bed.world.kring(kb).unwrap();
                     let resv = kring.resv(8).unwrap();
                     let lease = resv.reserve(a.reg.owner, |_| 3).unwrap();
-                    bed.world.kring(ka).unwrap().try_lock(u64::from(a.reg.owner)).unwrap();
-                    let holders = bed.world.holders(a.reg.shared.unwrap(), a.reg.geom.bufs).unwrap();
+                    bed.world
+                        .kring(ka)
+                        .unwrap()
+                        .try_lock(u64::from(a.reg.owner))
+                        .unwrap();
+                    let holders = bed
+                        .world
+                        .holders(a.reg.shared.unwrap(), a.reg.geom.bufs)
+                        .unwrap();
                     for i in 0..=2u32 {
                         let (src, dst) = (a.tx[0].ring().slot(i), b.rx[0].ring().slot(i));
-                        let done = if i == 1 { stores } else { 4 * u32::from(i == 0) };
+                        let done = if i == 1 {
+                            stores
+                        } else {
+                            4 * u32::from(i == 0)
+                        };
                         if done > 0 {
                             holders[dst.buf() as usize].store(Holder::kring(ka).bits(), Relaxed);
                         }
@@ -541,6 +725,7 @@ mod domain {
                     assert_eq!(freed.repaired_slots, if published { 2 } else { 3 });
                     assert_eq!(freed.broken_locks, 1);
                     bed.check();
+                    bed.check_holders(&b);
                     if !close_receiver_first {
                         b.rx[0].sync().unwrap();
                         let r = b.rx[0].ring();
@@ -606,8 +791,11 @@ mod domain {
     fn a_port_that_left_is_forgotten() {
         let bed = Bed::new(small());
         let w = want(1, 1, 8, 8);
-        let (mut a, mut b, mut c) =
-            (bed.open("vale0:a", &w), bed.open("vale0:b", &w), bed.open("vale0:c", &w));
+        let (mut a, mut b, mut c) = (
+            bed.open("vale0:a", &w),
+            bed.open("vale0:b", &w),
+            bed.open("vale0:c", &w),
+        );
         send(&mut b, 0, &frame(9, 2));
         let _ = (drain(&mut a, 0), drain(&mut c, 0));
         send(&mut a, 0, &frame(2, 1));

@@ -1,6 +1,7 @@
 //! Peers that write anything anywhere, while ports send and receive: nothing
 //! panics, nothing hangs, and ports that were not touched lose nothing.
 
+#[cfg(test)]
 mod common;
 
 #[cfg(test)]
@@ -18,8 +19,15 @@ mod hostile {
 
     fn config() -> Config {
         Config {
-            state: StateGeom { holders: 20_000, switches: 3, ..small().state },
-            global: RegionGeom { bufs: 20_000, ..small().global },
+            state: StateGeom {
+                holders: 20_000,
+                switches: 3,
+                ..small().state
+            },
+            global: RegionGeom {
+                bufs: 20_000,
+                ..small().global
+            },
             huge: false,
         }
     }
@@ -38,7 +46,11 @@ mod hostile {
 
     /// Ports that send and receive for some time; `reach` says which words of
     /// the state or the region are written over meanwhile.
-    fn torture(seed: u64, time: Duration, words: impl Fn(&Bed, &[Port]) -> Vec<(bool, usize, usize)>) {
+    fn torture(
+        seed: u64,
+        time: Duration,
+        words: impl Fn(&Bed, &[Port]) -> Vec<(bool, usize, usize)>,
+    ) {
         let bed = Bed::new(config());
         let mut ports = Vec::new();
         for i in 0..4u16 {
@@ -46,7 +58,12 @@ mod hostile {
                 gives_buffers: i % 2 == 0,
                 accepts_vnet_hdr: true,
                 vnet_hdr: (i == 3).then_some(12),
-                ..want(2, 2, [16, 64, 7, 1024][usize::from(i)], [64, 7, 1024, 32][usize::from(i)])
+                ..want(
+                    2,
+                    2,
+                    [16, 64, 7, 1024][usize::from(i)],
+                    [64, 7, 1024, 32][usize::from(i)],
+                )
             };
             ports.push(bed.open(&format!("vale0:p{i}"), &w));
         }
@@ -58,7 +75,9 @@ mod hostile {
         let targets = words(&bed, &ports);
         let ids: Vec<_> = ports.iter().map(|p| p.reg.port).collect();
         let faults = |bed: &Bed| -> u64 {
-            ids.iter().filter_map(|&id| bed.with(|d| d.port_stats(id))).flat_map(|s| s.drops.into_iter().map(|d| d.1).chain([s.faults]))
+            ids.iter()
+                .filter_map(|&id| bed.with(|d| d.port_stats(id)))
+                .flat_map(|s| s.drops.into_iter().map(|d| d.1).chain([s.faults]))
                 .fold(0, u64::wrapping_add)
         };
         let (stop, longest) = (&AtomicBool::new(false), &AtomicU64::new(0));
@@ -96,7 +115,10 @@ mod hostile {
             }
             stop.store(true, Relaxed);
         });
-        assert!(Duration::from_millis(longest.load(Relaxed)) < LIMIT, "a sync took {longest:?} ms");
+        assert!(
+            Duration::from_millis(longest.load(Relaxed)) < LIMIT,
+            "a sync took {longest:?} ms"
+        );
         assert!(syncs.load(Relaxed) > 100, "nothing was done: {syncs:?}");
         assert!(faults(&bed) > 0, "nobody noticed");
         // The books do not balance any more, but nothing panics over them.
@@ -178,7 +200,11 @@ mod hostile {
                 }
             }
             let g = ports[0].map.geom;
-            out.push((false, g.buf_ofs(), g.bufs as usize * g.buf_size as usize / 8));
+            out.push((
+                false,
+                g.buf_ofs(),
+                g.bufs as usize * g.buf_size as usize / 8,
+            ));
             out
         });
     }
@@ -211,7 +237,11 @@ mod hostile {
                 (true, g.owner_ofs(0), 256),
                 (true, 8, 64),
             ];
-            out.extend(ports.iter().map(|p| (true, g.port_ofs(p.reg.port.0), PORT_REC)));
+            out.extend(
+                ports
+                    .iter()
+                    .map(|p| (true, g.port_ofs(p.reg.port.0), PORT_REC)),
+            );
             out
         });
     }

@@ -1,6 +1,7 @@
 //! Ports with a virtio-net header send to ports without: checksums and
 //! segments, judged by another implementation.
 
+#[cfg(test)]
 mod common;
 
 #[cfg(test)]
@@ -37,7 +38,9 @@ mod offload {
     }
 
     fn payload(n: usize) -> Vec<u8> {
-        (0..n).map(|i| i.wrapping_mul(31).to_le_bytes()[0]).collect()
+        (0..n)
+            .map(|i| i.wrapping_mul(31).to_le_bytes()[0])
+            .collect()
     }
 
     /// The payload, and the TCP sequence number if there is one; panics unless
@@ -51,12 +54,16 @@ mod offload {
             assert_eq!(usize::from(ip.total_len), frame.len() - 14);
         }
         let (given, right, seq) = match (&net, &l4) {
-            (NetHeaders::Ipv4(ip, _), TransportHeader::Tcp(t)) => {
-                (t.checksum, t.calc_checksum_ipv4(ip, &body).unwrap(), t.sequence_number)
-            }
-            (NetHeaders::Ipv6(ip, _), TransportHeader::Tcp(t)) => {
-                (t.checksum, t.calc_checksum_ipv6(ip, &body).unwrap(), t.sequence_number)
-            }
+            (NetHeaders::Ipv4(ip, _), TransportHeader::Tcp(t)) => (
+                t.checksum,
+                t.calc_checksum_ipv4(ip, &body).unwrap(),
+                t.sequence_number,
+            ),
+            (NetHeaders::Ipv6(ip, _), TransportHeader::Tcp(t)) => (
+                t.checksum,
+                t.calc_checksum_ipv6(ip, &body).unwrap(),
+                t.sequence_number,
+            ),
             (NetHeaders::Ipv4(ip, _), TransportHeader::Udp(u)) => {
                 (u.checksum, u.calc_checksum_ipv4(ip, &body).unwrap(), 0)
             }
@@ -74,10 +81,18 @@ mod offload {
         let mut out = Vec::new();
         if v6 {
             let ip = eth.ipv6([1; 16], [2; 16], 64);
-            ip.tcp(10, 20, 0xffff_f000, 100).psh().fin().write(&mut out, body).unwrap();
+            ip.tcp(10, 20, 0xffff_f000, 100)
+                .psh()
+                .fin()
+                .write(&mut out, body)
+                .unwrap();
         } else {
             let ip = eth.ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64);
-            ip.tcp(10, 20, 0xffff_f000, 100).psh().fin().write(&mut out, body).unwrap();
+            ip.tcp(10, 20, 0xffff_f000, 100)
+                .psh()
+                .fin()
+                .write(&mut out, body)
+                .unwrap();
         }
         out
     }
@@ -86,9 +101,15 @@ mod offload {
         let eth = PacketBuilder::ethernet2(A, B);
         let mut out = Vec::new();
         if v6 {
-            eth.ipv6([1; 16], [2; 16], 64).udp(7, 8).write(&mut out, body).unwrap();
+            eth.ipv6([1; 16], [2; 16], 64)
+                .udp(7, 8)
+                .write(&mut out, body)
+                .unwrap();
         } else {
-            eth.ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64).udp(7, 8).write(&mut out, body).unwrap();
+            eth.ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64)
+                .udp(7, 8)
+                .write(&mut out, body)
+                .unwrap();
         }
         out
     }
@@ -102,7 +123,13 @@ mod offload {
     fn large_frames_become_segments() {
         for hdr_len in [10, 12] {
             for (v6, is_tcp) in [(false, true), (true, true), (false, false), (true, false)] {
-                for (size, mss, frag) in [(100, 536, 2112), (4000, 1000, 2112), (9000, 1448 - 20, 700), (60_000, 1400, 2112), (2001, 1000, 2000)] {
+                for (size, mss, frag) in [
+                    (100, 536, 2112),
+                    (4000, 1000, 2112),
+                    (9000, 1448 - 20, 700),
+                    (60_000, 1400, 2112),
+                    (2001, 1000, 2000),
+                ] {
                     let bed = Bed::new(small());
                     let (mut a, mut b) = (port(&bed, "vale0:a", hdr_len), port(&bed, "vale0:b", 0));
                     let mut c = port(&bed, "vale0:c", hdr_len);
@@ -179,14 +206,22 @@ mod offload {
                 assert_eq!(judge(&got[0].bytes).0, body);
                 let got = drain(&mut short, 0);
                 assert_eq!(got[0].bytes[10..], frame);
-                assert_eq!(VnetHdr::parse(&got[0].bytes, HdrLen::SHORT).unwrap().csum_start, start);
+                assert_eq!(
+                    VnetHdr::parse(&got[0].bytes, HdrLen::SHORT)
+                        .unwrap()
+                        .csum_start,
+                    start
+                );
             }
         }
     }
 
     fn pseudo(frame: &[u8], v6: bool, len: u16) -> u16 {
         let addresses = if v6 { &frame[22..54] } else { &frame[26..34] };
-        let mut sum: u32 = addresses.chunks(2).map(|c| u32::from(u16::from_be_bytes([c[0], c[1]]))).sum();
+        let mut sum: u32 = addresses
+            .chunks(2)
+            .map(|c| u32::from(u16::from_be_bytes([c[0], c[1]])))
+            .sum();
         sum += 6 + u32::from(len);
         while sum > 0xffff {
             sum = (sum & 0xffff) + (sum >> 16);
@@ -201,11 +236,33 @@ mod offload {
         let (mut a, mut b) = (port(&bed, "vale0:a", 12), port(&bed, "vale0:b", 0));
         let frame = udp(false, &payload(3000));
         let wrong = [
-            VnetHdr { gso_type: GSO_TCPV4, gso_size: 1000, flags: F_NEEDS_CSUM, ..VnetHdr::default() },
-            VnetHdr { gso_type: GSO_TCPV6, gso_size: 1000, ..VnetHdr::default() },
-            VnetHdr { gso_type: GSO_UDP_L4, gso_size: 0, ..VnetHdr::default() },
-            VnetHdr { gso_type: 77, gso_size: 1000, ..VnetHdr::default() },
-            VnetHdr { flags: F_NEEDS_CSUM, csum_start: 60_000, csum_offset: 6, ..VnetHdr::default() },
+            VnetHdr {
+                gso_type: GSO_TCPV4,
+                gso_size: 1000,
+                flags: F_NEEDS_CSUM,
+                ..VnetHdr::default()
+            },
+            VnetHdr {
+                gso_type: GSO_TCPV6,
+                gso_size: 1000,
+                ..VnetHdr::default()
+            },
+            VnetHdr {
+                gso_type: GSO_UDP_L4,
+                gso_size: 0,
+                ..VnetHdr::default()
+            },
+            VnetHdr {
+                gso_type: 77,
+                gso_size: 1000,
+                ..VnetHdr::default()
+            },
+            VnetHdr {
+                flags: F_NEEDS_CSUM,
+                csum_start: 60_000,
+                csum_offset: 6,
+                ..VnetHdr::default()
+            },
         ];
         for (i, hdr) in wrong.into_iter().enumerate() {
             send(&mut a, hdr, &frame, 2112);

@@ -36,14 +36,7 @@ pub fn tagged(dst: [u8; 6], src: [u8; 6], len: usize, source: u32, seq: u64) -> 
 }
 
 /// The same into a vector that is used again.
-pub fn tagged_into(
-    f: &mut Vec<u8>,
-    dst: [u8; 6],
-    src: [u8; 6],
-    len: usize,
-    source: u32,
-    seq: u64,
-) {
+pub fn tagged_into(f: &mut Vec<u8>, dst: [u8; 6], src: [u8; 6], len: usize, source: u32, seq: u64) {
     let len = len.max(MIN);
     f.clear();
     f.extend_from_slice(&dst);
@@ -53,7 +46,12 @@ pub fn tagged_into(
     f.extend_from_slice(&seq.to_le_bytes());
     let word = seq.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ u64::from(source);
     let filler = word.to_le_bytes();
-    f.extend((BODY..len - SUM).map(|i| filler[i % 8].wrapping_add((i / 8) as u8)));
+    let mut turn = 0u8;
+    for chunk in 0..(len - SUM - BODY).div_ceil(8) {
+        let room = (len - SUM - BODY - chunk * 8).min(8);
+        f.extend(filler[..room].iter().map(|b| b.wrapping_add(turn)));
+        turn = turn.wrapping_add(1);
+    }
     let sum = checksum(f);
     f.extend_from_slice(&sum.to_le_bytes());
 }
@@ -64,7 +62,13 @@ pub fn tagged_into(
 ///
 /// What is wrong with it.
 pub fn verify(f: &[u8]) -> Result<(u32, u64), String> {
-    let bad = |why: &str| Err(format!("{why}: {} bytes {:02x?}", f.len(), &f[..f.len().min(40)]));
+    let bad = |why: &str| {
+        Err(format!(
+            "{why}: {} bytes {:02x?}",
+            f.len(),
+            &f[..f.len().min(40)]
+        ))
+    };
     if f.len() < MIN {
         return bad("too short");
     }

@@ -120,7 +120,13 @@ pub fn drain(port: &mut Port) -> Vec<Vec<u8>> {
 #[track_caller]
 pub fn quiet(port: &mut Port) {
     let got = drain(port);
-    assert!(got.is_empty(), "{}: {} frames, the first {:02x?}", port.name(), got.len(), got[0]);
+    assert!(
+        got.is_empty(),
+        "{}: {} frames, the first {:02x?}",
+        port.name(),
+        got.len(),
+        got[0]
+    );
 }
 
 /// Waits until the port has sent that many frames since it was made.
@@ -136,7 +142,10 @@ pub fn settled(port: &Port, sent: u64) {
         if is == sent {
             return;
         }
-        assert!(Instant::now() < end && is < sent, "{is} frames sent instead of {sent}");
+        assert!(
+            Instant::now() < end && is < sent,
+            "{is} frames sent instead of {sent}"
+        );
         std::thread::sleep(Duration::from_millis(1));
     }
 }

@@ -1,18 +1,11 @@
 //! Other processes: this test program started again, in a role.
 //!
-//! A test program that uses them has this test, which does nothing unless it
-//! is such a process:
-//!
-//! ```
-//! # mod tests {
-//! #[test]
-//! fn peer() {
-//!     netvale_testkit::Peer::main();
-//! }
-//! # }
-//! ```
+//! A test program that uses them has a test that calls [`Peer::main`], which
+//! does nothing unless it is such a process, and names that test to
+//! [`Peer::start`].
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::io::Read;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -36,9 +29,9 @@ impl Spec {
 
     /// Adds a setting.
     #[must_use]
-    pub fn set(mut self, key: &str, value: impl ToString) -> Self {
+    pub fn set(mut self, key: &str, value: impl Display) -> Self {
         let value = value.to_string();
-        assert!(!value.contains(['\n', '=']) , "{key}: {value}");
+        assert!(!value.contains(['\n', '=']), "{key}: {value}");
         self.0.insert(key.into(), value);
         self
     }

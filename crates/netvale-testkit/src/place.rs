@@ -150,7 +150,9 @@ impl Bed {
     /// If not.
     #[track_caller]
     pub fn assert_empty(&self) {
-        eventually("the last port is gone", || self.ns.list().unwrap().is_empty());
+        eventually("the last port is gone", || {
+            self.ns.list().unwrap().is_empty()
+        });
         self.assert_sound();
         // The two that nobody ever gets, of each region that is there.
         let regions = self.ns.check().unwrap().regions;
@@ -271,10 +273,18 @@ pub fn program() -> PathBuf {
 fn build(profile: &Path) {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command.args(["build", "--quiet", "--package", "netvale-cli", "--bin", "netvale"]);
-    if profile.file_name().is_some_and(|n| n == "release") {
-        command.arg("--release");
-    }
+    command.args([
+        "build",
+        "--quiet",
+        "--package",
+        "netvale-cli",
+        "--bin",
+        "netvale",
+    ]);
+    match profile.file_name() {
+        Some(name) if name != "debug" => command.arg("--profile").arg(name),
+        _ => &mut command, // the dev profile's folder is called otherwise
+    };
     command.arg("--target-dir").arg(profile.parent().unwrap());
     command.current_dir(env!("CARGO_MANIFEST_DIR"));
     assert!(command.status().unwrap().success(), "cannot build netvale");

@@ -5,11 +5,11 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use netvale_ring::layout::{RegionGeom, StateGeom};
-use netvale_ring::world::World;
+use netvale_ring::world::{RegionMap, World};
 use netvale_shm::channel::Channel;
 use netvale_shm::{Doorbell, Mem, Memfd};
 use netvale_wire::proto::{
-    MAX_MSG, PROTOCOL_VERSION, Registered, RegionInfo, Reply, Request, SOCKET_NAME, StateFile,
+    MAX_MSG, PROTOCOL_VERSION, RegionInfo, Registered, Reply, Request, SOCKET_NAME, StateFile,
     Wanted, decode_reply, encode,
 };
 
@@ -118,5 +118,16 @@ impl Region {
             },
             info: *info,
         }
+    }
+
+    /// As the engine sees it.
+    ///
+    /// # Panics
+    ///
+    /// If its pools do not fit.
+    #[must_use]
+    pub fn to_map(&self) -> RegionMap {
+        let i = &self.info;
+        RegionMap::new(i.id, i.generation, i.shared, self.geom, self.mem.clone()).unwrap()
     }
 }

@@ -24,7 +24,7 @@ impl Rng {
     }
 
     /// The next one.
-    pub fn next(&mut self) -> u64 {
+    pub fn word(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -33,7 +33,7 @@ impl Rng {
 
     /// One below `n`.
     pub fn below(&mut self, n: usize) -> usize {
-        usize::try_from(self.next() >> 33).unwrap_or(0) % n.max(1)
+        usize::try_from(self.word() >> 33).unwrap_or(0) % n.max(1)
     }
 
     /// One of these.

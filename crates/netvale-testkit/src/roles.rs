@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use netvale::{Error, ErrorKind, Namespace, Port, RxRing, TxRing};
+use netvale_ring::Slot;
 use netvale_ring::kring::KringId;
+use netvale_ring::world::Holder;
 use rustix::process::{Resource, Rlimit};
 
 use crate::raw::{Raw, Region};
@@ -36,7 +38,7 @@ pub(crate) fn play(spec: &Spec) {
         "pipe" => pipe(spec),
         "churn" => churn(spec),
         "tolerant" => tolerant(spec),
-        "reserver" => reserver(spec),
+        "stopped" => stopped(spec),
         "hostile" => hostile(spec),
         "scribbler" => scribbler(spec),
         "starved" => starved(spec),
@@ -321,7 +323,10 @@ fn churn(spec: &Spec) {
         };
         match ns.port(&name).slots(64, 64).open() {
             Ok(port) => open.push(port),
-            Err(e) => assert!(!matches!(e.kind(), ErrorKind::Peer | ErrorKind::Io), "{name}: {e}"),
+            Err(e) => assert!(
+                !matches!(e.kind(), ErrorKind::Peer | ErrorKind::Io),
+                "{name}: {e}"
+            ),
         }
         if open.len() > 5 || rng.percent(30) {
             let i = rng.below(open.len());
@@ -362,24 +367,69 @@ fn tolerant(spec: &Spec) {
     }
 }
 
-/// Reserves slots in the ring of another, writes some of them, and stays.
-fn reserver(spec: &Spec) {
+/// Stops in the middle of something, and stays there.
+fn stopped(spec: &Spec) {
     let mut raw = Raw::connect(Path::new(spec.get("dir")), false);
-    let (reg, ..) = raw.register(spec.get("port"));
+    let (reg, region, _bells) = raw.register(spec.get("port"));
     let world = raw.world();
-    let victim = KringId(u32::try_from(spec.number("kring").unwrap()).unwrap());
-    let kring = world.kring(victim).unwrap();
-    let resv = kring.resv(kring.geom().slots).unwrap();
-    let want = u32::try_from(spec.number("slots").unwrap()).unwrap();
-    let done = u32::try_from(spec.number("done").unwrap()).unwrap();
-    let lease = resv.reserve(reg.owner, |free| free.min(want)).unwrap();
-    assert_eq!(lease.n, want);
-    if done > 0 {
-        // Only the slots' records: what stands in them is of no matter here.
-        kring.set_sum(lease, 0, 0);
-        resv.publish(lease, done, false);
+    let kring = |key| {
+        let id = KringId(u32::try_from(spec.number(key).unwrap()).unwrap());
+        (id, world.kring(id).unwrap())
+    };
+    match spec.get("at") {
+        // Slots reserved in somebody's ring, and not all of them published.
+        "reservation" => {
+            let resv = kring("kring")
+                .1
+                .resv(kring("kring").1.geom().slots)
+                .unwrap();
+            let want = u32::try_from(spec.number("slots").unwrap()).unwrap();
+            let done = u32::try_from(spec.number("done").unwrap()).unwrap();
+            let lease = resv.reserve(reg.owner, |free| free.min(want)).unwrap();
+            assert_eq!(lease.n, want);
+            if done > 0 {
+                // What stands in the slots is of no matter here.
+                resv.publish(lease, done, false);
+            }
+        }
+        "lock" => {
+            let mine = world.kring(KringId(reg.tx[0].kring)).unwrap();
+            mine.try_lock(u64::from(reg.owner)).unwrap();
+        }
+        // Buffers exchanged, but for the last steps.
+        "exchange" => {
+            let steps = spec.number("steps").unwrap();
+            let (id, to) = kring("kring");
+            let g = to.geom();
+            let map = region.to_map();
+            let holders = world.holders(region.info.shared.unwrap(), region.geom.bufs);
+            let holders = holders.unwrap();
+            let theirs = map.ring(g.ofs, g.slots).unwrap();
+            let mine = &reg.tx[0];
+            let place = usize::try_from(mine.ofs).unwrap();
+            let ours = map.ring(place, u32::from(mine.slots)).unwrap();
+            let lease = to.resv(g.slots).unwrap().reserve(reg.owner, |_| 1).unwrap();
+            let at = lease.start.idx();
+            let (a, b) = (ours.slot(0), theirs.slot(at));
+            let set = |buf: u32, ring| {
+                holders[buf as usize].store(Holder::kring(ring).bits(), Ordering::Relaxed);
+            };
+            if steps > 0 {
+                set(b.buf(), KringId(mine.kring));
+            }
+            if steps > 1 {
+                theirs.set_slot(at, Slot::new(a.buf(), 60, 0));
+            }
+            if steps > 2 {
+                set(a.buf(), id);
+            }
+            if steps > 3 {
+                ours.set_slot(0, Slot::new(b.buf(), 60, 0));
+            }
+        }
+        other => panic!("cannot stop at {other}"),
     }
-    std::fs::write(spec.get("flag"), "reserved").unwrap();
+    std::fs::write(spec.get("flag"), "there").unwrap();
     while goes_on() {
         std::thread::sleep(Duration::from_millis(1));
     }
@@ -402,7 +452,7 @@ fn hostile(spec: &Spec) {
                 0 => region.geom.bell_ofs() + rng.below(len - region.geom.bell_ofs()) / 4 * 4,
                 _ => rng.below(len),
             };
-            let word = rng.next().to_le_bytes();
+            let word = rng.word().to_le_bytes();
             let at = at.min(len - 8);
             assert!(region.mem.write(at, &word));
         }
@@ -420,7 +470,7 @@ fn spoil_ring(region: &Region, ofs: usize, rng: &mut Rng) {
     for word in [20, 24, 28] {
         let value = match rng.below(4) {
             0 => u32::MAX,
-            1 => u32::try_from(rng.next() >> 32).unwrap(),
+            1 => u32::try_from(rng.word() >> 32).unwrap(),
             _ => u32::try_from(rng.below(1100)).unwrap(),
         };
         put(region, ofs + word, value);
@@ -428,11 +478,11 @@ fn spoil_ring(region: &Region, ofs: usize, rng: &mut Rng) {
     for _ in 0..8 {
         let at = ofs + 256 + rng.below(1024) * 16;
         let buf = match rng.below(3) {
-            0 => u32::try_from(rng.next() >> 32).unwrap(),
+            0 => u32::try_from(rng.word() >> 32).unwrap(),
             _ => u32::try_from(rng.below(4000)).unwrap(),
         };
         put(region, at, buf);
-        let rest = u32::try_from(rng.next() >> 32).unwrap();
+        let rest = u32::try_from(rng.word() >> 32).unwrap();
         put(region, at + 4, rest);
     }
 }
@@ -453,7 +503,7 @@ fn scribbler(spec: &Spec) {
         spoil_ring(&region, region.geom.ring_ofs(ring), &mut rng);
         for _ in 0..16 {
             let at = bufs + rng.below(8192 * 2112);
-            assert!(region.mem.write(at, &rng.next().to_le_bytes()));
+            assert!(region.mem.write(at, &rng.word().to_le_bytes()));
         }
         rest(&mut rng);
     }

@@ -240,7 +240,11 @@ impl RxRing {
                 bytes += u64::from(slot.len());
             }
             left -= part;
-            at = if at + part == self.slots { 0 } else { at + part };
+            at = if at + part == self.slots {
+                0
+            } else {
+                at + part
+            };
         }
         self.next = at;
         (frames, bytes)

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use netvale_ring::{Counter, Slot};
 use netvale_ring::slot::{MAX_FRAGS, NS_BUF_CHANGED, NS_MOREFRAG, Ring, RingWindow};
 use netvale_ring::world::{Holder, RegionMap};
+use netvale_ring::{Counter, Slot};
 use netvale_switch::domain::RingInfo;
 use netvale_switch::end::{SyncError, TxEnd};
 
@@ -167,7 +167,11 @@ impl TxRing {
                 slot[0].store(Slot::new(buf, len, 0).bits(), Relaxed);
             }
             left -= part;
-            at = if at + part == self.slots { 0 } else { at + part };
+            at = if at + part == self.slots {
+                0
+            } else {
+                at + part
+            };
         }
         self.next = at;
         n

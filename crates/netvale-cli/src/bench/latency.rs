@@ -111,7 +111,7 @@ pub(super) fn eventfds(cpus: [usize; 2], time: Duration) -> Result<Sample> {
     let peer = Peer::with_events(&Task::Eventfd { cpu: cpus[1] }, ask_there, answer_there)?;
     let sample = on_cpu(cpus[0], || {
         let mut histogram = histogram()?;
-        let mut trip = || -> Result<Duration> {
+        let trip = || -> Result<Duration> {
             let start = Instant::now();
             write_event(ask.as_fd(), 1)?;
             let mut word = [0; 8];

@@ -361,7 +361,7 @@ fn sleepers(cases: &mut Vec<Case>) {
 fn isolated(cases: &mut Vec<Case>) {
     for (frame_bytes, batch) in [(60, 16), (60, 64), (60, 256), (60, 512), (1514, 256)] {
         let load = Load::new(frame_bytes, batch);
-        let name = format!("isolated vale 1 to 1, {}", words(load));
+        let name = format!("isolated switch, {}", words(load));
         let mut case = case(name, ISOLATED, Work::Isolated { load });
         if (frame_bytes, batch) == (60, 256) {
             case = case.bounds(&[Bound::AtLeast(25.0 * M)]).quick();

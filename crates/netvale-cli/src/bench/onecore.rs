@@ -122,11 +122,13 @@ impl Bed {
         let (mut sent, mut received) = (0, 0);
         for (port, frame) in self.senders.iter_mut().zip(&self.frames) {
             let tx = port.tx(0);
+            let size = tx.buf_size();
             sent += u64::from(send(tx, frame, frame_bytes, batch_frames)?);
             for receiver in &mut self.receivers {
                 let rx = receiver.rx(0);
                 // Half a ring or more: the slots must be back before the next.
-                let release = batch_frames >= rx.slots() / 2;
+                let slots = batch_frames * u32::from(frame_bytes).div_ceil(size);
+                let release = slots >= rx.slots() / 2;
                 received += if reads {
                     read(rx, first_word(frame), release, bad)?
                 } else {
@@ -429,7 +431,7 @@ mod tests {
         }
         let dropped = good(switch(1, 0, Load::new(60, 16), TIME));
         assert_eq!(dropped.received, 0);
-        good(switch(1, 1, Load::new(9000, 64), TIME));
+        good(switch(1, 1, Load::new(9000, 256), TIME));
         good(switch(1, 1, Load::new(60, 64).moves().reads(true), TIME));
         good(pipe(Load::new(60, 512).moves(), TIME));
     }

@@ -15,8 +15,10 @@ use super::sample::{
 use crate::failure::Result;
 use crate::units::per_second;
 
-/// Rounds that bring the frame into every buffer that will travel.
-const FILL_ROUNDS: u32 = 6;
+/// How often the receiver's ring is filled before the clock runs.
+const FILL_ROUNDS: u64 = 3;
+/// Time for the receiver to take what was sent in between.
+const FILL_PAUSE: Duration = Duration::from_micros(200);
 /// Longest wait for a receiver that must give slots back or answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -95,7 +97,7 @@ impl Stream {
         let mut sender = self.open(&namespace, &from)?;
         let mut receiver = self.open(&namespace, &to)?;
         introduce(&mut receiver)?;
-        let task = self.task(std::path::PathBuf::new(), to, cpus[1]);
+        let task = self.task(std::path::PathBuf::new(), to.clone(), cpus[1]);
         let before = drops(&receiver)?;
         let stop = AtomicBool::new(false);
         let (sent, received) = std::thread::scope(|scope| {
@@ -103,7 +105,7 @@ impl Stream {
                 netvale::pin_to_cpu(cpus[1])?;
                 receive(&mut receiver, &task, before, &stop)
             });
-            let sent = on_cpu(cpus[0], || self.send(&mut sender, time));
+            let sent = on_cpu(cpus[0], || self.send(&mut sender, &namespace, &to, time));
             stop.store(true, Ordering::Release);
             let received = match receiving.join() {
                 Ok(received) => received,
@@ -117,9 +119,10 @@ impl Stream {
     fn processes(self, cpus: [usize; 2], time: Duration, place: &Place) -> Result<Sample> {
         let (from, to) = names(self.path, &place.switch());
         let mut sender = self.open(place.namespace(), &from)?;
-        let task = self.task(place.path(), to, cpus[1]);
+        let task = self.task(place.path(), to.clone(), cpus[1]);
         let peer = Peer::start(&Task::Receive(task))?;
-        let sent = on_cpu(cpus[0], || self.send(&mut sender, time))?;
+        let namespace = place.namespace();
+        let sent = on_cpu(cpus[0], || self.send(&mut sender, namespace, &to, time))?;
         let received = peer.finish()?;
         Ok(self.sample(sent, received))
     }
@@ -152,15 +155,25 @@ impl Stream {
     }
 
     /// Sends until the time is over.
-    fn send(self, port: &mut Port, time: Duration) -> Result<Sent> {
+    fn send(
+        self,
+        port: &mut Port,
+        namespace: &Namespace,
+        to: &str,
+        time: Duration,
+    ) -> Result<Sent> {
         let frame = self.frame();
         // What the receiver said to make itself known.
         let rx = port.rx(0);
         let there = rx.sync()?;
         rx.discard(there);
         let before = drops(port)?;
+        let arrived = || -> Result<u64> {
+            let stats = namespace.stats(Some(to))?;
+            Ok(stats.iter().map(|s| s.rx_frames).sum())
+        };
         let mut sent = Sent {
-            early: self.fill(port, &frame)?,
+            early: self.fill(port, &frame, arrived)?,
             ..Sent::default()
         };
         sent.frames = sent.early;
@@ -213,28 +226,46 @@ impl Stream {
     }
 
     /// Puts the frame into every buffer that will travel. Frames sent.
-    fn fill(self, port: &mut Port, frame: &[u8]) -> Result<u64> {
+    ///
+    /// Buffers that are given away come back from the receiver's ring, so as
+    /// many frames as that has slots must get there first.
+    fn fill(self, port: &mut Port, frame: &[u8], arrived: impl Fn() -> Result<u64>) -> Result<u64> {
         if frame.len() > port.info().buf_size as usize {
             return Ok(0);
         }
         let mut sent = 0;
-        for _ in 0..FILL_ROUNDS {
+        let before = arrived()?;
+        let enough = before + FILL_ROUNDS * u64::from(port.tx(0).slots());
+        let end = Instant::now() + PATIENCE;
+        while arrived()? < enough {
+            if Instant::now() > end {
+                return Err(broken("the receiver does not take frames").into());
+            }
+            self.fill_ring(port, frame)?;
             let tx = port.tx(0);
-            tx.sync()?;
-            tx.fill(frame).map_err(|e| broken(&e.to_string()))?;
-            let batch = self.load.batch_frames;
             // As many as are answered, if answers are waited for.
-            let n = if self.one_core { batch } else { tx.slots() / 2 };
-            let n = tx.push_resident(n, self.load.frame_bytes);
-            sent += u64::from(n);
+            let n = if self.one_core {
+                self.load.batch_frames
+            } else {
+                tx.slots() / 4
+            };
+            sent += u64::from(tx.push_resident(n, self.load.frame_bytes));
             tx.sync()?;
             if self.one_core && self.path == Path::Switch {
                 hear(port)?;
             } else {
-                std::thread::sleep(Duration::from_millis(1));
+                std::thread::sleep(FILL_PAUSE);
             }
         }
+        self.fill_ring(port, frame)?;
         Ok(sent)
+    }
+
+    fn fill_ring(self, port: &mut Port, frame: &[u8]) -> Result<()> {
+        let tx = port.tx(0);
+        tx.sync()?;
+        tx.fill(frame).map_err(|e| broken(&e.to_string()))?;
+        Ok(())
     }
 }
 

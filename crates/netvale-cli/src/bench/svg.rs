@@ -161,7 +161,11 @@ impl Histograms {
         let shares: Vec<_> = self.series.iter().map(|(_, b)| share(b)).collect();
         let points = || shares.iter().flatten();
         let most = points().fold(0.0f64, |m, p| m.max(p.1));
-        let low = points().fold(f64::INFINITY, |m, p| m.min(p.0)).max(1.0);
+        let low = points()
+            .map(|p| p.0)
+            .reduce(f64::min)
+            .unwrap_or(1.0)
+            .max(1.0);
         let high = points()
             .filter(|p| p.1 >= 0.1)
             .fold(low * 10.0, |m, p| m.max(p.0));

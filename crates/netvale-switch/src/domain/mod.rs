@@ -304,7 +304,8 @@ impl<M: MemSource> Domain<M> {
             state_file,
             owners: Slab::new(u32::from(u16::MAX), 1),
             owners_made: 0,
-            regions: Slab::new(g.regions, u32::from(GLOBAL_REGION)),
+            // The shared region's number is its own, whoever comes first.
+            regions: Slab::new(g.regions, u32::from(GLOBAL_REGION) + 1),
             region_gen: 0,
             ports: Slab::new(g.ports, 0),
             names: BTreeMap::new(),
@@ -386,9 +387,9 @@ impl<M: MemSource> Domain<M> {
     /// The region `id`, made now if it is the shared one and not there yet.
     fn global_region(&mut self) -> Result<u16> {
         if self.regions.get(u32::from(GLOBAL_REGION)).is_none() {
-            let geom = self.config.global;
-            let id = self.make_region(geom, true)?;
-            debug_assert_eq!(id, GLOBAL_REGION);
+            let id = u32::from(GLOBAL_REGION);
+            let region = self.map_region(id, self.config.global, true)?;
+            self.regions.fill(id, region);
         }
         Ok(GLOBAL_REGION)
     }

@@ -191,7 +191,11 @@ impl<M: MemSource> Domain<M> {
             add(&mut s.syncs, k.counter(Counter::Syncs));
             add(&mut s.flooded, k.counter(Counter::Flooded));
             add(&mut s.cpu_ns, k.counter(Counter::CpuNs));
-            add(&mut s.faults, k.counter(Counter::FaultWords).wrapping_add(k.counter(Counter::FaultState)));
+            add(
+                &mut s.faults,
+                k.counter(Counter::FaultWords)
+                    .wrapping_add(k.counter(Counter::FaultState)),
+            );
             for (c, word) in Counter::DROPS {
                 add(drops.entry(word).or_default(), k.counter(c));
             }
@@ -200,7 +204,11 @@ impl<M: MemSource> Domain<M> {
             let [frames, bytes, full, fault] = k.in_counters();
             add(&mut s.rx.0, frames);
             add(&mut s.rx.1, bytes);
-            add(&mut s.faults, k.counter(Counter::FaultWords).wrapping_add(k.counter(Counter::FaultState)));
+            add(
+                &mut s.faults,
+                k.counter(Counter::FaultWords)
+                    .wrapping_add(k.counter(Counter::FaultState)),
+            );
             add(drops.entry("rx_full").or_default(), full);
             add(drops.entry("rx_fault").or_default(), fault);
         }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use netvale_ring::layout::{BUF_SIZE, RING_SIZE, RegionGeom, StateGeom};
 use netvale_ring::slot::NS_MOREFRAG;
-use netvale_ring::world::{RegionMap, RegionSource, Waker, World};
+use netvale_ring::world::{Holder, RegionMap, RegionSource, Waker, World};
 use netvale_ring::{Ring, Slot};
 use netvale_shm::{HugePages, Mem, Memfd};
 use netvale_switch::domain::{Config, Domain, MemSource, Registration, Result, Want};
@@ -133,7 +133,8 @@ impl Bed {
     }
 
     pub fn close(&self, port: Port) {
-        self.with(|d| d.owner_gone(port.reg.owner));
+        let Port { reg, .. } = port;
+        self.with(|d| d.owner_gone(reg.owner));
     }
 
     /// Buffers free in the shared region.
@@ -148,6 +149,24 @@ impl Bed {
             d.check()
         });
         assert_eq!(report.problems, Vec::<String>::new());
+    }
+
+    /// The holder table names each ring as the holder of what its slots name:
+    /// so it is as long as no program moves buffers by itself.
+    #[track_caller]
+    pub fn check_holders(&self, port: &Port) {
+        let Some(s) = port.reg.shared else { return };
+        let holders = self.world.holders(s, port.reg.geom.bufs).unwrap();
+        for r in port.reg.tx.iter().chain(&port.reg.rx) {
+            let ofs = usize::try_from(r.ofs).unwrap();
+            let ring = port.map.ring(ofs, u32::from(r.slots)).unwrap();
+            for i in 0..ring.count() {
+                let buf = ring.slot(i).buf();
+                let held = holders[buf as usize].load(std::sync::atomic::Ordering::Relaxed);
+                let right = Holder::kring(r.kring).bits();
+                assert_eq!(held, right, "{} slot {i} buffer {buf}", port.reg.name);
+            }
+        }
     }
 
     pub fn drops(&self, port: &Port) -> std::collections::BTreeMap<&'static str, u64> {

@@ -6,7 +6,14 @@ use netvale_testkit::io::{quiet, recv, send, settled};
 use netvale_testkit::{Bed, Place, eventually};
 
 pub(crate) fn null_ports(bed: &Bed) {
-    let mut p = bed.ns().port("null:").rings(3, 2).slots(16, 64).extra_bufs(5).open().unwrap();
+    let mut p = bed
+        .ns()
+        .port("null:")
+        .rings(3, 2)
+        .slots(16, 64)
+        .extra_bufs(5)
+        .open()
+        .unwrap();
     assert_eq!((p.tx_count(), p.rx_count(), p.info().extra_bufs), (3, 2, 5));
     p.tx(0).push(&[1; 60]).unwrap();
     for i in 0..2 {
@@ -27,14 +34,29 @@ pub(crate) fn persistent_ports(bed: &Bed) {
     let info = ns.new_interface("p0", &config).unwrap();
     assert_eq!((info.tx_slots, info.rx_slots, info.rx_rings), (64, 128, 1));
     let kind = |r: netvale::Result<()>| r.unwrap_err().kind();
-    assert_eq!(kind(ns.new_interface("p0", &config).map(|_| ())), ErrorKind::Exists);
+    assert_eq!(
+        kind(ns.new_interface("p0", &config).map(|_| ())),
+        ErrorKind::Exists
+    );
     let entry = ns.list().unwrap().remove(0);
-    assert_eq!((&*entry.name, &*entry.context, entry.switch), ("p0", "persistent", None));
+    assert_eq!(
+        (&*entry.name, &*entry.context, entry.switch),
+        ("p0", "persistent", None)
+    );
     assert_eq!(kind(ns.open("vale0:p0").map(|_| ())), ErrorKind::Usage);
     assert_eq!(ns.attach("vale0:p0", false).unwrap(), 0);
-    assert_eq!(kind(ns.attach("vale0:p0", false).map(|_| ())), ErrorKind::Busy);
-    assert_eq!(kind(ns.attach("vale1:nobody", false).map(|_| ())), ErrorKind::Usage);
-    assert_eq!(kind(ns.attach("vale1:p0", true).map(|_| ())), ErrorKind::Unavailable);
+    assert_eq!(
+        kind(ns.attach("vale0:p0", false).map(|_| ())),
+        ErrorKind::Busy
+    );
+    assert_eq!(
+        kind(ns.attach("vale1:nobody", false).map(|_| ())),
+        ErrorKind::Usage
+    );
+    assert_eq!(
+        kind(ns.attach("vale1:p0", true).map(|_| ())),
+        ErrorKind::Unavailable
+    );
     assert_eq!(ns.list().unwrap()[0].name, "vale0:p0");
     assert_eq!(kind(ns.delete_interface("p0")), ErrorKind::Busy);
     // It is a trusted port.
@@ -55,7 +77,9 @@ pub(crate) fn persistent_ports(bed: &Bed) {
         quiet(&mut p);
         assert_eq!(kind(ns.delete_interface("p0")), ErrorKind::Busy);
         drop(p);
-        eventually("nobody has it open", || ns.attach("vale0:p0", false).is_ok());
+        eventually("nobody has it open", || {
+            ns.attach("vale0:p0", false).is_ok()
+        });
         let mut p = ns.open("vale0:p0").unwrap();
         send(&mut p, &f);
         assert_eq!(recv(&mut a), f);
@@ -134,7 +158,13 @@ pub(crate) fn choosing_rings(bed: &Bed) {
 
 pub(crate) fn extra_buffers(bed: &Bed) {
     let before = bed.buffers_in_use();
-    let a = bed.ns().port("vale0:a").slots(8, 8).extra_bufs(100).open().unwrap();
+    let a = bed
+        .ns()
+        .port("vale0:a")
+        .slots(8, 8)
+        .extra_bufs(100)
+        .open()
+        .unwrap();
     assert_eq!(a.info().extra_bufs, 100);
     let report = bed.ns().check().unwrap();
     assert_eq!(report.problems, Vec::<String>::new());
@@ -153,7 +183,10 @@ pub(crate) fn headers(bed: &Bed) {
     let mut with = ns.port("vale0:h").vnet_hdr(12).open().unwrap();
     let mut plain_port = ns.open("vale0:p").unwrap();
     let mut short = ns.port("vale0:s").vnet_hdr(10).open().unwrap();
-    assert_eq!((with.info().vnet_hdr, ns.vnet_hdr("vale0:s").unwrap()), (12, 10));
+    assert_eq!(
+        (with.info().vnet_hdr, ns.vnet_hdr("vale0:s").unwrap()),
+        (12, 10)
+    );
     let f = tagged(BROADCAST, mac(1), 200, 1, 1);
     let framed = |n: usize| [vec![0; n], f.clone()].concat();
     send(&mut with, &framed(12));
@@ -166,7 +199,15 @@ pub(crate) fn headers(bed: &Bed) {
     let e = ns.open("vale0:h").unwrap_err();
     assert_eq!(e.kind(), ErrorKind::Io, "{e}");
     assert!(e.to_string().contains("virtio-net"), "{e}");
-    assert_eq!(ns.port("vale0:h").accept_vnet_hdr().open().unwrap().info().vnet_hdr, 12);
+    assert_eq!(
+        ns.port("vale0:h")
+            .accept_vnet_hdr()
+            .open()
+            .unwrap()
+            .info()
+            .vnet_hdr,
+        12
+    );
     ns.set_vnet_hdr("vale0:h", 0).unwrap();
     send(&mut plain_port, &f);
     assert_eq!(recv(&mut with), f);
@@ -174,7 +215,10 @@ pub(crate) fn headers(bed: &Bed) {
     let kind = |r: netvale::Result<()>| r.unwrap_err().kind();
     assert_eq!(kind(ns.set_vnet_hdr("vale0:h", 11)), ErrorKind::Usage);
     assert_eq!(kind(ns.set_vnet_hdr("vale0:x", 12)), ErrorKind::NotFound);
-    assert_eq!(kind(ns.vnet_hdr("vale0:x").map(|_| ())), ErrorKind::NotFound);
+    assert_eq!(
+        kind(ns.vnet_hdr("vale0:x").map(|_| ())),
+        ErrorKind::NotFound
+    );
     let bad = ns.port("vale0:x").vnet_hdr(3).open();
     assert_eq!(kind(bad.map(|_| ())), ErrorKind::Usage);
 }
@@ -184,9 +228,17 @@ pub(crate) fn what_is_told(bed: &Bed) {
     assert_eq!(ns.list().unwrap(), []);
     // A port that is not there is made for a moment.
     let i = ns.info("vale0:nobody").unwrap();
-    assert_eq!((i.tx_rings, i.rx_rings, i.tx_slots, i.rx_slots), (1, 1, 1024, 1024));
+    assert_eq!(
+        (i.tx_rings, i.rx_rings, i.tx_slots, i.rx_slots),
+        (1, 1, 1024, 1024)
+    );
     assert_eq!(ns.list().unwrap(), []);
-    let mut a = ns.port("vale0:a").rings(2, 3).slots(100, 9000).open().unwrap();
+    let mut a = ns
+        .port("vale0:a")
+        .rings(2, 3)
+        .slots(100, 9000)
+        .open()
+        .unwrap();
     let mut b = ns.open("vale1:b").unwrap();
     let mut c = ns.open("vale0:c").unwrap();
     assert_eq!(a.info().rx_slots, 4096);
@@ -198,9 +250,23 @@ pub(crate) fn what_is_told(bed: &Bed) {
     };
     assert_eq!((a.context(), a.name()), (context, "vale0:a"));
     let all = ns.list().unwrap();
-    let names: Vec<_> = all.iter().map(|e| (&*e.name, e.port_idx, &*e.kind)).collect();
-    assert_eq!(names, [("vale0:a", 0, "vale"), ("vale0:c", 1, "vale"), ("vale1:b", 0, "vale")]);
-    let pid = if bed.place() == Place::Embedded { 0 } else { std::process::id() };
+    let names: Vec<_> = all
+        .iter()
+        .map(|e| (&*e.name, e.port_idx, &*e.kind))
+        .collect();
+    assert_eq!(
+        names,
+        [
+            ("vale0:a", 0, "vale"),
+            ("vale0:c", 1, "vale"),
+            ("vale1:b", 0, "vale")
+        ]
+    );
+    let pid = if bed.place() == Place::Embedded {
+        0
+    } else {
+        std::process::id()
+    };
     assert!(all.iter().all(|e| e.owner_pid == pid));
     assert_eq!(all[0].info.rx_rings, 3);
     let f = plain(BROADCAST, mac(1), 100, 1);
@@ -215,7 +281,10 @@ pub(crate) fn what_is_told(bed: &Bed) {
     assert_eq!((of("vale0:c").rx_frames, of("vale0:c").rx_bytes), (1, 100));
     assert_eq!((of("vale1:b").rx_frames, of("vale0:c").faults), (0, 0));
     let known = ns.fdb("vale0").unwrap();
-    assert_eq!((known.len(), known[0].mac, known[0].port_idx), (1, mac(1), 0));
+    assert_eq!(
+        (known.len(), known[0].mac, known[0].port_idx),
+        (1, mac(1), 0)
+    );
     assert_eq!(ns.fdb("vale1").unwrap(), []);
     // The lowest free index is given out again.
     drop(a);
@@ -228,18 +297,39 @@ pub(crate) fn mistakes(bed: &Bed) {
     let ns = bed.ns();
     let long = format!("vale0:{}", "x".repeat(70));
     for name in [
-        "", "vale0", "vale0:", "eth0", "vale0:a{", "vale0:a{1}2", "vale0:a/q", "vale0:a@",
-        "vale0:a@nonsense", "vale0:a-x", "vale0:a\n", "val:a", &long,
+        "",
+        "vale0",
+        "vale0:",
+        "eth0",
+        "vale0:a{",
+        "vale0:a{1}2",
+        "vale0:a/q",
+        "vale0:a@",
+        "vale0:a@nonsense",
+        "vale0:a-x",
+        "vale0:a\n",
+        "val:a",
+        &long,
     ] {
         let e = ns.open(name).unwrap_err();
         assert_eq!(e.kind(), ErrorKind::Usage, "{name:?}: {e}");
-        assert!(!e.to_string().trim_end().contains('\n') || name.contains('\n'), "{e}");
+        assert!(
+            !e.to_string().trim_end().contains('\n') || name.contains('\n'),
+            "{e}"
+        );
         assert!(e.hint().is_some(), "{e}");
     }
     for name in ["netmap:nobody", "netmap:nobody-1"] {
-        assert_eq!(ns.open(name).unwrap_err().kind(), ErrorKind::NotFound, "{name}");
+        assert_eq!(
+            ns.open(name).unwrap_err().kind(),
+            ErrorKind::NotFound,
+            "{name}"
+        );
     }
-    assert_eq!(ns.stats(Some("vale0:x")).unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(
+        ns.stats(Some("vale0:x")).unwrap_err().kind(),
+        ErrorKind::NotFound
+    );
     assert_eq!(ns.fdb("vale0").unwrap_err().kind(), ErrorKind::NotFound);
     for name in ["a-name-that-is-too-long", "", "a:b", "a b"] {
         let e = ns.new_interface(name, &RingConfig::default()).unwrap_err();
@@ -247,7 +337,10 @@ pub(crate) fn mistakes(bed: &Bed) {
     }
     if bed.place() != Place::Isolated {
         assert_eq!(ns.open("vale0:a@77").unwrap_err().kind(), ErrorKind::Usage);
-        assert_eq!(ns.open("vale0:a@share:vale0:b").unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(
+            ns.open("vale0:a@share:vale0:b").unwrap_err().kind(),
+            ErrorKind::NotFound
+        );
     }
     // None of it left anything.
     assert_eq!(ns.list().unwrap(), []);

@@ -69,7 +69,11 @@ pub(crate) fn stations_are_learned_and_followed(bed: &Bed) {
     // Station 9 speaks on b, on c, and on b again.
     for (round, on_b) in [(0, true), (1, false), (2, true)] {
         let hello = tagged(BROADCAST, mac(9), 60, 9, round);
-        let (here, there) = if on_b { (&mut b, &mut c) } else { (&mut c, &mut b) };
+        let (here, there) = if on_b {
+            (&mut b, &mut c)
+        } else {
+            (&mut c, &mut b)
+        };
         send(here, &hello);
         assert_eq!(recv(&mut a), hello);
         assert_eq!(recv(there), hello);
@@ -102,7 +106,11 @@ pub(crate) fn stations_are_learned_and_followed(bed: &Bed) {
 }
 
 pub(crate) fn many_ports(bed: &Bed) {
-    let n = if bed.place() == Place::Isolated { 12 } else { 40 };
+    let n = if bed.place() == Place::Isolated {
+        12
+    } else {
+        40
+    };
     let open = |i| {
         let port = bed.ns().port(&format!("vale0:p{i}"));
         port.slots(64, 64).open().unwrap()
@@ -163,7 +171,14 @@ pub(crate) fn frames_of_up_to_64_slots(bed: &Bed) {
     let mut a = bed.ns().open("vale0:a").unwrap();
     let mut b = bed.ns().open("vale0:b").unwrap();
     let size = a.tx(0).buf_size() as usize;
-    for (n, frag) in [(1, 60), (2, 60), (5, 2000), (63, 100), (64, 100), (64, size)] {
+    for (n, frag) in [
+        (1, 60),
+        (2, 60),
+        (5, 2000),
+        (63, 100),
+        (64, 100),
+        (64, size),
+    ] {
         let f = tagged(mac(2), mac(1), n * frag, 1, n as u64);
         a.tx(0).push_frags(&f, frag).unwrap();
         a.tx(0).sync().unwrap();
@@ -175,7 +190,9 @@ pub(crate) fn frames_of_up_to_64_slots(bed: &Bed) {
         let f = tagged(mac(2), mac(1), len, 1, i as u64);
         send(&mut a, &f);
         let frags = len.div_ceil(size);
-        eventually("the frame is there", || b.rx(0).sync().unwrap() as usize >= frags);
+        eventually("the frame is there", || {
+            b.rx(0).sync().unwrap() as usize >= frags
+        });
         let got = b.rx(0).next().unwrap();
         assert_eq!((got.len(), got.frags()), (len, frags));
         let mut part = [0; 100];
@@ -184,7 +201,6 @@ pub(crate) fn frames_of_up_to_64_slots(bed: &Bed) {
         let mut v = Vec::new();
         got.read_to(&mut v);
         assert!(v == f);
-        drop(got);
         b.rx(0).sync().unwrap();
     }
     quiet(&mut b);
@@ -194,7 +210,9 @@ pub(crate) fn a_full_destination_drops_and_counts(bed: &Bed) {
     let mut a = bed.ns().open("vale0:a").unwrap();
     let mut b = bed.ns().port("vale0:b").slots(64, 64).open().unwrap();
     let mut c = bed.ns().open("vale0:c").unwrap();
-    let frames: Vec<_> = (0..200).map(|i| tagged(BROADCAST, mac(1), 60, 1, i)).collect();
+    let frames: Vec<_> = (0..200)
+        .map(|i| tagged(BROADCAST, mac(1), 60, 1, i))
+        .collect();
     send_all(&mut a, &frames);
     // A full ring holds nobody else up.
     assert_eq!(recv_n(&mut c, 200), frames);
@@ -204,7 +222,9 @@ pub(crate) fn a_full_destination_drops_and_counts(bed: &Bed) {
     let s = b.stats().unwrap();
     assert_eq!((s.rx_frames, s.dropped("rx_full")), (63, 137));
     // Whole frames only: two slots are free, three are needed.
-    let big: Vec<_> = (0..40).map(|i| tagged(mac(7), mac(1), 5000, 1, 300 + i)).collect();
+    let big: Vec<_> = (0..40)
+        .map(|i| tagged(mac(7), mac(1), 5000, 1, 300 + i))
+        .collect();
     send_all(&mut a, &big);
     assert_eq!(recv_n(&mut c, 40), big);
     settled(&a, 240);
@@ -215,7 +235,13 @@ pub(crate) fn a_full_destination_drops_and_counts(bed: &Bed) {
 }
 
 pub(crate) fn buffers_that_are_kept(bed: &Bed) {
-    let mut a = bed.ns().port("vale0:a").keep_buffers(true).slots(32, 32).open().unwrap();
+    let mut a = bed
+        .ns()
+        .port("vale0:a")
+        .keep_buffers(true)
+        .slots(32, 32)
+        .open()
+        .unwrap();
     let mut b = bed.ns().open("vale0:b").unwrap();
     let f = tagged(mac(2), mac(1), 100, 1, 1);
     a.tx(0).fill(&f).unwrap();
@@ -275,7 +301,10 @@ pub(crate) fn frames_are_forwarded(bed: &Bed) {
     eventually("it is there", || m.rx(0).sync().unwrap() > 0);
     let mut got = m.rx(0).next().unwrap();
     assert_eq!(got.write(50, &[9; 4]), 4);
-    assert_eq!(got.load_u64(48), u64::from_le_bytes([3, 3, 9, 9, 9, 9, 3, 3]));
+    assert_eq!(
+        got.load_u64(48),
+        u64::from_le_bytes([3, 3, 9, 9, 9, 9, 3, 3])
+    );
     got.forward(n.tx(0)).unwrap();
     n.tx(0).sync().unwrap();
     m.rx(0).sync().unwrap();

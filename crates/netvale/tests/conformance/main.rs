@@ -2,6 +2,10 @@
 //! Each case is one function that runs in all three; where the isolated
 //! context cannot do something, the case asserts the error instead.
 #![forbid(unsafe_code)]
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "numbers of frames in a test are small"
+)]
 
 #[cfg(test)]
 mod control;
@@ -23,6 +27,24 @@ mod tests {
     fn run(place: Place, case: fn(&Bed)) {
         let bed = place.up();
         case(&bed);
+        bed.assert_empty();
+    }
+
+    /// The first port of all is isolated: its memory is still its own.
+    #[test]
+    fn nobody_gets_the_memory_of_an_isolated_port() {
+        let bed = Place::Isolated.up();
+        let first = bed.ns().open("vale0:first").unwrap();
+        let trusted = bed.handle(false);
+        let (a, b) = (
+            trusted.open("vale0:a").unwrap(),
+            trusted.open("vale0:b").unwrap(),
+        );
+        let second = bed.ns().open("vale0:second").unwrap();
+        let ids = [&first, &a, &b, &second].map(|p| p.info().mem_id);
+        assert_eq!((ids[1], ids[2]), (1, 1));
+        assert!(ids[0] != 1 && ids[3] != 1 && ids[0] != ids[3], "{ids:?}");
+        drop((first, a, b, second));
         bed.assert_empty();
     }
 

@@ -35,7 +35,10 @@ pub(crate) fn what_is_sent_and_what_arrives(bed: &Bed) {
     let mut t = open("vale0:a/t");
     let f = tagged(mac(2), mac(1), 60, 1, 101);
     send(&mut a, &f);
-    assert_eq!((recv(&mut t), recv(&mut rt), recv(&mut b)), (f.clone(), f.clone(), f));
+    assert_eq!(
+        (recv(&mut t), recv(&mut rt), recv(&mut b)),
+        (f.clone(), f.clone(), f)
+    );
     quiet(&mut r);
 }
 

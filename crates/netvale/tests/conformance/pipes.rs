@@ -103,7 +103,10 @@ pub(crate) fn ends_come_and_go(bed: &Bed) {
     drop(b);
     eventually("the end is closed", || {
         let all = bed.ns().list().unwrap();
-        all.iter().filter(|e| e.owner_pid != 0 || e.context == "isolated").count() <= 2
+        all.iter()
+            .filter(|e| e.owner_pid != 0 || e.context == "isolated")
+            .count()
+            <= 2
     });
     send_all(&mut a, &frames[5..15]);
     let mut b = open("vale0:x}1");
@@ -124,11 +127,20 @@ pub(crate) fn ends_come_and_go(bed: &Bed) {
 }
 
 pub(crate) fn many_rings_and_many_slots(bed: &Bed) {
-    let mut a = bed.ns().port("vale0:x{r").rings(3, 2).slots(8, 128).open().unwrap();
+    let mut a = bed
+        .ns()
+        .port("vale0:x{r")
+        .rings(3, 2)
+        .slots(8, 128)
+        .open()
+        .unwrap();
     // The other end is what the first one made it, turned round.
     let mut b = bed.ns().open("vale0:x}r").unwrap();
     let i = b.info().clone();
-    assert_eq!((i.tx_rings, i.rx_rings, i.tx_slots, i.rx_slots), (2, 3, 128, 8));
+    assert_eq!(
+        (i.tx_rings, i.rx_rings, i.tx_slots, i.rx_slots),
+        (2, 3, 128, 8)
+    );
     for r in 0..3 {
         for i in 0..30 {
             let f = tagged(BROADCAST, mac(1), 60, r as u32, i);

@@ -1,0 +1,243 @@
+//! The library's own handles: rings between threads, pipes, monitors,
+//! forwarding, and the books afterwards.
+
+#[cfg(test)]
+mod api {
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+    use std::time::{Duration, Instant};
+
+    use netvale::{Namespace, PushError, RxRing};
+
+    const LIMIT: Duration = Duration::from_secs(30);
+
+    fn frame(dst: u8, src: u8, n: u64, len: usize) -> Vec<u8> {
+        let mut f = vec![src; len];
+        f[..6].copy_from_slice(&[2, 0, 0, 0, 0, dst]);
+        f[6..12].copy_from_slice(&[2, 0, 0, 0, 0, src]);
+        f[12..14].copy_from_slice(&[0x88, 0xb5]);
+        f[14..22].copy_from_slice(&n.to_le_bytes());
+        f
+    }
+
+    fn all(rx: &mut RxRing) -> Vec<Vec<u8>> {
+        rx.sync().unwrap();
+        let mut out = Vec::new();
+        let mut bytes = Vec::new();
+        while let Some(f) = rx.next() {
+            f.read_to(&mut bytes);
+            out.push(bytes.clone());
+        }
+        rx.sync().unwrap();
+        out
+    }
+
+    fn clean(ns: &Namespace) {
+        let report = ns.check().unwrap();
+        assert_eq!(report.problems, Vec::<String>::new());
+        for r in report.regions {
+            assert_eq!(r.free, r.buffers - 2, "buffers leaked");
+        }
+    }
+
+    /// Senders and a receiver in threads of their own: what arrives is in
+    /// order for each sender and what does not is counted, to the frame.
+    #[test]
+    fn threads_lose_only_what_is_counted() {
+        for (slots, keep, gap) in [
+            (2, true, 0),
+            (16, false, 0),
+            (333, true, 3),
+            (1024, false, 0),
+        ] {
+            let ns = Namespace::embedded().unwrap();
+            let mut rx = ns.port("vale0:rx").slots(8, slots).open().unwrap();
+            rx.tx(0).push(&frame(9, 9, 0, 60)).unwrap();
+            rx.tx(0).sync().unwrap();
+            let done = &AtomicBool::new(false);
+            let senders = 2u8;
+            let total = 40_000u64;
+            let got = std::thread::scope(|scope| {
+                let handles: Vec<_> = (1..=senders)
+                    .map(|s| {
+                        let ns = &ns;
+                        scope.spawn(move || {
+                            let name = format!("vale0:s{s}");
+                            let mut p = ns
+                                .port(&name)
+                                .slots(256, 8)
+                                .keep_buffers(keep)
+                                .open()
+                                .unwrap();
+                            let mut n = 0;
+                            while n < total {
+                                for _ in 0..=(n % 200) {
+                                    if n < total
+                                        && p.tx(0)
+                                            .push(&frame(9, s, n, 60 + n as usize % 900))
+                                            .is_ok()
+                                    {
+                                        n += 1;
+                                    }
+                                }
+                                p.tx(0).sync().unwrap();
+                                if gap > 0 && n % gap == 0 {
+                                    std::thread::yield_now();
+                                }
+                            }
+                            p
+                        })
+                    })
+                    .collect();
+                let receiver = scope.spawn(|| {
+                    let mut next = [0u64; 16];
+                    let mut got = 0u64;
+                    let start = Instant::now();
+                    loop {
+                        let end = done.load(Relaxed);
+                        let batch = all(rx.rx(0));
+                        if end && batch.is_empty() {
+                            return got;
+                        }
+                        for f in batch {
+                            let n = u64::from_le_bytes(f[14..22].try_into().unwrap());
+                            let s = f[11];
+                            assert_eq!(f, frame(9, s, n, 60 + n as usize % 900));
+                            assert!(n >= next[usize::from(s)], "out of order");
+                            next[usize::from(s)] = n + 1;
+                            got += 1;
+                        }
+                        assert!(start.elapsed() < LIMIT, "hangs");
+                    }
+                });
+                let ports: Vec<_> = handles.into_iter().map(|h| h.join().unwrap()).collect();
+                done.store(true, Relaxed);
+                let got = receiver.join().unwrap();
+                for p in &ports {
+                    let stats = p.stats().unwrap();
+                    assert_eq!(stats.tx_frames, total);
+                    assert_eq!(stats.dropped("tx_no_dest"), 0);
+                }
+                got
+            });
+            let stats = rx.stats().unwrap();
+            let lost = stats.dropped("rx_full");
+            assert_eq!(got + lost, u64::from(senders) * total, "{stats:?}");
+            assert_eq!(stats.rx_frames, got, "{stats:?}");
+            assert_eq!(stats.dropped("rx_fault"), 0);
+            assert!(ns.check().unwrap().problems.is_empty());
+            drop(rx);
+            clean(&ns);
+        }
+    }
+
+    /// A pipe loses nothing, keeps order, and its sender waits.
+    #[test]
+    fn a_pipe_loses_nothing() {
+        for slots in [2, 3, 64, 1000] {
+            let ns = Namespace::embedded().unwrap();
+            let mut tx = ns.port("vale0:p{1").slots(slots, slots).open().unwrap();
+            let mut rx = ns.open("vale0:p}1").unwrap();
+            let total = if slots < 10 { 2000u64 } else { 30_000 };
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    let mut n = 0;
+                    while n < total {
+                        match tx.tx(0).push(&frame(1, 2, n, 60)) {
+                            Ok(()) => n += 1,
+                            Err(PushError::Full) => {
+                                tx.tx(0).sync().unwrap();
+                                tx.wait_tx(Some(Duration::from_millis(50))).unwrap();
+                            }
+                            Err(e) => panic!("{e}"),
+                        }
+                    }
+                    tx.tx(0).sync().unwrap();
+                });
+                let (mut next, start) = (0, Instant::now());
+                while next < total {
+                    rx.wait_rx(Some(Duration::from_millis(50))).unwrap();
+                    for f in all(rx.rx(0)) {
+                        assert_eq!(f, frame(1, 2, next, 60));
+                        next += 1;
+                    }
+                    assert!(start.elapsed() < LIMIT, "hangs at {next}");
+                }
+            });
+            tx.tx(0).sync().unwrap();
+            assert_eq!(tx.tx(0).pending(), 0, "all slots came back");
+            assert!(ns.check().unwrap().problems.is_empty());
+            drop((tx, rx));
+            clean(&ns);
+        }
+    }
+
+    #[test]
+    fn frames_are_forwarded_without_a_copy() {
+        let ns = Namespace::embedded().unwrap();
+        let mut a = ns.port("vale0:a").slots(64, 64).open().unwrap();
+        let mut m = ns.port("vale0:m").slots(64, 64).open().unwrap();
+        let mut out = ns.port("vale1:m").slots(64, 64).open().unwrap();
+        let mut b = ns.port("vale1:b").slots(64, 64).open().unwrap();
+        for n in 0..500u64 {
+            let f = frame(7, 1, n, 60 + (n as usize * 97) % 6000);
+            a.tx(0).push_frags(&f, 2112).unwrap();
+            a.tx(0).sync().unwrap();
+            m.rx(0).sync().unwrap();
+            assert_eq!(m.rx(0).forward(out.tx(0), 10), 1);
+            m.rx(0).sync().unwrap();
+            out.tx(0).sync().unwrap();
+            assert_eq!(all(b.rx(0)), [f], "{n}");
+            assert_eq!(ns.check().unwrap().problems, Vec::<String>::new(), "{n}");
+        }
+        drop((a, m, out, b));
+        clean(&ns);
+    }
+
+    /// Monitors cannot send, but they can wait.
+    #[test]
+    fn a_monitor_waits() {
+        let ns = Namespace::embedded().unwrap();
+        let mut a = ns.open("vale0:a").unwrap();
+        let _b = ns.open("vale0:b").unwrap();
+        let mut m = ns.open("vale0:a/t").unwrap();
+        assert!(!m.wait_rx(Some(Duration::from_millis(5))).unwrap());
+        assert!(m.tx(0).sync().is_err());
+        a.tx(0).push(&frame(3, 1, 5, 60)).unwrap();
+        a.tx(0).sync().unwrap();
+        assert!(m.wait_rx(Some(Duration::from_secs(5))).unwrap());
+        assert_eq!(all(m.rx(0)), [frame(3, 1, 5, 60)]);
+    }
+
+    #[test]
+    fn a_waiting_receiver_is_woken() {
+        let ns = Namespace::embedded().unwrap();
+        let mut a = ns.open("vale0:a").unwrap();
+        for rings in [1, 3] {
+            let mut b = ns
+                .port(&format!("vale0:b{rings}"))
+                .rings(1, rings)
+                .open()
+                .unwrap();
+            std::thread::scope(|scope| {
+                let waiter = scope.spawn(move || {
+                    let start = Instant::now();
+                    for _ in 0..50 {
+                        assert!(b.wait_rx(Some(LIMIT)).unwrap());
+                        let _ = (0..usize::from(rings))
+                            .map(|i| all(b.rx(i)).len())
+                            .sum::<usize>();
+                    }
+                    start.elapsed()
+                });
+                let start = Instant::now();
+                while !waiter.is_finished() && start.elapsed() < LIMIT {
+                    a.tx(0).push(&frame(99, 1, 1, 60)).unwrap();
+                    a.tx(0).sync().unwrap();
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+                // A lost wake-up would cost half a second each.
+                assert!(waiter.join().unwrap() < Duration::from_secs(5));
+            });
+        }
+    }
+}
