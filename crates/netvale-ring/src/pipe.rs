@@ -160,6 +160,8 @@ fn send(party: &Party<'_>, tx: End<'_>, to: &Target<'_>, first: u32, n: u32) {
     tx.kring.count(Counter::Frames, frames);
     tx.kring.count(Counter::Bytes, bytes);
     tx.kring.count(Counter::DropSlot, bad);
+    // Bytes of a frame whose end is still to come are counted as they come.
+    to.kring.count_in(frames, bytes);
     if whole == 0 || pending + whole >= count {
         return;
     }
@@ -172,7 +174,6 @@ fn send(party: &Party<'_>, tx: End<'_>, to: &Target<'_>, first: u32, n: u32) {
         };
         monitor::tap_copy(party, to.kring, false, run);
     }
-    to.kring.count_in(frames, bytes);
     to.kring
         .publish_pipe_tail(shown.add(pending + whole, count));
     party.wake(to.kring);

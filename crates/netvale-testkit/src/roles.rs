@@ -8,7 +8,8 @@ use std::time::Duration;
 use netvale::{Error, ErrorKind, Namespace, Port, RxRing, TxRing};
 use netvale_ring::Slot;
 use netvale_ring::kring::KringId;
-use netvale_ring::world::Holder;
+use netvale_ring::world::{Holder, World};
+use netvale_wire::proto::RingPlace;
 use rustix::process::{Resource, Rlimit};
 
 use crate::raw::{Raw, Region};
@@ -427,9 +428,47 @@ fn stopped(spec: &Spec) {
                 ours.set_slot(0, Slot::new(b.buf(), 60, 0));
             }
         }
+        // A received frame's buffer moved to another port, but for the last
+        // steps.
+        "forward" => {
+            let mut second = Raw::connect(Path::new(spec.get("dir")), false);
+            let (from, ..) = second.register(spec.get("other"));
+            let steps = spec.number("steps").unwrap();
+            let map = region.to_map();
+            let holders = world.holders(region.info.shared.unwrap(), region.geom.bufs);
+            let holders = holders.unwrap();
+            let ring = |r: &RingPlace| {
+                let place = usize::try_from(r.ofs).unwrap();
+                map.ring(place, u32::from(r.slots)).unwrap()
+            };
+            let set = |buf: u32, ring| {
+                holders[buf as usize].store(Holder::kring(KringId(ring)).bits(), Ordering::Relaxed);
+            };
+            let (tx, rx) = (&reg.tx[0], &from.rx[0]);
+            let (old, new) = (ring(tx).slot(0), ring(rx).slot(0));
+            if steps > 0 {
+                set(new.buf(), tx.kring);
+            }
+            if steps > 1 {
+                set(old.buf(), rx.kring);
+            }
+            if steps > 2 {
+                ring(tx).set_slot(0, Slot::new(new.buf(), 60, 0));
+            }
+            if steps > 3 {
+                ring(rx).set_slot(0, Slot::new(old.buf(), 0, 0));
+            }
+            // Both connections end with the process, and not before.
+            std::fs::write(spec.get("flag"), "there").unwrap();
+            wait_for_the_end();
+        }
         other => panic!("cannot stop at {other}"),
     }
     std::fs::write(spec.get("flag"), "there").unwrap();
+    wait_for_the_end();
+}
+
+fn wait_for_the_end() {
     while goes_on() {
         std::thread::sleep(Duration::from_millis(1));
     }
@@ -496,6 +535,7 @@ fn scribbler(spec: &Spec) {
     let mut rng = rng(spec);
     let mut raw = Raw::connect(Path::new(spec.get("dir")), false);
     let (_reg, region, _bells) = raw.register(spec.get("port"));
+    let world = spec.is("state").then(|| raw.world());
     let rings = spec.number("rings").unwrap();
     let bufs = region.geom.buf_ofs();
     while goes_on() {
@@ -505,8 +545,31 @@ fn scribbler(spec: &Spec) {
             let at = bufs + rng.below(8192 * 2112);
             assert!(region.mem.write(at, &rng.word().to_le_bytes()));
         }
+        if let Some(world) = &world {
+            spoil_state(world, rings, &mut rng);
+        }
         rest(&mut rng);
     }
+}
+
+/// Spoils the hidden state of rings, and of ports and tables now and then.
+fn spoil_state(world: &World, rings: u64, rng: &mut Rng) {
+    let g = world.geom();
+    let ring = rng.below(usize::try_from(rings).unwrap());
+    let at = match rng.below(40) {
+        0 => g.port_ofs(u32::try_from(rng.below(8)).unwrap()) + rng.below(32) * 8,
+        1 => g.switch_ofs(0) + rng.below(600) * 8,
+        2 => g.holders_ofs(0) + rng.below(8192) * 8,
+        3 => g.kring_ofs(u32::try_from(ring).unwrap()) + rng.below(64 + 2048) * 8,
+        4 => g.kring_ofs(u32::try_from(ring).unwrap()) + rng.below(64) * 8,
+        _ => return,
+    };
+    let value = match rng.below(3) {
+        0 => rng.word(),
+        1 => rng.below(2000) as u64,
+        _ => u64::MAX,
+    };
+    assert!(world.mem().write(at, &value.to_le_bytes()));
 }
 
 /// With few descriptors: opens ports until there are none left, says so in one

@@ -23,6 +23,11 @@ const TABLE: usize = 4096;
 /// A receiver gives slots back at least this often. Fewer, larger steps make
 /// the sender wait, more of them only move the index to and fro.
 const GIVE_BACK: u32 = 64;
+/// Slots of 16 bytes in a cache line.
+const SLOTS_PER_LINE: u32 = 4;
+/// A sender asks for the receiver's slots so far ahead. Otherwise each line of
+/// them travels twice: to be read, and then to be written.
+const AHEAD: u32 = 64;
 
 /// Memory of two rings with their buffers and a table.
 #[derive(Debug)]
@@ -37,6 +42,8 @@ struct View<'a> {
     rings: [&'a [AtomicU64; RING_WORDS]; 2],
     table: &'a [AtomicU64; TABLE],
     bufs: Bufs<'a>,
+    /// The receiver's slots again, as cache lines to be asked for.
+    lines: Bufs<'a>,
 }
 
 impl Bed {
@@ -71,6 +78,7 @@ impl Bed {
             rings: [self.mem.array(0)?, self.mem.array(Self::RING)?],
             table: self.mem.array(Self::TABLE)?,
             bufs: self.mem.bufs(Self::BUFS, 2 * SLOTS, BUF_SIZE)?,
+            lines: self.mem.bufs(Self::RING, SLOTS / SLOTS_PER_LINE, 64)?,
         })
     }
 }
@@ -84,28 +92,38 @@ fn max_len() -> u16 {
 /// slots. Frames per second; 0 if there is no memory.
 #[must_use]
 pub fn one_core_copy(len: u16, batch: u32, time: Duration) -> f64 {
-    one_core::<false>(len, batch, time).unwrap_or(0.0)
+    one_core::<false, true>(len, batch, time).unwrap_or(0.0)
 }
 
 /// The same, exchanging buffer indices instead of copying.
 #[must_use]
 pub fn one_core_swap(len: u16, batch: u32, time: Duration) -> f64 {
-    one_core::<true>(len, batch, time).unwrap_or(0.0)
+    one_core::<true, true>(len, batch, time).unwrap_or(0.0)
 }
 
-fn one_core<const SWAP: bool>(len: u16, batch: u32, time: Duration) -> Option<f64> {
+/// The same without any look-up, as in a pipe: slots only.
+#[must_use]
+pub fn one_core_ring(batch: u32, time: Duration) -> f64 {
+    one_core::<true, false>(60, batch, time).unwrap_or(0.0)
+}
+
+fn one_core<const SWAP: bool, const LOOK: bool>(
+    len: u16,
+    batch: u32,
+    time: Duration,
+) -> Option<f64> {
     let bed = Bed::new(len)?;
     let view = bed.view()?;
     let batch = batch.max(1);
     // Warm up: twice round the rings.
     let mut at = 0;
-    let mut seen = pass::<SWAP>(&view, &mut at, SLOTS * 2)?;
+    let mut seen = pass::<SWAP, LOOK>(&view, &mut at, SLOTS * 2)?;
     let start = Instant::now();
     let mut frames = 0u64;
     loop {
         let mut done = 0;
         while done < 4096 {
-            seen ^= pass::<SWAP>(&view, &mut at, batch)?;
+            seen ^= pass::<SWAP, LOOK>(&view, &mut at, batch)?;
             done += batch;
         }
         frames += u64::from(done);
@@ -119,7 +137,7 @@ fn one_core<const SWAP: bool>(len: u16, batch: u32, time: Duration) -> Option<f6
 
 /// Moves `n` frames from the first ring to the second.
 #[inline]
-fn pass<const SWAP: bool>(v: &View<'_>, at: &mut u32, n: u32) -> Option<u64> {
+fn pass<const SWAP: bool, const LOOK: bool>(v: &View<'_>, at: &mut u32, n: u32) -> Option<u64> {
     let (bufs, [a, b]) = (v.bufs, v.rings);
     let mut seen = 0;
     for _ in 0..n {
@@ -127,11 +145,13 @@ fn pass<const SWAP: bool>(v: &View<'_>, at: &mut u32, n: u32) -> Option<u64> {
         *at = at.wrapping_add(1);
         let src = Slot::from_bits(a[i].load(Ordering::Relaxed));
         let dst = Slot::from_bits(b[i].load(Ordering::Relaxed));
-        let (x, y) = bufs.head(src.buf(), 0)?;
-        let to = x & 0xffff_ffff_ffff;
-        let from = x >> 48 | (y & 0xffff_ffff) << 16;
-        seen ^= v.table[hash(to)].load(Ordering::Relaxed);
-        seen ^= v.table[hash(from)].load(Ordering::Relaxed);
+        if LOOK {
+            let (x, y) = bufs.head(src.buf(), 0)?;
+            let to = x & 0xffff_ffff_ffff;
+            let from = x >> 48 | (y & 0xffff_ffff) << 16;
+            seen ^= v.table[hash(to)].load(Ordering::Relaxed);
+            seen ^= v.table[hash(from)].load(Ordering::Relaxed);
+        }
         let (give, keep) = if SWAP {
             (src, dst)
         } else {
@@ -243,7 +263,10 @@ fn two_cores<const COPY: bool>(
         let sender = scope.spawn(|| {
             let _ = crate::pin_to_cpu(cpus[0]);
             let _end = EndOnDrop(&lines.stop);
-            send::<COPY>(view, &lines, batch.clamp(1, SLOTS / 2), time)
+            // Measured: where payloads are copied and not read, the copies
+            // already keep the way between the cores busy.
+            let ask = !COPY || receiver == Receiver::Reads;
+            send::<COPY>(view, &lines, batch.clamp(1, SLOTS / 2), time, ask)
         });
         let received = scope.spawn(|| {
             let _ = crate::pin_to_cpu(cpus[1]);
@@ -282,7 +305,13 @@ impl Drop for EndOnDrop<'_> {
     }
 }
 
-fn send<const COPY: bool>(v: View<'_>, lines: &Lines, batch: u32, time: Duration) -> Option<f64> {
+fn send<const COPY: bool>(
+    v: View<'_>,
+    lines: &Lines,
+    batch: u32,
+    time: Duration,
+    ask: bool,
+) -> Option<f64> {
     let (bufs, [a, b]) = (v.bufs, v.rings);
     let start = Instant::now();
     // Frames sent, and of those given back as far as we know.
@@ -301,6 +330,10 @@ fn send<const COPY: bool>(v: View<'_>, lines: &Lines, batch: u32, time: Duration
             }
         }
         for _ in 0..batch {
+            if ask && at.is_multiple_of(SLOTS_PER_LINE) {
+                let line = (at.wrapping_add(AHEAD) % SLOTS) / SLOTS_PER_LINE;
+                v.lines.prefetch_write(line);
+            }
             let i = (at % SLOTS) as usize * 2;
             at = at.wrapping_add(1);
             let src = Slot::from_bits(a[i].load(Ordering::Relaxed));
@@ -396,6 +429,7 @@ mod tests {
         assert!(one_core_copy(60, 512, TIME) > 0.0);
         assert!(one_core_copy(u16::MAX, 1, TIME) > 0.0);
         assert!(one_core_swap(60, 0, TIME) > 0.0);
+        assert!(one_core_ring(16, TIME) > 0.0);
         assert!(memcpy(1514, TIME) > 0.0);
         assert!(syscall_ns(TIME) > 0.0);
     }
@@ -414,7 +448,7 @@ mod tests {
         let bed = Bed::new(60).expect("memory");
         let view = bed.view().expect("as it was made");
         let mut at = 0;
-        pass::<true>(&view, &mut at, 1500).expect("valid slots");
+        pass::<true, true>(&view, &mut at, 1500).expect("valid slots");
         let mut bufs: Vec<u32> = view
             .rings
             .iter()

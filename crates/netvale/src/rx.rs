@@ -453,9 +453,13 @@ impl Frame<'_> {
         let mut at = self.first;
         for i in 0..self.frags {
             let slot = self.ring.slot(at);
-            let back = tx.take_slot(slot, i + 1 < self.frags);
-            self.ring.set_slot(at, Slot::new(back, 0, NS_BUF_CHANGED));
+            let back = tx.next_buf();
+            // Both holders before both slots: whoever dies in between, each
+            // buffer is freed once when the two rings are taken back.
+            tx.hold(slot.buf());
             self.rx.hold(back);
+            tx.take_slot(slot, i + 1 < self.frags);
+            self.ring.set_slot(at, Slot::new(back, 0, NS_BUF_CHANGED));
             at = next(at, self.ring.count());
         }
         Ok(())

@@ -291,21 +291,22 @@ impl TxRing {
         got
     }
 
-    /// Queues a frame's slot in exchange for the one that is next, whose
-    /// buffer is returned: both rings lie in one region.
-    pub(crate) fn take_slot(&mut self, slot: Slot, more: bool) -> u32 {
-        let ring = self.ring();
-        let old = ring.slot(self.next).buf();
+    /// The buffer of the slot that is next.
+    pub(crate) fn next_buf(&self) -> u32 {
+        self.ring().slot(self.next).buf()
+    }
+
+    /// Queues a frame's slot in exchange for the one that is next: both rings
+    /// lie in one region.
+    pub(crate) fn take_slot(&mut self, slot: Slot, more: bool) {
         let more = if more { NS_MOREFRAG } else { 0 };
-        let flags = NS_BUF_CHANGED | more;
-        ring.set_slot(self.next, Slot::new(slot.buf(), slot.len(), flags));
-        self.hold(slot.buf());
+        let slot = Slot::new(slot.buf(), slot.len(), NS_BUF_CHANGED | more);
+        self.ring().set_slot(self.next, slot);
         self.next = next(self.next, self.slots);
-        old
     }
 
     /// Notes that a buffer is this ring's.
-    fn hold(&self, buf: u32) {
+    pub(crate) fn hold(&self, buf: u32) {
         if let (Some(gear), Some(s)) = (&self.shared.gear, self.shared.map.shared)
             && let Some(h) = gear.world.holders(s, self.shared.map.geom.bufs)
             && let Some(word) = h.get(buf as usize)

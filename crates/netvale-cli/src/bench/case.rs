@@ -141,6 +141,8 @@ pub(super) enum Limit {
     Copy { frame_bytes: u16 },
     /// One core, look-ups, exchange of buffer indices; batch 512.
     Swap,
+    /// One core, exchange of buffer indices without look-ups; batch 512.
+    Ring,
     /// Two cores, copy.
     TwoCopy {
         frame_bytes: u16,
@@ -292,9 +294,11 @@ impl Limit {
 
     pub(super) fn unit(self) -> Unit {
         match self {
-            Self::Copy { .. } | Self::Swap | Self::TwoCopy { .. } | Self::TwoRing { .. } => {
-                Unit::Pps
-            }
+            Self::Copy { .. }
+            | Self::Swap
+            | Self::Ring
+            | Self::TwoCopy { .. }
+            | Self::TwoRing { .. } => Unit::Pps,
             Self::Memcpy { .. } => Unit::Bps,
             Self::Syscall | Self::Eventfd { .. } => Unit::Ns,
         }

@@ -33,6 +33,7 @@ pub(super) fn measure(limit: Limit, pair: [usize; 2], time: Duration) -> Result<
             }))
         })?,
         Limit::Swap => on_cpu(pair[0], || Ok(raw::one_core_swap(60, BATCH, time)))?,
+        Limit::Ring => on_cpu(pair[0], || Ok(raw::one_core_ring(BATCH, time)))?,
         Limit::TwoCopy {
             frame_bytes,
             batch_frames,

@@ -97,6 +97,7 @@ fn raw(cases: &mut Vec<Case>) {
         ("copy 60 B, one core", one_core_raw(60)),
         ("copy 1514 B, one core", one_core_raw(1514)),
         ("swap, one core", Limit::Swap),
+        ("ring without payload, one core", Limit::Ring),
         ("copy 60 B, two cores, reads, batch 64", two(64, true)),
         ("copy 60 B, two cores, counts, batch 64", two(64, false)),
         (
@@ -210,7 +211,7 @@ fn special(cases: &mut Vec<Case>) {
     for batch in STREAM_BATCHES {
         let load = Load::new(60, batch).moves();
         let name = format!("pipe, {}", words(load));
-        let mut case = case(name, SPECIAL, Work::Pipe { load }).raw(Limit::Swap);
+        let mut case = case(name, SPECIAL, Work::Pipe { load }).raw(Limit::Ring);
         if batch == 512 {
             case = case.bounds(&[Bound::AtLeast(300.0 * M)]).quick();
         }

@@ -159,6 +159,16 @@ mod tests {
     /// Whoever shares memory may spoil it, but crashes nobody.
     #[test]
     fn a_scribbling_trusted_peer_crashes_nobody() {
+        scribble(false);
+    }
+
+    /// Not even with the hidden state.
+    #[test]
+    fn a_peer_that_spoils_the_hidden_state_crashes_nobody() {
+        scribble(true);
+    }
+
+    fn scribble(state: bool) {
         let mut bed = Place::Trusted.up();
         let worker = |i: u32| {
             let spec = Spec::new("tolerant", bed.dir())
@@ -176,6 +186,7 @@ mod tests {
         let spec = Spec::new("scribbler", bed.dir())
             .set("port", "vale1:evil")
             .set("rings", 16)
+            .set("state", state)
             .set("seed", 5);
         let mut evil = Peer::start(PEER, &spec);
         eventually("it has spoilt something", || {
@@ -192,6 +203,9 @@ mod tests {
             assert!(w.finish().success());
         }
         assert!(bed.server().is_alive());
+        if state {
+            return; // what is left of it is nothing to build on
+        }
         // Everything is as new for whoever comes now.
         eventually("they are gone", || bed.ns().list().unwrap().is_empty());
         let mut a = bed.ns().open("vale0:a").unwrap();
@@ -303,6 +317,30 @@ mod tests {
                     assert_eq!(recv(&mut r), f, "steps {steps}");
                 }
                 drop((s, r));
+                bed.assert_empty();
+            }
+        }
+    }
+
+    #[test]
+    fn a_half_done_forward_loses_no_buffer() {
+        let bed = Place::Trusted.up();
+        for kept in [None, Some("vale1:x")] {
+            for steps in 0..=4 {
+                // Both ports die, or somebody else has one of them open too.
+                let other = kept.map(|name| bed.ns().open(name).unwrap());
+                let flag = bed.scratch().join(format!("forward-{steps}"));
+                let spec = Spec::new("stopped", bed.dir())
+                    .set("port", "vale1:x")
+                    .set("other", "vale2:y")
+                    .set("at", "forward")
+                    .set("steps", steps)
+                    .set("flag", flag.display());
+                let mut dying = Peer::start(PEER, &spec);
+                eventually("it is there", || flag.exists());
+                dying.kill();
+                std::fs::remove_file(flag).unwrap();
+                drop(other);
                 bed.assert_empty();
             }
         }
