@@ -255,9 +255,8 @@ fn status(place: &Place, json: bool) -> Result<()> {
     if let Reply::Error { message, .. } = hello {
         return Err(Error::new(ErrorKind::Unavailable, message).into());
     }
-    let status = match remote.ask(&Request::Status).map_err(no_server)?.0 {
-        Reply::Status(status) => status,
-        _ => return Err(Error::new(ErrorKind::Peer, "unexpected answer of the server").into()),
+    let Reply::Status(status) = remote.ask(&Request::Status).map_err(no_server)?.0 else {
+        return Err(Error::new(ErrorKind::Peer, "unexpected answer of the server").into());
     };
     let text = if json {
         serde_json::to_string_pretty(&status).map_err(io::Error::other)?

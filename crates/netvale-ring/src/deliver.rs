@@ -2,7 +2,7 @@
 
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-use netvale_shm::Bufs;
+use netvale_shm::{Bufs, prefetch_write};
 
 use crate::kring::{Kring, KringId};
 use crate::monitor;
@@ -235,6 +235,11 @@ pub fn deliver_run(
             .min(step)
             .min(from.ring.count() - src)
             .min(to.ring.count() - dst);
+        if part == PUBLISH_EVERY {
+            // The next slots, which the receiver has read: otherwise each
+            // line of them travels twice, to be read and to be written.
+            prefetch_write(to.ring.words(dst + part, PUBLISH_EVERY));
+        }
         lost += match holders {
             None => copy_part(to, from, src, dst, part),
             Some(h) => swap_part(to, from, src, dst, part, h),

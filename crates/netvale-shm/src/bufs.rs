@@ -80,6 +80,19 @@ impl<'a> Bufs<'a> {
         Some((u64::from_le(a.0), u64::from_le(b.0)))
     }
 
+    /// The 8 bytes of buffer `idx` at `off` as a little-endian word; 0 if they
+    /// are not inside.
+    #[inline]
+    #[must_use]
+    pub fn load(self, idx: u32, off: usize) -> u64 {
+        let Some(p) = self.at(idx, off, 8) else {
+            return 0;
+        };
+        // SAFETY: 8 bytes at `p` are inside the pool; packed, so any alignment.
+        let word = unsafe { p.cast::<Unaligned>().read_volatile() };
+        u64::from_le(word.0)
+    }
+
     /// Asks the cache for the first line of buffer `idx`. Never faults.
     #[inline]
     pub fn prefetch(self, idx: u32) {
@@ -307,5 +320,8 @@ mod tests {
         let (a, b) = bufs.head(0, 3).unwrap();
         assert_eq!(a.to_le_bytes(), [1, 2, 3, 4, 5, 6, 7, 8]);
         assert_eq!(b, 9);
+        assert_eq!(bufs.load(0, 3), a);
+        assert_eq!(bufs.load(0, 57), 0, "not inside");
+        assert_eq!(bufs.load(1, 0), 0, "no such buffer");
     }
 }

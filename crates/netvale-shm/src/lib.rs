@@ -60,4 +60,4 @@ pub use doorbell::Doorbell;
 pub use mem::Mem;
 #[cfg(feature = "std")]
 pub use memfd::{HugePages, Memfd, ShmError};
-pub use window::{Array, Array32, Pool, Words, futex_half};
+pub use window::{Array, Array32, Pool, Words, futex_half, prefetch_write};

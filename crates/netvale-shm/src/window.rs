@@ -180,6 +180,21 @@ pub fn futex_half(word: &AtomicU64) -> &AtomicU32 {
     unsafe { low.as_ref() }
 }
 
+/// Asks the cache to own the lines of these words, which will be written.
+#[inline]
+pub fn prefetch_write(words: &[AtomicU64]) {
+    #[cfg(target_arch = "x86_64")]
+    for word in words.iter().step_by(8) {
+        let p = NonNull::from(word).cast::<i8>().as_ptr();
+        // SAFETY: a prefetch is a hint and cannot fault.
+        unsafe {
+            core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_ET0 }>(p);
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = words;
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -391,6 +391,10 @@ impl Frame<'_> {
     #[inline]
     #[must_use]
     pub fn load_u64(&self, off: usize) -> u64 {
+        if self.frags == 1 && off + 8 <= self.len() {
+            let buf = self.ring.slot(self.first).buf();
+            return self.bufs.load(buf, off);
+        }
         let mut bytes = [0; 8];
         self.read(off, &mut bytes);
         u64::from_le_bytes(bytes)

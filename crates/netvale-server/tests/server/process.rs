@@ -1,5 +1,5 @@
 //! Servers and clients as processes of their own: this program started again,
-//! with one of the ignored tests as its main function.
+//! with one of the tests that are named after children as its main function.
 
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
@@ -19,13 +19,7 @@ const FILES: &str = "NETVALE_TEST_FILES";
 
 fn again(test: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args([
-        "--exact",
-        test,
-        "--ignored",
-        "--nocapture",
-        "--test-threads=1",
-    ]);
+    command.args(["--exact", test, "--nocapture", "--test-threads=1"]);
     command.stdin(Stdio::null());
     command
 }
@@ -85,7 +79,6 @@ fn number(status: &str, key: &str) -> u64 {
 }
 
 #[test]
-#[ignore = "the main function of a child process"]
 fn child_server() {
     let Some(dir) = std::env::var_os(DIR) else {
         return;
@@ -137,7 +130,6 @@ fn a_killed_client_is_cleaned_up_after() {
 }
 
 #[test]
-#[ignore = "the main function of a child process"]
 fn child_client() {
     let Some(dir) = std::env::var_os(DIR) else {
         return;
@@ -231,12 +223,7 @@ fn strangers_are_fenced_in() {
     command
         .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
         .arg(me)
-        .args([
-            "--exact",
-            "process::child_stranger",
-            "--ignored",
-            "--nocapture",
-        ])
+        .args(["--exact", "process::child_stranger", "--nocapture"])
         .env(DIR, &bed.dir)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
@@ -265,7 +252,6 @@ fn strangers_are_fenced_in() {
 }
 
 #[test]
-#[ignore = "the main function of a child process"]
 fn child_stranger() {
     let Some(dir) = std::env::var_os(DIR) else {
         return;

@@ -169,6 +169,7 @@ mod tests {
     }
 
     fn scribble(state: bool) {
+        let mut rng = Rng::announced("scribble");
         let mut bed = Place::Trusted.up();
         let worker = |i: u32| {
             let spec = Spec::new("tolerant", bed.dir())
@@ -187,7 +188,7 @@ mod tests {
             .set("port", "vale1:evil")
             .set("rings", 16)
             .set("state", state)
-            .set("seed", 5);
+            .set("seed", rng.word());
         let mut evil = Peer::start(PEER, &spec);
         eventually("it has spoilt something", || {
             let all = bed.ns().stats(None).unwrap();
