@@ -134,7 +134,10 @@ mod tests {
         let scene = Scene::new("quick", GOOD);
         let run = scene.run(&["--quick"], &[]);
         assert_eq!(run.last, "5 passed, 0 failed, 0 skipped", "{run:?}");
-        assert!(run.good && !scene.calls().contains("--profile=release-test"), "{run:?}");
+        assert!(
+            run.good && !scene.calls().contains("--profile=release-test"),
+            "{run:?}"
+        );
     }
 
     #[test]

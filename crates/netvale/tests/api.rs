@@ -73,7 +73,12 @@ mod api {
                                 for _ in 0..=(n % 200) {
                                     if n < total
                                         && p.tx(0)
-                                            .push(&frame(9, s, n, 60 + n as usize % 900))
+                                            .push(&frame(
+                                                9,
+                                                s,
+                                                n,
+                                                60 + usize::try_from(n).unwrap() % 900,
+                                            ))
                                             .is_ok()
                                     {
                                         n += 1;
@@ -101,7 +106,7 @@ mod api {
                         for f in batch {
                             let n = u64::from_le_bytes(f[14..22].try_into().unwrap());
                             let s = f[11];
-                            assert_eq!(f, frame(9, s, n, 60 + n as usize % 900));
+                            assert_eq!(f, frame(9, s, n, 60 + usize::try_from(n).unwrap() % 900));
                             assert!(n >= next[usize::from(s)], "out of order");
                             next[usize::from(s)] = n + 1;
                             got += 1;
@@ -179,7 +184,7 @@ mod api {
         let mut out = ns.port("vale1:m").slots(64, 64).open().unwrap();
         let mut b = ns.port("vale1:b").slots(64, 64).open().unwrap();
         for n in 0..500u64 {
-            let f = frame(7, 1, n, 60 + (n as usize * 97) % 6000);
+            let f = frame(7, 1, n, 60 + (usize::try_from(n).unwrap() * 97) % 6000);
             a.tx(0).push_frags(&f, 2112).unwrap();
             a.tx(0).sync().unwrap();
             m.rx(0).sync().unwrap();
@@ -201,7 +206,8 @@ mod api {
         let _b = ns.open("vale0:b").unwrap();
         let mut m = ns.open("vale0:a/t").unwrap();
         assert!(!m.wait_rx(Some(Duration::from_millis(5))).unwrap());
-        assert!(m.tx(0).sync().is_err());
+        let refused = m.tx(0).sync().unwrap_err();
+        assert_eq!(refused.kind(), netvale::ErrorKind::Usage);
         a.tx(0).push(&frame(3, 1, 5, 60)).unwrap();
         a.tx(0).sync().unwrap();
         assert!(m.wait_rx(Some(Duration::from_secs(5))).unwrap());

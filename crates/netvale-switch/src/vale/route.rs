@@ -53,10 +53,9 @@ pub(super) fn follow(party: &Party<'_>, tx: &TxRing<'_>, r: &Route, first: u32, 
     };
     if n == 1 {
         let slot = from.ring.slot(first);
-        let Some(head) = from.map.bufs().head(slot.buf(), 0) else {
-            return 0;
-        };
-        if !is_plain(&from, slot) || !has_key(head, r.key) {
+        let same = |head| has_key(head, r.key);
+        if !Limits::of(&from).allow(slot) || !from.map.bufs().head(slot.buf(), 0).is_some_and(same)
+        {
             return 0;
         }
         deliver_one(party, &from, &to, first, slot);
@@ -85,14 +84,12 @@ pub(super) fn follow(party: &Party<'_>, tx: &TxRing<'_>, r: &Route, first: u32, 
 #[inline]
 pub(super) fn measure(from: &Source<'_>, first: u32, left: u32, key: Key) -> Option<(u32, u64)> {
     let most = left.min(RUN).min(from.ring.count() - first);
-    let bufs = from.map.bufs();
+    let (bufs, limits) = (from.map.bufs(), Limits::of(from));
     let (mut n, mut bytes) = (0, 0);
     for words in from.ring.words(first, most).chunks_exact(2) {
         let slot = Slot::from_bits(words[0].load(Relaxed));
-        let Some(head) = bufs.head(slot.buf(), 0) else {
-            break;
-        };
-        if !is_plain(from, slot) || !has_key(head, key) {
+        let same = |head| has_key(head, key);
+        if !limits.allow(slot) || !bufs.head(slot.buf(), 0).is_some_and(same) {
             break;
         }
         n += 1;
@@ -101,14 +98,31 @@ pub(super) fn measure(from: &Source<'_>, first: u32, left: u32, key: Key) -> Opt
     (n > 0 && (n == most || n >= MIN_RUN)).then_some((n, bytes))
 }
 
-/// Whether a slot holds a whole frame, in a buffer that exists, of a length
-/// that it can have. One comparison for both ends of each range.
-#[inline]
-pub(super) fn is_plain(from: &Source<'_>, slot: Slot) -> bool {
-    let size = from.map.geom.buf_size;
-    !slot.has(NS_MOREFRAG | NS_INDIRECT)
-        && slot.buf().wrapping_sub(RESERVED_BUFS) < from.map.geom.bufs - RESERVED_BUFS
-        && u32::from(slot.len()).wrapping_sub(14) <= size - 14
+/// What a slot must keep to: taken out of the region once, because words
+/// stored in between might, for all the compiler knows, change it.
+#[derive(Clone, Copy)]
+pub(super) struct Limits {
+    bufs: u32,
+    len: u32,
+}
+
+impl Limits {
+    #[inline]
+    pub(super) fn of(from: &Source<'_>) -> Self {
+        Self {
+            bufs: from.map.geom.bufs - RESERVED_BUFS,
+            len: from.map.geom.buf_size - 14,
+        }
+    }
+
+    /// Whether a slot holds a whole frame, in a buffer that exists, of a length
+    /// that it can have. One comparison for both ends of each range.
+    #[inline]
+    pub(super) fn allow(self, slot: Slot) -> bool {
+        !slot.has(NS_MOREFRAG | NS_INDIRECT)
+            && slot.buf().wrapping_sub(RESERVED_BUFS) < self.bufs
+            && u32::from(slot.len()).wrapping_sub(14) <= self.len
+    }
 }
 
 /// Whether a frame's first 16 bytes bear these addresses.
