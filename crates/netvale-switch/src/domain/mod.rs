@@ -11,6 +11,7 @@
 //!    reason; then [`Domain::reap`] until nothing is left to wait for.
 
 mod books;
+mod build;
 mod close;
 mod control;
 mod open;
