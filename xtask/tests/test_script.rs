@@ -110,10 +110,10 @@ mod tests {
     }
 
     #[test]
-    fn results_of_both_profiles_are_summed() {
+    fn results_of_all_stages_are_summed() {
         let scene = Scene::new("sum", GOOD);
         let run = scene.run(&[], &[]);
-        assert_eq!(run.last, "10 passed, 0 failed, 0 skipped", "{run:?}");
+        assert_eq!(run.last, "15 passed, 0 failed, 0 skipped", "{run:?}");
         assert!(run.good, "{run:?}");
         assert!(
             run.text.contains("test result: ok. 5 passed"),
@@ -126,6 +126,7 @@ mod tests {
         );
         assert!(calls.contains("test --workspace"), "{calls}");
         assert!(calls.contains("test --profile=release-test"), "{calls}");
+        assert!(calls.contains("--test=loom"), "{calls}");
         assert_eq!(fs::read_dir(scene.dir.join("tmp")).unwrap().count(), 0);
     }
 

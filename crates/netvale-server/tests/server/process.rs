@@ -218,11 +218,14 @@ fn strangers_are_fenced_in() {
     register(&mut ours, "vale0:ours");
     let mut trusted = bed.connect();
     register(&mut trusted, "vale0:trusted");
-    let me = std::env::current_exe().unwrap();
+    // A copy, because strangers may not be able to enter the build's folder.
+    let me = parent.join("stranger");
+    std::fs::copy(std::env::current_exe().unwrap(), &me).unwrap();
+    std::fs::set_permissions(&me, std::fs::Permissions::from_mode(0o755)).unwrap();
     let mut command = Command::new("setpriv");
     command
         .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
-        .arg(me)
+        .arg(&me)
         .args(["--exact", "process::child_stranger", "--nocapture"])
         .env(DIR, &bed.dir)
         .stdout(Stdio::piped())
