@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use netvale_ring::kring::sleep;
+use netvale_ring::layout::RegionGeom;
 use netvale_ring::world::{RegionMap, RegionSource, Waker, World};
 use netvale_shm::{Doorbell, HugePages, Mem, Memfd, futex};
 use netvale_switch::domain::{
@@ -153,6 +154,11 @@ impl Embedded {
     /// Enters a station by hand.
     pub(crate) fn add_station(&self, mac: u64, port: &str) -> Result<()> {
         Ok(self.domain.lock().add_station(mac, port)?)
+    }
+
+    /// Makes another shared region.
+    pub(crate) fn new_region(&self, geom: RegionGeom) -> Result<u16> {
+        Ok(self.domain.lock().new_region(geom)?)
     }
 
     /// One eighth of the ageing time has passed.

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
+use netvale_ring::layout::RegionGeom;
 use netvale_switch::domain::{Config, Want};
 use netvale_switch::lookup::Lookup;
 use netvale_switch::switch::LookupKind;
@@ -326,6 +327,32 @@ impl Namespace {
     /// [`ErrorKind::NotFound`]: no such port in a switch.
     pub fn add_station(&self, mac: MacAddr, port: &str) -> Result<()> {
         self.only_embedded()?.add_station(mac.to_u64(), port)
+    }
+
+    /// Embedded only: makes another memory region that ports may share, of so
+    /// many rings (4096 slots each at most) and buffers. Ports are opened in it
+    /// by its number, as in `vale0:a@2`. Inside a region buffers move from port
+    /// to port, between regions frames are copied.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NoSpace`]: too many regions; [`ErrorKind::Usage`]: more
+    /// buffers than a region can have.
+    pub fn new_region(&self, rings: u32, bufs: u32) -> Result<u16> {
+        let most = RegionGeom::GLOBAL;
+        if !(1..=most.rings).contains(&rings) || !(4..=most.bufs).contains(&bufs) {
+            let text = format!(
+                "a region has 1 to {} rings and 4 to {} buffers",
+                most.rings, most.bufs
+            );
+            return Err(Error::new(ErrorKind::Usage, text));
+        }
+        let geom = RegionGeom {
+            rings,
+            bufs,
+            ..most
+        };
+        self.only_embedded()?.new_region(geom)
     }
 
     /// Embedded only: one eighth of the stations' ageing time has passed.

@@ -246,4 +246,44 @@ mod api {
             });
         }
     }
+
+    /// Ports of several regions meet on one switch; buffers stay in theirs.
+    #[test]
+    fn regions_of_ones_own() {
+        let ns = Namespace::embedded().unwrap();
+        let region = ns.new_region(8, 8192).unwrap();
+        assert_eq!(ns.new_region(8, 8192).unwrap(), region + 1);
+        let usage = ns.new_region(0, 8192).unwrap_err();
+        assert_eq!(usage.kind(), netvale::ErrorKind::Usage);
+        let mut a = ns.open("vale0:a").unwrap();
+        let mut b = ns.open(&format!("vale0:b@{region}")).unwrap();
+        assert_eq!((a.info().mem_id, b.info().mem_id), (1, region));
+        assert!(!a.same_region(&b));
+        let mut bytes = Vec::new();
+        for n in 0..3000u32 {
+            let mut f = [0xff; 60];
+            f[6..10].copy_from_slice(&n.to_le_bytes());
+            let (from, to) = if n % 2 == 0 {
+                (&mut a, &mut b)
+            } else {
+                (&mut b, &mut a)
+            };
+            from.tx(0).push(&f).unwrap();
+            from.tx(0).sync().unwrap();
+            assert_eq!(to.rx(0).sync().unwrap(), 1);
+            to.rx(0).next().unwrap().read_to(&mut bytes);
+            assert_eq!(bytes, f);
+        }
+        // The region has room for four ports of 1024 slots a ring, no more.
+        let more: Vec<_> = (0..4)
+            .map(|i| ns.open(&format!("vale0:m{i}@{region}")))
+            .collect();
+        let kinds: Vec<_> = more
+            .iter()
+            .map(|r| r.as_ref().err().map(|e| e.kind()))
+            .collect();
+        assert_eq!(kinds[..2], [None, None]);
+        assert_eq!(kinds[3], Some(netvale::ErrorKind::NoSpace));
+        assert_eq!(ns.check().unwrap().problems, Vec::<String>::new());
+    }
 }

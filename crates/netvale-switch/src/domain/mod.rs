@@ -423,7 +423,11 @@ impl<M: MemSource> Domain<M> {
             .create("netvale-region", geom.file_len(), huge)
             .map_err(bad)?;
         self.region_gen += 1;
-        let table = shared.then_some(id - GLOBAL_REGION);
+        let table = if shared {
+            Some(self.free_table()?)
+        } else {
+            None
+        };
         let map = RegionMap::new(id, self.region_gen, table, geom, mem)
             .ok_or_else(|| bad("memory region is too small for its pools".into()))?;
         Ok(Region {
@@ -436,6 +440,19 @@ impl<M: MemSource> Domain<M> {
             bufs: Ids::starting_at(geom.bufs, netvale_ring::layout::RESERVED_BUFS),
             users: 0,
         })
+    }
+
+    /// A holder table that no shared region uses.
+    fn free_table(&self) -> Result<u16> {
+        let limit = self.config.state.shared_regions;
+        let used = |t: u16| self.regions.iter().any(|(_, r)| r.map.shared == Some(t));
+        (0..u16::try_from(limit).unwrap_or(u16::MAX))
+            .find(|&t| !used(t))
+            .ok_or_else(|| {
+                DomainError::NoSpace(alloc::format!(
+                    "{limit} shared memory regions exist already"
+                ))
+            })
     }
 
     /// The region lost a user; a private one goes with its last.
