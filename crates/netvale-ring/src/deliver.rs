@@ -435,7 +435,7 @@ impl<'a> Fill<'a> {
     /// Exchanges the buffers of the sender's slot and the destination's.
     ///
     /// The holder table is always a partition of the buffers, and each store
-    /// below leaves it so that who dies here loses none: see `Repair`.
+    /// below leaves it so that who dies here loses none: see `Resv::repair`.
     #[inline]
     fn swap(&self, ent: &Ent, dst: Slot, flags: u16, holders: &[AtomicU32]) -> bool {
         let (mine, theirs) = (ent.slot.buf(), dst.buf());

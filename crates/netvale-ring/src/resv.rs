@@ -30,7 +30,7 @@
 //! back to the senders only when all of it is done: a later reservation that
 //! began at the same slot would write over its record.
 //!
-//! One record per batch, instead of a mark per slot, halves the cache lines
+//! One record per batch, instead of a mark per slot, means fewer cache lines
 //! that travel between sender and receiver besides the slots themselves.
 
 #![expect(
