@@ -59,6 +59,7 @@ pub(crate) const CRATES: &[CrateRule] = &[
         UnsafeRule::Only(&[Place::Below("src/")]),
     ),
     rule("netvale-wire", Layer::Product(0), UnsafeRule::Forbid),
+    rule("netvale-control", Layer::Product(1), UnsafeRule::Forbid),
     rule("netvale-ring", Layer::Product(1), UnsafeRule::Forbid),
     rule("netvale-switch", Layer::Product(2), UnsafeRule::Forbid),
     rule("netvale-backends", Layer::Product(2), SYS),
@@ -77,6 +78,11 @@ pub(crate) const CRATES: &[CrateRule] = &[
         Layer::Product(3),
         UnsafeRule::Only(&[Place::Below("")]),
     ),
+    rule(
+        "netvale-c",
+        Layer::Product(4),
+        UnsafeRule::Only(&[Place::Below("")]),
+    ),
     rule("netvale-cli", Layer::Product(4), UnsafeRule::Forbid),
     rule("netvale-testkit", Layer::Dev, SYS),
     rule("xtask", Layer::Dev, UnsafeRule::Forbid),
@@ -87,6 +93,7 @@ pub(crate) const SAME_LAYER: &[(&str, &str)] = &[
     ("netvale-router", "netvale-fib"),
     ("netvale-vmm", "netvale-switch"),
     ("netvale-loop", "netvale-switch"),
+    ("netvale-preload", "netvale"),
 ];
 
 /// Fields of `[package]` that every member takes from the workspace.
