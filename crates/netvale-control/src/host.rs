@@ -234,7 +234,19 @@ pub trait Host {
     /// As `VALE_DETACH`.
     fn detach(&mut self, name: &str) -> Result<u32, Errno>;
 
-    /// All ports of all switches, by switch and index.
+    /// The region of a port that is looked up as by
+    /// [`port_info`](Self::port_info). To be replaced where that region may be
+    /// gone together with a port that was made for the look-up.
+    ///
+    /// # Errors
+    ///
+    /// As `POOLS_INFO_GET`.
+    fn port_memory(&mut self, name: &str, mem_id: u16) -> Result<Memory, Errno> {
+        let port = self.port_info(name, mem_id)?;
+        self.memory(port.mem_id)
+    }
+
+    /// All ports of all switches, in any order.
     ///
     /// # Errors
     ///
@@ -278,19 +290,32 @@ pub trait Host {
     fn polling(&mut self, name: &str, want: Option<(u32, u32, u32)>) -> Result<(), Errno>;
 
     /// Moves head, cur and tail of all bound rings to the caller's memory:
-    /// addresses of the two arrays, checked for alignment already. On an
-    /// unbound file, or the second time, see `CSB_ENABLE`.
+    /// addresses of the two arrays, not 0, a multiple of 64 and accessible a
+    /// moment ago. Called for files with at least one ring bound only; the
+    /// second time, the new arrays replace the old ones.
     ///
     /// # Errors
     ///
-    /// [`Errno::EFAULT`], [`Errno::EBUSY`], [`Errno::EINVAL`], [`Errno::ENOMEM`].
+    /// [`Errno::EBUSY`]: the sync loop runs; [`Errno::EINVAL`]: the file is not
+    /// bound exclusively; [`Errno::EFAULT`]: the arrays are gone;
+    /// [`Errno::ENOMEM`].
     fn csb_enable(&mut self, atok: u64, ktoa: u64) -> Result<(), Errno>;
+
+    /// Whether the sync loop of this file runs, so that its arrays must not be
+    /// written and it cannot be started again. Who says `false` here at all
+    /// times refuses in [`csb_enable`](Self::csb_enable) and
+    /// [`kloop_start`](Self::kloop_start).
+    fn kloop_running(&self) -> bool {
+        false
+    }
 
     /// Runs the sync loop until it is stopped.
     ///
     /// # Errors
     ///
-    /// As `SYNC_KLOOP_START`.
+    /// [`Errno::EINVAL`]: the rings' pointers are not in the caller's memory;
+    /// [`Errno::EBUSY`]: it runs already; [`Errno::EBADF`] or
+    /// [`Errno::EINVAL`]: one of the descriptors is no eventfd.
     fn kloop_start(&mut self, want: &Kloop) -> Result<(), Errno>;
 
     /// Stops it, or the next one that starts.

@@ -1,14 +1,16 @@
 //! Filling a destination's RX ring with a run of frames.
 
+use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use netvale_shm::{Bufs, prefetch_write};
 
 use crate::kring::{Kring, KringId};
 use crate::monitor;
+use crate::offsets::{self, Offsets};
 use crate::resv::{Lease, Refused, Resv};
 use crate::slot::{NS_BUF_CHANGED, NS_MOREFRAG, Ring, Slot};
-use crate::world::{Holder, Party, RegionMap};
+use crate::world::{Holder, Party, RegionMap, Waker};
 
 /// Slots filled before they are shown to a receiver that may be polling on
 /// another core: small enough to keep both busy, large enough that the record
@@ -26,6 +28,8 @@ pub struct Ent {
     pub frags: u8,
     /// For users of batches: the next frame of the same chain.
     pub next: u16,
+    /// Where in the buffer it begins. Bytes; 0 unless the ring has offsets.
+    pub off: u16,
 }
 
 /// Where frames come from.
@@ -39,6 +43,8 @@ pub struct Source<'a> {
     pub map: &'a RegionMap,
     /// The sender gives its buffers away instead of having them copied.
     pub gives: bool,
+    /// Where in their buffers its frames begin.
+    pub offsets: Offsets,
 }
 
 /// What became of a run.
@@ -65,6 +71,8 @@ pub struct Target<'a> {
     pub resv: Resv<'a, core::sync::atomic::AtomicU64>,
     /// Which ring of this identifier it was when it was resolved.
     pub generation: u64,
+    /// Where in their buffers its frames begin.
+    pub offsets: Offsets,
 }
 
 impl<'a> Target<'a> {
@@ -76,10 +84,13 @@ impl<'a> Target<'a> {
         let generation = kring.generation();
         let g = kring.geom();
         let ring = map.ring(g.ofs, g.slots)?;
-        Self::known(kring, map, ring, generation).filter(|t| t.id == id)
+        let mut target = Self::known(kring, map, ring, generation)?;
+        target.offsets = kring.offsets();
+        (target.id == id).then_some(target)
     }
 
-    /// The same, with ring and generation found earlier.
+    /// The same, with ring and generation found earlier, when the ring had no
+    /// offsets.
     #[inline]
     #[must_use]
     pub fn known(
@@ -98,6 +109,7 @@ impl<'a> Target<'a> {
             map,
             resv: kring.resv(ring.count())?,
             generation,
+            offsets: Offsets::NONE,
         })
     }
 
@@ -152,13 +164,8 @@ pub fn deliver(
             return none;
         }
     };
-    let holders = match to.map.shared {
-        Some(s) if from.gives && to.map.id == from.map.id => {
-            party.world.holders(s, to.map.geom.bufs)
-        }
-        _ => None,
-    };
-    let watched = kring.monitors().is_some();
+    let holders = holders(party, from, &to);
+    let watched = kring.is_watched();
     let mut fill = Fill::new(to, from, lease, !watched);
     let mut done = none;
     for i in chain {
@@ -220,14 +227,10 @@ pub fn deliver_run(
             return 0;
         }
     };
-    let holders = match to.map.shared {
-        Some(s) if from.gives && to.map.id == from.map.id => {
-            party.world.holders(s, to.map.geom.bufs)
-        }
-        _ => None,
-    };
+    let holders = holders(party, from, to);
+    let plain = from.offsets.is_none() && to.offsets.is_none();
     let (mut done, mut src, mut dst) = (0, first, lease.start.idx());
-    let watched = kring.monitors().is_some();
+    let watched = kring.is_watched();
     let step = if watched { u32::MAX } else { PUBLISH_EVERY };
     let mut lost = 0;
     while done < lease.n {
@@ -241,7 +244,8 @@ pub fn deliver_run(
             prefetch_write(to.ring.words(dst + part, PUBLISH_EVERY));
         }
         lost += match holders {
-            None => copy_part(to, from, src, dst, part),
+            None if plain => copy_part(to, from, src, dst, part),
+            None => copy_part_at_offsets(to, from, src, dst, part),
             Some(h) => swap_part(to, from, src, dst, part, h),
         };
         done += part;
@@ -264,31 +268,50 @@ pub fn deliver_run(
     lease.n
 }
 
-/// Delivers the one frame in slot `at`, which was checked: [`deliver_run`]
-/// without its loops, for senders that sync after every frame.
-#[inline]
-pub fn deliver_one(party: &Party<'_>, from: &Source<'_>, to: &Target<'_>, at: u32, slot: Slot) {
-    if from.gives || to.kring.monitors().is_some() {
-        deliver_run(party, from, to, at, 1, u64::from(slot.len()));
-        return;
-    }
+/// Delivers the one frame in `slot`, which was checked: [`deliver_run`] without
+/// its loops, for senders that sync after every frame. `map` is the region of
+/// both rings; nobody watches `to`, which has no offsets, and the sender keeps
+/// its buffer.
+#[inline(always)]
+pub fn deliver_one(
+    waker: &Arc<dyn Waker>,
+    owner: u16,
+    map: &RegionMap,
+    to: &Target<'_>,
+    slot: Slot,
+) {
     let current = |_| u32::from(to.kring.generation() == to.generation);
-    let lease = match to.resv.reserve(party.owner, current) {
+    let lease = match to.resv.reserve_one(owner, current) {
         Ok(lease) => lease,
         Err(why) => return to.refuse(why, 1),
     };
     let i = lease.start.idx();
-    let buf = to.ring.slot(i).buf();
-    let len = usize::from(slot.len());
-    let fits = to
-        .map
-        .bufs()
-        .copy_from(buf, from.map.bufs(), slot.buf(), len);
+    let (bufs, buf) = (map.bufs(), to.ring.slot(i).buf());
+    let fits = bufs.copy_from(buf, bufs, slot.buf(), usize::from(slot.len()));
     let len = if fits { slot.len() } else { 0 };
     to.ring.set_slot(i, Slot::new(buf, len, 1 << 8));
     to.kring.set_sum(lease, 1, u64::from(len));
     to.resv.publish(lease, 1, true);
-    party.wake(to.kring);
+    let word = to.kring.sleep_word();
+    if let Some(said) = word.take() {
+        waker.wake(word.futex(), said);
+    }
+}
+
+/// The holder table, if buffers are to be exchanged.
+#[inline]
+fn holders<'a>(party: &Party<'a>, from: &Source<'_>, to: &Target<'_>) -> Option<&'a [AtomicU32]> {
+    match to.map.shared {
+        Some(s)
+            if from.gives
+                && to.map.id == from.map.id
+                && from.offsets.is_none()
+                && to.offsets.is_none() =>
+        {
+            party.world.holders(s, to.map.geom.bufs)
+        }
+        _ => None,
+    }
 }
 
 #[cold]
@@ -320,6 +343,24 @@ fn copy_part(to: &Target<'_>, from: &Source<'_>, src: u32, dst: u32, n: u32) -> 
             put = Slot::new(buf, 0, 1 << 8);
         }
         d[0].store(put.bits(), Relaxed);
+    }
+    lost
+}
+
+/// Copies `n` frames that do not begin at their buffers' first bytes. Bytes
+/// that did not arrive.
+#[cold]
+fn copy_part_at_offsets(to: &Target<'_>, from: &Source<'_>, src: u32, dst: u32, n: u32) -> u64 {
+    let mut lost = 0;
+    for i in 0..n {
+        let slot = from.ring.slot(src + i);
+        let off = from.offsets.at(from.ring, src + i, from.map.geom.buf_size);
+        let buf = to.ring.slot(dst + i).buf();
+        let (bufs, place) = (from.map.bufs(), (slot.buf(), off));
+        let fits = offsets::copy_to_slot(to, dst + i, bufs, place, slot.len());
+        let len = if fits { slot.len() } else { 0 };
+        lost += u64::from(slot.len() - len);
+        to.ring.set_slot(dst + i, Slot::new(buf, len, 1 << 8));
     }
     lost
 }
@@ -387,6 +428,8 @@ struct Fill<'a> {
     filled: u32,
     at: u32,
     show_at: u32,
+    /// No offsets on either side.
+    plain: bool,
 }
 
 impl<'a> Fill<'a> {
@@ -395,6 +438,7 @@ impl<'a> Fill<'a> {
         Self {
             to_bufs: to.map.bufs(),
             from_bufs: from.map.bufs(),
+            plain: from.offsets.is_none() && to.offsets.is_none(),
             to,
             from: *from,
             lease,
@@ -410,6 +454,13 @@ impl<'a> Fill<'a> {
         let dst = self.to.ring.slot(self.at);
         let len = ent.slot.len();
         let good = match holders {
+            None if !self.plain => {
+                let place = (ent.slot.buf(), u32::from(ent.off));
+                let fits = offsets::copy_to_slot(&self.to, self.at, self.from_bufs, place, len);
+                let slot = Slot::new(dst.buf(), if fits { len } else { 0 }, flags);
+                self.to.ring.set_slot(self.at, slot);
+                fits
+            }
             None => {
                 let fits = self.to_bufs.copy_from(
                     dst.buf(),

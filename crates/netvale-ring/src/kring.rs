@@ -8,6 +8,7 @@ use core::sync::atomic::{
 use netvale_shm::{Array, Mem, futex_half};
 
 use crate::layout::{KRING_HEAD, KRING_WORDS};
+use crate::offsets::Offsets;
 use crate::pos::{MAX_SLOTS, Pos};
 use crate::resv::{Cursor, Lease, Resv};
 
@@ -23,7 +24,8 @@ pub struct KringId(pub u32);
 /// | 1 | reservation word, drops | senders (atomically) |
 /// | 2 | `rhead`, sleep word | receiver; sleep word also cleared by wakers |
 /// | 3 | lock, receiver's or sender's cursor, arrivals | holder of the lock |
-/// | 4.. | counters | holder of the lock |
+/// | 4, 5 | counters | holder of the lock |
+/// | 6 | offsets of frames in their buffers | control plane |
 ///
 /// After these 64 words come one reservation record a slot and one sum a slot
 /// (frames and bytes of the reservation that begins there), both written by
@@ -49,7 +51,17 @@ mod word {
     pub(super) const HW: usize = 26;
     pub(super) const FLAGS: usize = 27;
     pub(super) const COUNTERS: usize = 32;
+    pub(super) const OFFSET_MASK: usize = 48;
+    pub(super) const OFFSET_MAX: usize = 49;
 }
+
+/// In the geometry word: slots may begin behind their buffer's first byte.
+const HAS_OFFSETS: u64 = 1 << 31;
+
+/// In the flags word of a monitor's ring: it takes buffers, not copies.
+const ZCOPY: u64 = 1;
+/// In the flags word of a monitor's ring: what it watched is gone.
+const GONE: u64 = 2;
 
 /// Counters kept by the holder of a ring's lock, by index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -199,10 +211,34 @@ impl<'a> Kring<'a> {
         let g = self.words[word::GEOM].load(Relaxed);
         Geom {
             region: g as u16,
-            slots: (g >> 16) as u32 & 0xffff,
+            slots: (g >> 16) as u32 & 0x1fff,
             region_gen: (g >> 32) as u32,
             ofs: self.words[word::OFS].load(Relaxed) as usize,
         }
+    }
+
+    /// Where in its buffer a slot of this ring says that its frame begins;
+    /// costs one test of the geometry word if it never says so.
+    #[inline]
+    #[must_use]
+    pub fn offsets(self) -> Offsets {
+        if self.words[word::GEOM].load(Relaxed) & HAS_OFFSETS == 0 {
+            return Offsets::NONE;
+        }
+        let max = self.words[word::OFFSET_MAX].load(Relaxed);
+        Offsets::new(
+            self.words[word::OFFSET_MASK].load(Relaxed),
+            u32::try_from(max).unwrap_or(u32::MAX),
+        )
+    }
+    /// Sets it, for the control plane; [`crate::offsets::enable`] does all
+    /// that belongs to it.
+    pub fn set_offsets(self, o: Offsets) {
+        self.words[word::OFFSET_MASK].store(o.mask(), Relaxed);
+        self.words[word::OFFSET_MAX].store(u64::from(o.max()), Relaxed);
+        let geom = &self.words[word::GEOM];
+        let rest = geom.load(Relaxed) & !HAS_OFFSETS;
+        geom.store(rest | if o.is_none() { 0 } else { HAS_OFFSETS }, Release);
     }
 
     /// The port it belongs to.
@@ -276,6 +312,12 @@ impl<'a> Kring<'a> {
     pub fn monitors(self) -> Option<KringId> {
         link(&self.words[word::MON_HEAD])
     }
+    /// Whether there is one.
+    #[inline]
+    #[must_use]
+    pub fn is_watched(self) -> bool {
+        self.words[word::MON_HEAD].load(Acquire) != 0
+    }
     /// Sets it.
     pub fn set_monitors(self, first: Option<KringId>) {
         set_link(&self.words[word::MON_HEAD], first);
@@ -305,11 +347,23 @@ impl<'a> Kring<'a> {
     /// For a monitor's ring: whether it takes buffers instead of copies.
     #[must_use]
     pub fn is_zcopy(self) -> bool {
-        self.words[word::FLAGS].load(Relaxed) & 1 != 0
+        self.words[word::FLAGS].load(Relaxed) & ZCOPY != 0
     }
     /// Sets it.
     pub fn set_zcopy(self, yes: bool) {
-        self.words[word::FLAGS].store(u64::from(yes), Relaxed);
+        let rest = self.words[word::FLAGS].load(Relaxed) & !ZCOPY;
+        let zcopy = if yes { ZCOPY } else { 0 };
+        self.words[word::FLAGS].store(rest | zcopy, Relaxed);
+    }
+    /// For a monitor's ring: whether the port that it watched is gone.
+    #[inline]
+    #[must_use]
+    pub fn is_gone(self) -> bool {
+        self.words[word::FLAGS].load(Relaxed) & GONE != 0
+    }
+    /// Notes that it is, for ever ([`crate::monitor::orphan`]).
+    pub fn set_gone(self) {
+        self.words[word::FLAGS].fetch_or(GONE, Relaxed);
     }
 
     /// Takes the ring's lock for `who` (not 0), or says who has it. Never waits.
@@ -397,6 +451,14 @@ impl<'a> Kring<'a> {
     #[inline]
     pub fn publish_pipe_head(self, p: Pos) {
         self.words[word::RHEAD].swap(u64::from(p.bits()), SeqCst);
+    }
+    /// How far a pipe's receiver has given slots back, for a sender that may
+    /// have announced its sleep before.
+    #[inline]
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "bit field")]
+    pub fn pipe_head(self) -> Pos {
+        Pos::from_bits(self.words[word::RHEAD].load(SeqCst) as u32)
     }
     /// A TX ring's first slot not yet sent (index) and the tail last published.
     #[inline]

@@ -25,9 +25,11 @@ extern crate std;
 
 pub mod bell;
 pub mod deliver;
+pub mod idle;
 pub mod kring;
 pub mod layout;
 pub mod monitor;
+pub mod offsets;
 pub mod pipe;
 pub mod port;
 mod pos;

@@ -11,9 +11,10 @@ use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use crate::deliver::Target;
 use crate::kring::{Kring, KringId};
+use crate::offsets::Offsets;
 use crate::resv::Lease;
 use crate::slot::{MAX_FRAGS, NS_BUF_CHANGED, NS_MOREFRAG, NS_TXMON, Ring, Slot};
-use crate::world::{Holder, Party, RegionMap};
+use crate::world::{Holder, Party, RegionMap, World};
 
 /// Monitors of one ring that are looked at: bounds the walk along links that
 /// lie in shared memory.
@@ -53,29 +54,49 @@ pub fn tap_copy(party: &Party<'_>, watched: Kring<'_>, tx: bool, run: Run<'_>) {
     // A switch sends a frame that the program cut off as far as it is there; a
     // pipe waits for the rest.
     let cut = (tx && watched.peer().is_none()).then(|| (run.first + run.n - 1) % run.ring.count());
+    let offsets = watched.offsets();
     for_each(party, watched, tx, false, |to| {
-        copy_to(party, to, tx, run, cut);
+        copy_to(party, to, tx, run, offsets, cut);
     });
 }
 
-/// Copies a run to one monitor. `cut`: a slot whose frame ends there, whatever
-/// it says.
-fn copy_to(party: &Party<'_>, to: &Target<'_>, tx: bool, run: Run<'_>, cut: Option<u32>) {
+/// Copies a run to one monitor, each slot as far as the monitor's buffer goes.
+/// `cut`: a slot whose frame ends there, whatever it says.
+fn copy_to(
+    party: &Party<'_>,
+    to: &Target<'_>,
+    tx: bool,
+    run: Run<'_>,
+    offsets: Offsets,
+    cut: Option<u32>,
+) {
+    let plain = offsets.is_none() && to.offsets.is_none();
     pieces(run, |piece| {
         let skip = Skip::default();
         fill_at(party, to, piece, &skip, |slot, at, i| {
-            let dst = to.ring.slot(at);
-            let len = usize::from(slot.len()).min(to.map.geom.buf_size as usize);
-            let copied = to
-                .map
-                .bufs()
-                .copy_from(dst.buf(), piece.map.bufs(), slot.buf(), len);
-            let len = if copied { slot.len() } else { 0 };
+            let src = (piece.first + i) % piece.ring.count();
+            let (dst, bufs) = (to.ring.slot(at).buf(), to.map.bufs());
+            let (from, to_at) = (
+                offsets.at(piece.ring, src, piece.map.geom.buf_size),
+                to.offsets.at(to.ring, at, bufs.stride()),
+            );
+            let room = u16::try_from(bufs.stride() - to_at).unwrap_or(u16::MAX);
+            let (len, src_bufs) = (slot.len().min(room), piece.map.bufs());
+            let n = usize::from(len);
+            // A slot that names more than its own buffer has is not copied.
+            let copied = u32::from(slot.len()) + from <= piece.map.geom.buf_size
+                && if plain {
+                    bufs.copy_from(dst, src_bufs, slot.buf(), n)
+                } else {
+                    let (d, s) = (to_at as usize, from as usize);
+                    bufs.copy_bytes(dst, d, src_bufs, slot.buf(), s, n)
+                };
+            let len = if copied { len } else { 0 };
             let mut flags = flags(slot, tx);
-            if Some((piece.first + i) % piece.ring.count()) == cut {
+            if Some(src) == cut {
                 flags &= !NS_MOREFRAG;
             }
-            to.ring.set_slot(at, Slot::new(dst.buf(), len, flags));
+            to.ring.set_slot(at, Slot::new(dst, len, flags));
             u64::from(len)
         });
     });
@@ -87,6 +108,7 @@ fn copy_to(party: &Party<'_>, to: &Target<'_>, tx: bool, run: Run<'_>, cut: Opti
 /// monitors the last one gets it, and the others a copy.
 #[cold]
 pub fn tap_zcopy(party: &Party<'_>, watched: Kring<'_>, holder: KringId, tx: bool, run: Run<'_>) {
+    let offsets = watched.offsets();
     let mut left = 0;
     for_each(party, watched, tx, true, |_| left += 1);
     for_each(party, watched, tx, true, |to| {
@@ -96,7 +118,7 @@ pub fn tap_zcopy(party: &Party<'_>, watched: Kring<'_>, holder: KringId, tx: boo
             1 => 0,
             _ => {
                 left -= 1;
-                return copy_to(party, to, tx, run, None);
+                return copy_to(party, to, tx, run, offsets, None);
             }
         };
         let Some(holders) = run
@@ -113,6 +135,9 @@ pub fn tap_zcopy(party: &Party<'_>, watched: Kring<'_>, holder: KringId, tx: boo
             fill_at(party, to, piece, &skip, |slot, at, i| {
                 src = (piece.first + i) % piece.ring.count();
                 exchange(holders, piece.ring, src, holder, to, at, flags(slot, tx));
+                if !offsets.is_none() {
+                    to.ring.set_ptr(at, piece.ring.ptr(src));
+                }
                 u64::from(slot.len())
             });
         });
@@ -149,6 +174,22 @@ fn exchange(
 fn flags(slot: Slot, tx: bool) -> u16 {
     let keep = slot.flags() & (NS_MOREFRAG | 0xff00);
     keep | if tx { NS_TXMON } else { 0 }
+}
+
+/// Parts the monitors from a ring that goes away: each of their syncs says from
+/// now on that the port is gone. `tx`: the watched ring is a TX ring. The
+/// caller wakes those that sleep.
+pub fn orphan(world: &World, watched: Kring<'_>, tx: bool, mut gone: impl FnMut(KringId)) {
+    let mut next = watched.monitors();
+    watched.set_monitors(None);
+    for _ in 0..world.geom().krings {
+        let Some(kring) = next.and_then(|id| world.kring(id)) else {
+            return;
+        };
+        next = kring.next_monitor(tx);
+        kring.set_gone();
+        gone(kring.id());
+    }
 }
 
 /// Calls `f` for each monitor ring of `watched` of the wanted sort.

@@ -16,6 +16,7 @@ use crate::deliver::Target;
 use crate::kring::{Counter, Kring, KringId};
 use crate::layout::RESERVED_BUFS;
 use crate::monitor::{self, Run};
+use crate::offsets;
 use crate::pos::Pos;
 use crate::slot::{MAX_FRAGS, NS_BUF_CHANGED, NS_INDIRECT, NS_MOREFRAG, Ring, Slot};
 use crate::sync::{BadWords, prologue};
@@ -65,7 +66,7 @@ pub fn txsync(party: &Party<'_>, tx: End<'_>) -> Result<Moved, BadWords> {
     };
     let n = tx.ring.span(hwcur, head);
     if n > 0 {
-        if tx.kring.monitors().is_some() {
+        if tx.kring.is_watched() {
             let run = Run {
                 ring: tx.ring,
                 map: party.own,
@@ -85,7 +86,7 @@ pub fn txsync(party: &Party<'_>, tx: End<'_>) -> Result<Moved, BadWords> {
         return Ok(Moved { slots: n });
     }
     let was = tx.ring.next(hwtail);
-    if back != was && tx.kring.monitors().is_some() {
+    if back != was && tx.kring.is_watched() {
         let run = Run {
             ring: tx.ring,
             map: party.own,
@@ -110,8 +111,10 @@ fn send(party: &Party<'_>, tx: End<'_>, to: &Target<'_>, first: u32, n: u32) {
     let mut chain = pending.min(MAX_FRAGS - 1);
     let (mut frames, mut bytes, mut bad, mut whole) = (0u64, 0u64, 0u64, 0);
     let (bufs, size) = (party.own.geom.bufs, party.own.geom.buf_size);
+    let from = tx.kring.offsets();
+    let at_first_byte = from.is_none() && to.offsets.is_none();
     let mut plain = 0;
-    if same && pending == 0 {
+    if same && pending == 0 && at_first_byte {
         (plain, bytes) = copy_plain(tx.ring, to.ring, party.own, first, n);
         frames = u64::from(plain);
         whole = plain;
@@ -119,9 +122,10 @@ fn send(party: &Party<'_>, tx: End<'_>, to: &Target<'_>, first: u32, n: u32) {
     let mut k = (first + plain) % count;
     for i in plain + 1..=n {
         let slot = tx.ring.slot(k);
+        let off = from.at(tx.ring, k, size);
         let good = slot.buf() >= RESERVED_BUFS
             && slot.buf() < bufs
-            && u32::from(slot.len()) <= size
+            && u32::from(slot.len()) + off <= size
             && !slot.has(NS_INDIRECT);
         let len = if good { slot.len() } else { 0 };
         bad += u64::from(!good);
@@ -136,7 +140,7 @@ fn send(party: &Party<'_>, tx: End<'_>, to: &Target<'_>, first: u32, n: u32) {
         };
         if same {
             to.ring.set_slot(k, Slot::new(slot.buf(), len, flags));
-            to.ring.set_ptr(k, tx.ring.ptr(k));
+            hand_ptr(tx.ring, from, to.ring, to.offsets, k);
             if slot.has(NS_BUF_CHANGED) {
                 let clear = slot.flags() & !NS_BUF_CHANGED;
                 tx.ring.set_slot(k, slot.with_flags(clear));
@@ -144,7 +148,15 @@ fn send(party: &Party<'_>, tx: End<'_>, to: &Target<'_>, first: u32, n: u32) {
         } else {
             let dst = to.ring.slot(k).buf();
             let (src, bytes) = (party.own.bufs(), usize::from(len));
-            let copied = to.map.bufs().copy_from(dst, src, slot.buf(), bytes);
+            let copied = if at_first_byte {
+                to.map.bufs().copy_from(dst, src, slot.buf(), bytes)
+            } else {
+                offsets::copy_to_slot(to, k, src, (slot.buf(), off), len)
+            };
+            if slot.has(NS_BUF_CHANGED) {
+                let clear = slot.flags() & !NS_BUF_CHANGED;
+                tx.ring.set_slot(k, slot.with_flags(clear));
+            }
             let len = if copied { len } else { 0 };
             to.ring
                 .set_slot(k, Slot::new(dst, len, flags & !NS_BUF_CHANGED));
@@ -165,7 +177,7 @@ fn send(party: &Party<'_>, tx: End<'_>, to: &Target<'_>, first: u32, n: u32) {
     if whole == 0 || pending + whole >= count {
         return;
     }
-    if to.kring.monitors().is_some() {
+    if to.kring.is_watched() {
         let run = Run {
             ring: to.ring,
             map: to.map,
@@ -177,6 +189,17 @@ fn send(party: &Party<'_>, tx: End<'_>, to: &Target<'_>, first: u32, n: u32) {
     to.kring
         .publish_pipe_tail(shown.add(pending + whole, count));
     party.wake(to.kring);
+}
+
+/// Hands a slot's `ptr` on to the same slot of the peer's ring.
+#[inline]
+fn hand_ptr(from: Ring<'_>, of: offsets::Offsets, to: Ring<'_>, ot: offsets::Offsets, k: u32) {
+    let ptr = from.ptr(k);
+    if of.is_none() && ot.is_none() {
+        to.set_ptr(k, ptr);
+    } else {
+        to.set_ptr(k, offsets::larger((of, ptr), (ot, to.ptr(k))));
+    }
 }
 
 /// Slot flags that need more than a copy.
@@ -258,7 +281,7 @@ fn release(party: &Party<'_>, rx: End<'_>, first: u32, n: u32) {
     };
     let Some(map) = party.map_of(tx) else { return };
     let same = map.id == party.own.id && map.generation == party.own.generation;
-    if rx.kring.monitors().is_some() {
+    if rx.kring.is_watched() {
         let run = Run {
             ring: rx.ring,
             map: party.own,
@@ -277,7 +300,11 @@ fn release(party: &Party<'_>, rx: End<'_>, first: u32, n: u32) {
         return;
     };
     let (bufs, size) = (party.own.geom.bufs, party.own.geom.buf_size);
-    let (plain, _) = copy_plain(rx.ring, to.ring, party.own, first, n);
+    let from = rx.kring.offsets();
+    let mut plain = 0;
+    if from.is_none() && to.offsets.is_none() {
+        (plain, _) = copy_plain(rx.ring, to.ring, party.own, first, n);
+    }
     let mut k = (first + plain) % rx.ring.count();
     for _ in plain..n {
         let slot = rx.ring.slot(k);
@@ -289,7 +316,11 @@ fn release(party: &Party<'_>, rx: End<'_>, first: u32, n: u32) {
             };
             to.ring
                 .set_slot(k, Slot::new(slot.buf(), len, slot.flags()));
-            to.ring.set_ptr(k, rx.ring.ptr(k));
+            hand_ptr(rx.ring, from, to.ring, to.offsets, k);
+            if slot.has(NS_BUF_CHANGED) {
+                let clear = slot.flags() & !NS_BUF_CHANGED;
+                rx.ring.set_slot(k, slot.with_flags(clear));
+            }
         } else {
             rx.kring.count(Counter::DropSlot, 1);
         }

@@ -129,6 +129,8 @@ impl<'a> Ring<'a> {
     const CUR: usize = 24 / 4;
     const TAIL: usize = 28 / 4;
     const FLAGS: usize = 32 / 4;
+    const OFFSET_MASK: usize = 56 / 4;
+    const BUF_ALIGN: usize = 64 / 4;
 
     /// The ring of `slots` slots at byte offset `ofs`; `None` if not inside.
     #[inline]
@@ -197,6 +199,11 @@ impl<'a> Ring<'a> {
         self.hdr[Self::CUR].store(head, Relaxed);
         self.hdr[Self::HEAD].store(head, core::sync::atomic::Ordering::Release);
     }
+    /// Moves the wake-up point only.
+    #[inline]
+    pub fn set_cur(self, cur: u32) {
+        self.hdr[Self::CUR].store(cur, Relaxed);
+    }
     /// Sets both indices, for a ring that is being put right.
     pub fn reset_head_cur(self, at: u32) {
         self.set_head(at);
@@ -223,6 +230,16 @@ impl<'a> Ring<'a> {
             (u64::from(lo) | u64::from(hi) << 32).cast_signed()
         };
         (word(10), word(12))
+    }
+    /// Writes the constants that tell the program how slots carry offsets:
+    /// which bits of `ptr` hold one (0: none), and what the start of the data
+    /// must be a multiple of. Bytes; 0 or 1: anything.
+    pub fn set_offset_words(self, mask: u64, align: u64) {
+        for (i, v) in [(Self::OFFSET_MASK, mask), (Self::BUF_ALIGN, align)] {
+            let [lo, hi] = [v & 0xffff_ffff, v >> 32];
+            self.hdr[i].store(u32::try_from(lo).unwrap_or(0), Relaxed);
+            self.hdr[i + 1].store(u32::try_from(hi).unwrap_or(0), Relaxed);
+        }
     }
     /// The words of `n` slots from `first` on, two each; fewer if the ring
     /// ends before.

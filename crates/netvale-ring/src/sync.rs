@@ -44,8 +44,9 @@ pub fn prologue(
     Err(BadWords)
 }
 
-/// Puts a ring right: impossible buffer indices and lengths become 0, and
-/// indices outside the ring become the hidden ones.
+/// Puts a ring right: impossible buffer indices and lengths become 0; if one of
+/// its indices is outside the ring, all three become the hidden ones, and stay
+/// as they are otherwise.
 #[cold]
 pub fn reinit(ring: Ring<'_>, region: &RegionMap, hwcur: u32, tail: u32) {
     let n = ring.count();
@@ -60,6 +61,6 @@ pub fn reinit(ring: Ring<'_>, region: &RegionMap, hwcur: u32, tail: u32) {
     }
     if outside {
         ring.reset_head_cur(if hwcur < n { hwcur } else { 0 });
+        ring.set_tail(if tail < n { tail } else { 0 });
     }
-    ring.set_tail(if tail < n { tail } else { 0 });
 }

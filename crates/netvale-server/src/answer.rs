@@ -3,28 +3,29 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Acquire;
 use std::time::{Instant, SystemTime};
 
 use netvale_ring::kring::KringId;
 use netvale_ring::port::PortId;
 use netvale_ring::world::Waker;
 use netvale_shm::Doorbell;
-use netvale_switch::domain::{Domain, DomainError, Registration, Want};
+use netvale_switch::domain::{Domain, DomainError, Want};
 use netvale_switch::end::Gear;
 use netvale_wire::name::{MAX_SPEC, PortSpec};
-use netvale_wire::proto::{
-    Context, ErrorKind, PROTOCOL_VERSION, PortInfo, Reply, Request, StateFile, Status, Wanted,
-};
+use netvale_wire::proto::{Context, ErrorKind, PROTOCOL_VERSION, Reply, Request, StateFile};
 
-use crate::bells::{BellPair, Bells};
+use crate::bells::Bells;
 use crate::config::{Config, PortConfig};
 use crate::conn::Conn;
 use crate::files::FileSource;
 use crate::listing::{self, Refusal};
 use crate::regions::{SharedRegions, as_source};
-use crate::worker::{Client, Worker};
+use crate::worker::Worker;
+
+mod look;
+mod open;
 
 /// An answer and what goes with it.
 pub(crate) type Answer = Result<(Reply, Vec<OwnedFd>), Refusal>;
@@ -156,6 +157,12 @@ impl Core {
         let done = match request {
             Request::Hello { .. } => Reply::Done, // answered above
             Request::Register { spec, want } => return self.register(conn, context, &spec, &want),
+            Request::Bind { nr } => return self.bind(conn, context, &nr),
+            Request::Describe { nr } => self.describe(conn, &nr)?,
+            Request::Memory { id } => Reply::Memory(listing::layout(self.domain.layout(id)?)),
+            Request::NewRegion { key, geom } => {
+                return self.new_region(conn, context, &key, geom);
+            }
             Request::Whoami => return self.whoami(conn),
             Request::Region { id, generation } => return self.region(context, id, generation),
             Request::Doorbell { owner } => return self.doorbell(context, owner),
@@ -168,7 +175,11 @@ impl Core {
                 listing::check(self.domain.check(), after)
             }
             Request::GetHdr { name } => Reply::Hdr {
-                len: self.domain.vnet_hdr(&name)?,
+                len: match self.domain.vnet_hdr(&name) {
+                    // An interface of the system has no such header.
+                    Err(DomainError::NotFound(_)) if is_interface(&name) => 0,
+                    other => other?,
+                },
             },
             Request::Status => Reply::Status(self.status(connections)),
             change => {
@@ -216,129 +227,6 @@ impl Core {
             state,
         };
         Ok((hello, fds))
-    }
-
-    fn register(&mut self, conn: &mut Conn, context: Context, spec: &str, want: &Wanted) -> Answer {
-        if conn.owner.is_some() {
-            return Err(Refusal::new(
-                ErrorKind::Busy,
-                "this connection has a port already",
-            ));
-        }
-        let spec = parse(spec)?;
-        let mut want = listing::want(want);
-        let isolated = context == Context::Isolated;
-        if isolated {
-            self.check_fence(conn, &spec)?;
-        }
-        if !conn.trusted_user {
-            want.extra_bufs = want.extra_bufs.min(self.config.user_extra_bufs);
-        }
-        let owner = self.domain.add_owner(conn.pid, isolated)?;
-        let bound = self
-            .domain
-            .register(owner, &spec, &want)
-            .map_err(Refusal::from)
-            .and_then(|reg| self.outfit(&reg, conn.uid));
-        match bound {
-            Ok(answer) => {
-                conn.owner = Some(owner);
-                self.seated = true;
-                Ok(answer)
-            }
-            Err(refusal) => {
-                self.close(owner);
-                Err(refusal)
-            }
-        }
-    }
-
-    /// An isolated port's memory is its user's, and so are its frames.
-    fn check_fence(&self, conn: &Conn, spec: &PortSpec) -> Result<(), Refusal> {
-        let name = spec.port_name();
-        let denied = |why: &str| Err(Refusal::new(ErrorKind::Denied, format!("{name} {why}")));
-        match self.fenced.get(&name) {
-            Some(port) if port.uid != conn.uid => denied("belongs to another user"),
-            None if spec.flags.is_monitor() && !conn.trusted_user => {
-                denied("is not yours to monitor")
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Gives a registration its bells and, if it needs one, a worker.
-    fn outfit(&mut self, reg: &Registration, uid: u32) -> Answer {
-        let owner = reg.owner;
-        self.regions.enter(&self.domain, krings(reg));
-        if !reg.isolated {
-            let bell = Doorbell::new().map_err(|e| Refusal::os("make a doorbell", &e))?;
-            let bell = Arc::new(bell);
-            self.bells.insert(owner, Arc::clone(&bell));
-            self.owners.insert(owner, Owner::Trusted { bell });
-            return self.outfit_of(reg);
-        }
-        let os = |e: io::Error| Refusal::os("make a doorbell", &e);
-        let (to_client, to_worker) = (BellPair::new().map_err(os)?, BellPair::new().map_err(os)?);
-        self.hire()?;
-        let fewest = self.workers.iter().enumerate().min_by_key(|(_, w)| w.ports);
-        let worker = match (self.fenced.get(&reg.name), fewest) {
-            (Some(port), _) => port.worker,
-            (None, Some((worker, _))) => worker,
-            (None, None) => return Err(Refusal::new(ErrorKind::Other, "the server has no worker")),
-        };
-        let Some((map, _)) = self.domain.region(reg.region, reg.region_gen) else {
-            return Err(Refusal::new(ErrorKind::Other, "the port's region is gone"));
-        };
-        let client = Client::new(&self.gear(), reg, map, to_client.ring, to_worker.hear);
-        let Some(client) = client else {
-            return Err(Refusal::new(
-                ErrorKind::Other,
-                "the port's rings are not in its region",
-            ));
-        };
-        let theirs = Owner::Isolated {
-            worker,
-            name: reg.name.clone(),
-            hear: to_client.hear,
-            kick: to_worker.ring,
-        };
-        self.owners.insert(owner, theirs);
-        let port = self.fenced.entry(reg.name.clone()).or_insert(Fenced {
-            uid,
-            registrations: 0,
-            worker,
-        });
-        port.registrations += 1;
-        self.workers[worker].add(client);
-        self.outfit_of(reg)
-    }
-
-    /// The answer for a registration that has everything.
-    fn outfit_of(&self, reg: &Registration) -> Answer {
-        let region = self.domain.region(reg.region, reg.region_gen);
-        let (Some((_, file)), Some(owner)) = (region, self.owners.get(&reg.owner)) else {
-            return Err(Refusal::new(ErrorKind::NotFound, "the port is gone"));
-        };
-        let mut fds = vec![dup(file)?];
-        match owner {
-            Owner::Trusted { bell } => fds.push(dup(bell)?),
-            Owner::Isolated { hear, kick, .. } => fds.extend([dup(hear)?, dup(kick)?]),
-        }
-        Ok((
-            Reply::Registered(listing::registered(reg, file.len() as u64)),
-            fds,
-        ))
-    }
-
-    fn whoami(&self, conn: &Conn) -> Answer {
-        let reg = conn.owner.and_then(|o| self.domain.registration(o));
-        match reg {
-            Some(reg) => self.outfit_of(&reg),
-            None => Err(Refusal::new(
-                ErrorKind::NotFound,
-                "this connection has no port",
-            )),
-        }
     }
 
     /// Starts the workers, when the first isolated port comes.
@@ -432,106 +320,33 @@ impl Core {
         self.persistent = self.domain.list().iter().any(|p| p.persistent);
     }
 
-    fn region(&self, context: Context, id: u16, generation: u32) -> Answer {
-        trusted_only(context)?;
-        let (map, file) = self
-            .domain
-            .region(id, generation)
-            .ok_or_else(|| Refusal::new(ErrorKind::NotFound, format!("no memory region {id}")))?;
-        Ok((Reply::Region(listing::region(map, file)), vec![dup(file)?]))
-    }
-
-    fn doorbell(&self, context: Context, owner: u16) -> Answer {
-        trusted_only(context)?;
-        let gone = || Refusal::new(ErrorKind::NotFound, format!("no registration {owner}"));
-        let bell = self.bells.get(owner).ok_or_else(gone)?;
-        let word = self.domain.world().owner(owner).ok_or_else(gone)?;
-        let reply = Reply::Doorbell {
-            owner,
-            tag: word.load(Acquire),
-        };
-        Ok((reply, vec![dup(&bell)?]))
-    }
-
-    fn list(&self, after: Option<&netvale_wire::proto::PortKey>) -> Reply {
-        let all = self.domain.list().into_iter().map(listing::port);
-        let (ports, more) =
-            listing::page(all.filter(|p: &PortInfo| after.is_none_or(|a| p.key() > *a)));
-        Reply::Ports { ports, more }
-    }
-
-    fn info(&mut self, conn: &Conn, spec: &str) -> Result<Reply, Refusal> {
-        let spec = parse(spec)?;
-        let name = spec.port_name();
-        // Making the port, if only for a moment, takes memory of the trusted.
-        if !conn.trusted_user && self.domain.vnet_hdr(&name).is_err() {
-            return Err(Refusal::new(
-                ErrorKind::NotFound,
-                format!("{name}: no such port"),
-            ));
-        }
-        let reg = self.domain.info(&spec)?;
-        self.regions.prune(&self.domain);
-        Ok(Reply::Info(listing::registered(
-            &reg,
-            reg.geom.file_len() as u64,
-        )))
-    }
-
-    fn stats(&self, name: Option<&str>, after: Option<&str>) -> Reply {
-        let mut all = self.domain.stats(name);
-        all.sort_by(|a, b| a.name.cmp(&b.name));
-        let rest = all
-            .into_iter()
-            .filter(|s| after.is_none_or(|a| s.name.as_str() > a));
-        let (ports, more) = listing::page(rest.map(listing::stats));
-        Reply::Stats { ports, more }
-    }
-
-    fn fdb(
-        &self,
-        switch: &str,
-        after: Option<netvale_wire::proto::StationKey>,
-    ) -> Result<Reply, Refusal> {
-        let all = self.domain.fdb(switch).ok_or_else(|| {
-            Refusal::new(ErrorKind::NotFound, format!("{switch}: no such switch"))
-        })?;
-        let all = all.into_iter().map(listing::station);
-        let rest = all.filter(|s| after.is_none_or(|a| listing::station_key(s) > a));
-        let (stations, more) = listing::page(rest);
-        Ok(Reply::Fdb { stations, more })
-    }
-
-    fn status(&self, connections: usize) -> Status {
-        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        let isolated = |o: &&Owner| matches!(o, Owner::Isolated { .. });
-        Status {
-            pid: std::process::id(),
-            release: env!("CARGO_PKG_VERSION").into(),
-            uptime_s: self.started.elapsed().as_secs(),
-            connections: count(connections),
-            registrations: count(self.owners.len()),
-            isolated: count(self.owners.values().filter(isolated).count()),
-            ports: count(self.domain.list().len()),
-            workers: count(self.workers.len()),
-            service: self.config.service,
-            bad_requests: self.bad_requests,
-            refused: self.refused,
-        }
-    }
-
     /// Requests that change the namespace.
     fn change(&mut self, conn: &Conn, request: Request) -> Result<Reply, Refusal> {
         match request {
-            Request::Attach { spec } => {
-                let port_index = self.domain.attach(&parse(&spec)?)?;
+            // A persistent port brings its memory along, and has no host side.
+            Request::Attach {
+                spec, nr, mem_id, ..
+            } => {
+                self.domain.layout(mem_id)?;
+                let port_index = match nr {
+                    true => self.domain.attach_named(&spec)?,
+                    false => self.domain.attach(&parse(&spec)?)?,
+                };
                 self.seated = true;
                 Ok(Reply::Attached { port_index })
             }
-            Request::Detach { spec } => Ok(Reply::Attached {
-                port_index: self.domain.detach(&parse(&spec)?)?,
+            Request::Detach { spec, nr } => Ok(Reply::Attached {
+                port_index: match nr {
+                    true => self.domain.detach_named(&spec)?,
+                    false => self.domain.detach(&parse(&spec)?)?,
+                },
             }),
             Request::NewIf { name, want, region } => {
+                if is_interface(&name) {
+                    let message = format!("{name} is a network interface");
+                    return Err(Refusal::new(ErrorKind::Exists, message));
+                }
+                let region = region.filter(|&id| id != 0);
                 let id = self
                     .domain
                     .new_interface(&name, &listing::want(&want), region)?;
@@ -540,7 +355,12 @@ impl Core {
                 Ok(Reply::Done)
             }
             Request::DelIf { name } => {
-                self.domain.delete_interface(&name)?;
+                self.domain.delete_interface(&name).map_err(|e| match e {
+                    DomainError::NotFound(_) if is_interface(&name) => {
+                        DomainError::Invalid(format!("{name} is a network interface"))
+                    }
+                    e => e,
+                })?;
                 self.look_for_persistent();
                 Ok(Reply::Done)
             }
@@ -594,8 +414,10 @@ fn trusted_only(context: Context) -> Result<(), Refusal> {
     }
 }
 
-fn krings(reg: &Registration) -> impl Iterator<Item = KringId> {
-    reg.tx.iter().chain(&reg.rx).map(|r| r.kring)
+/// Whether the system has a network interface of this name.
+fn is_interface(name: &str) -> bool {
+    let plain = !name.is_empty() && !name.starts_with('.') && !name.contains('/');
+    plain && Path::new("/sys/class/net").join(name).exists()
 }
 
 fn parse(spec: &str) -> Result<PortSpec, Refusal> {

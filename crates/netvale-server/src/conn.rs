@@ -21,6 +21,8 @@ pub(crate) struct Conn {
     pub(crate) context: Option<Context>,
     /// What it is bound to.
     pub(crate) owner: Option<u16>,
+    /// Regions that it asked for: number, generation.
+    pub(crate) wanted: Vec<(u16, u32)>,
     /// An answer for which there was no room. Until it is sent nothing more is
     /// read, so there is never a second one.
     unsent: Option<(Vec<u8>, Vec<OwnedFd>)>,
@@ -35,6 +37,7 @@ impl Conn {
             trusted_user,
             context: None,
             owner: None,
+            wanted: Vec::new(),
             unsent: None,
         }
     }

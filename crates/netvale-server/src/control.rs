@@ -17,6 +17,7 @@ use crate::config::Config;
 use crate::conn::Conn;
 use crate::dir::{DirError, NamespaceDir};
 use crate::listing::Refusal;
+use crate::params::Parameters;
 use crate::timers::Timers;
 
 /// A server that listens.
@@ -36,6 +37,7 @@ pub struct Server {
     timers: Timers,
     uid: u32,
     buf: Vec<u8>,
+    _params: Parameters,
     // Dropped last: the next server may start when nothing of us is left.
     dir: NamespaceDir,
 }
@@ -79,6 +81,7 @@ impl Server {
     pub fn start(config: Config, stop: Option<OwnedFd>) -> Result<Self, StartError> {
         let mut dir = NamespaceDir::take(&config.namespace, config.access.as_ref())?;
         raise_limit();
+        let params = dir.make_params(&config.domain)?;
         let mut core = Core::new(config)?;
         core.make_ports()?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(io::Error::from)?;
@@ -100,6 +103,7 @@ impl Server {
             timers: Timers::default(),
             uid: rustix::process::geteuid().as_raw(),
             buf: vec![0; MAX_MSG],
+            _params: params,
             dir,
         })
     }
@@ -274,6 +278,7 @@ impl Server {
             self.core.close(owner);
             self.look_for_zombies();
         }
+        self.core.forget(&conn);
     }
 
     fn look_for_zombies(&mut self) {

@@ -6,11 +6,13 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use netvale_switch::domain;
 use netvale_wire::proto::SOCKET_NAME;
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
 use crate::config::Access;
+use crate::params::{self, Parameters};
 
 /// Why a namespace directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -108,6 +110,12 @@ impl NamespaceDir {
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Makes the files of netmap's parameters.
+    pub(crate) fn make_params(&self, config: &domain::Config) -> Result<Parameters, DirError> {
+        let path = self.path.join(params::DIR_NAME);
+        Parameters::make(&self.path, config).map_err(os("make", &path))
     }
 
     /// Listens. What a dead server left is replaced.

@@ -33,6 +33,7 @@ mod control;
 mod dir;
 mod files;
 mod listing;
+mod params;
 mod regions;
 pub mod remote;
 mod sleep;

@@ -1,13 +1,15 @@
 //! The control plane's answers as messages, a page at a time.
 
+use netvale_ring::layout::RegionGeom;
 use netvale_ring::world::RegionMap;
 use netvale_shm::Memfd;
 use netvale_switch::domain::{
-    CheckReport, DomainError, PortEntry, PortStats, Registration, RingInfo, StationEntry, Want,
+    CheckReport, DomainError, Layout, NrBind, Offsets, PortEntry, PortStats, Registration,
+    RingInfo, StationEntry, Want,
 };
 use netvale_wire::proto::{
-    Context, Drops, ErrorKind, MAX_MSG, MAX_OWNERS, OwnerInfo, PortInfo, RegionBooks, RegionInfo,
-    Registered, Reply, RingPlace, SeatInfo, Station, StationKey, Wanted,
+    Context, Drops, ErrorKind, MAX_MSG, MAX_OWNERS, NrRequest, OwnerInfo, PortInfo, RegionBooks,
+    RegionInfo, Registered, Reply, RingPlace, SeatInfo, Station, StationKey, Wanted,
 };
 use serde::Serialize;
 
@@ -58,6 +60,7 @@ impl From<DomainError> for Refusal {
             DomainError::Denied(_) => ErrorKind::Denied,
             DomainError::Unsupported(_) => ErrorKind::Unsupported,
             DomainError::NeedsHeader(_) => ErrorKind::NoHdr,
+            DomainError::NoDevice(_) => ErrorKind::NoDevice,
             _ => ErrorKind::Other,
         };
         Self::new(kind, e.to_string())
@@ -92,6 +95,23 @@ pub(crate) fn want(w: &Wanted) -> Want {
     }
 }
 
+/// A request as the control plane takes it.
+pub(crate) fn nr_bind(nr: &NrRequest) -> NrBind<'_> {
+    NrBind {
+        name: &nr.name,
+        mode: nr.mode,
+        ringid: nr.ringid,
+        flags: nr.flags,
+        mem_id: nr.mem_id,
+        want: want(&nr.want),
+        offsets: nr.offsets.map(|o| Offsets {
+            max: o.max,
+            initial: o.initial,
+            bits: o.bits,
+        }),
+    }
+}
+
 fn context(isolated: bool) -> Context {
     if isolated {
         Context::Isolated
@@ -101,18 +121,41 @@ fn context(isolated: bool) -> Context {
 }
 
 pub(crate) fn region(map: &RegionMap, file: &Memfd) -> RegionInfo {
-    let g = map.geom;
     RegionInfo {
         id: map.id,
         generation: map.generation,
         shared: map.shared,
         size: file.len() as u64,
-        geom: [g.ifs, g.rings, g.ring_size, g.bufs, g.buf_size],
+        geom: sizes(map.geom),
+    }
+}
+
+pub(crate) fn layout(l: Layout) -> RegionInfo {
+    RegionInfo {
+        id: l.id,
+        generation: l.generation,
+        shared: l.shared,
+        size: l.geom.file_len() as u64,
+        geom: sizes(l.geom),
+    }
+}
+
+fn sizes(g: RegionGeom) -> [u32; 5] {
+    [g.ifs, g.rings, g.ring_size, g.bufs, g.buf_size]
+}
+
+/// Inverse of [`sizes`]; the control plane checks them.
+pub(crate) fn geom([ifs, rings, ring_size, bufs, buf_size]: [u32; 5]) -> RegionGeom {
+    RegionGeom {
+        ifs,
+        rings,
+        ring_size,
+        bufs,
+        buf_size,
     }
 }
 
 pub(crate) fn registered(reg: &Registration, size: u64) -> Registered {
-    let g = reg.geom;
     let place = |r: &RingInfo| RingPlace {
         kring: r.kring.0,
         idx: r.idx,
@@ -129,7 +172,7 @@ pub(crate) fn registered(reg: &Registration, size: u64) -> Registered {
             generation: reg.region_gen,
             shared: reg.shared,
             size,
-            geom: [g.ifs, g.rings, g.ring_size, g.bufs, g.buf_size],
+            geom: sizes(reg.geom),
         },
         nif_ofs: reg.nif_ofs,
         tx_rings: reg.tx_rings,
@@ -139,6 +182,8 @@ pub(crate) fn registered(reg: &Registration, size: u64) -> Registered {
         vnet_hdr: reg.vnet_hdr,
         extra_bufs: reg.extra_bufs,
         context: context(reg.isolated),
+        host_rings: [0, 0],
+        offsets: None,
     }
 }
 

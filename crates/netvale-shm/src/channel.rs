@@ -143,13 +143,19 @@ impl Channel {
     /// Whether the other end is still open. Never waits.
     #[must_use]
     pub fn is_open(&self) -> bool {
-        let mut fds = [PollFd::new(&self.0, PollFlags::RDHUP)];
-        match rustix::event::poll(&mut fds, Some(&Timespec::default())) {
-            Ok(_) => !fds[0]
-                .revents()
-                .intersects(PollFlags::HUP | PollFlags::RDHUP | PollFlags::ERR),
-            Err(_) => true, // cannot tell: out of memory, or a signal
-        }
+        is_open(self.0.as_fd())
+    }
+}
+
+/// Whether the other end of a connected socket is still open. Never waits.
+#[must_use]
+pub fn is_open(socket: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::new(&socket, PollFlags::RDHUP)];
+    match rustix::event::poll(&mut fds, Some(&Timespec::default())) {
+        Ok(_) => !fds[0]
+            .revents()
+            .intersects(PollFlags::HUP | PollFlags::RDHUP | PollFlags::ERR),
+        Err(_) => true, // cannot tell: out of memory, or a signal
     }
 }
 

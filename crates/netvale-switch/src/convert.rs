@@ -72,7 +72,7 @@ pub(crate) fn deliver(
             bad += 1;
             continue;
         };
-        let most = MAX_FRAGS as usize * to.map.geom.buf_size as usize;
+        let most = MAX_FRAGS as usize * room(&to);
         if conv.out.len() > most && matches!(form, Form::Whole) {
             bad += 1; // with its new header it is longer than a frame can be
             continue;
@@ -95,7 +95,8 @@ fn gather(from: &Source<'_>, ents: &[Ent], first: usize, out: &mut Vec<u8>) {
     for ent in ents.iter().skip(first).take(frags) {
         let at = out.len();
         out.resize(at + usize::from(ent.slot.len()), 0);
-        if !from.map.bufs().read(ent.slot.buf(), 0, &mut out[at..]) {
+        let off = usize::from(ent.off);
+        if !from.map.bufs().read(ent.slot.buf(), off, &mut out[at..]) {
             out.truncate(at);
         }
     }
@@ -148,7 +149,10 @@ fn put(
     conv: &mut Converter,
     form: &Form,
 ) -> Result<(), Refused> {
-    let size = to.map.geom.buf_size as usize;
+    let size = room(to);
+    if size == 0 {
+        return Err(Refused::Full);
+    }
     let slots_for = |len: usize| len.div_ceil(size).max(1);
     let need = match form {
         Form::Whole => slots_for(conv.out.len()),
@@ -196,21 +200,26 @@ fn put(
 }
 
 fn finish(party: &Party<'_>, to: &Target<'_>, lease: Lease, frames: u32, bytes: u64) {
-    if to.kring.monitors().is_some() {
+    if to.kring.is_watched() {
         monitor::tap_lease(party, to, lease);
     }
     to.kring.set_sum(lease, frames, bytes);
     to.resv.publish(lease, lease.n, true);
 }
 
+/// Bytes that every slot of a ring can carry.
+fn room(to: &Target<'_>) -> usize {
+    to.map.geom.buf_size.saturating_sub(to.offsets.max()) as usize
+}
+
 fn write(to: &Target<'_>, at: &mut u32, frame: &[u8]) {
-    let size = to.map.geom.buf_size as usize;
+    let size = room(to);
     write_exact(to, at, frame, frame.len().div_ceil(size).max(1));
 }
 
 /// Writes a frame into exactly `slots` slots from `at` on.
 fn write_exact(to: &Target<'_>, at: &mut u32, frame: &[u8], slots: usize) {
-    let size = to.map.geom.buf_size as usize;
+    let size = room(to);
     let mut parts = frame
         .chunks(size)
         .chain(core::iter::repeat_n(&[][..], slots));
@@ -218,7 +227,8 @@ fn write_exact(to: &Target<'_>, at: &mut u32, frame: &[u8], slots: usize) {
     for i in 0..slots {
         let part = parts.next().unwrap_or_default();
         let buf = to.ring.slot(*at).buf();
-        let written = to.map.bufs().write(buf, 0, part);
+        let off = to.offsets.at(to.ring, *at, to.map.geom.buf_size) as usize;
+        let written = to.map.bufs().write(buf, off, part);
         let len = if written { part.len() } else { 0 };
         let more = if i + 1 < slots { NS_MOREFRAG } else { 0 };
         let slot = Slot::new(buf, u16::try_from(len).unwrap_or(0), total | more);

@@ -10,8 +10,9 @@ use netvale_ring::kring::{Counter, Kring, KringId, KringWindow};
 use netvale_ring::pipe::{self, End};
 use netvale_ring::port::{PortId, PortKind};
 use netvale_ring::slot::RingWindow;
+use netvale_ring::sync::prologue;
 use netvale_ring::world::{Holder, Party, RegionMap, RegionSource, Regions, Waker, World};
-use netvale_ring::{Ring, Slot, rx};
+use netvale_ring::{Ring, Slot, idle, rx};
 
 use crate::domain::{Registration, RingInfo};
 use crate::vale::{Scratch, TxRing};
@@ -50,6 +51,15 @@ pub enum SyncError {
     /// what it does serves both.
     #[error("the ring is being synced by another thread")]
     Locked,
+}
+
+/// Brings the data of slots that a program flagged NS_INDIRECT: it lies at the
+/// address in the slot's `ptr`, in the memory of the process that sends.
+pub trait Indirect: Send + Sync {
+    /// Fills `dst` from the program's address `ptr`. `false` if it is not all
+    /// mapped there: then nobody sees what was written to `dst`. Must neither
+    /// fault nor block.
+    fn fetch(&self, ptr: u64, dst: &mut [u8]) -> bool;
 }
 
 /// What both ends have in common.
@@ -162,6 +172,12 @@ impl TxEnd {
         self.scratch.set_lookup(lookup);
     }
 
+    /// Brings the data of NS_INDIRECT slots with this function. Without one,
+    /// such slots are empty. Only ports of switches take them.
+    pub fn set_indirect(&mut self, from: Arc<dyn Indirect>) {
+        self.scratch.set_indirect(from);
+    }
+
     /// The ring as the program sees it.
     #[inline]
     #[must_use]
@@ -176,33 +192,89 @@ impl TxEnd {
         self.common.kring.get()
     }
 
+    /// Whether a sync would do nothing: the program queued nothing since the
+    /// last one, its words keep to the rules, and no slots have come back. A
+    /// few loads.
+    #[inline]
+    #[must_use]
+    pub fn idle(&self) -> bool {
+        let c = &self.common;
+        match c.kind {
+            PortKind::Vale | PortKind::Null | PortKind::Monitor => {
+                idle::tx(c.kring.get(), c.ring.get())
+            }
+            PortKind::Pipe => idle::pipe_tx(&c.world, c.end()),
+            PortKind::None => false,
+        }
+    }
+
     /// Sends every slot up to the program's `head`. Slots taken from it.
     ///
     /// # Errors
     ///
-    /// [`SyncError`]; nothing moved.
+    /// [`SyncError`]; nothing moved. A monitor's ring fails even if nothing is
+    /// queued: ask [`TxEnd::idle`] first where that is no error.
     #[inline]
     pub fn sync(&mut self) -> Result<u32, SyncError> {
+        if self.common.kind == PortKind::Vale {
+            let (kring, ring) = (self.common.kring.get(), self.common.ring.get());
+            return if idle::tx(kring, ring) {
+                Ok(0)
+            } else {
+                self.sync_vale()
+            };
+        }
+        if self.common.kind != PortKind::Monitor && self.idle() {
+            return Ok(0);
+        }
+        self.sync_other()
+    }
+
+    // Not inlined: what the caller keeps in registers is of no use here.
+    #[inline(never)]
+    fn sync_vale(&mut self) -> Result<u32, SyncError> {
+        let end = self.common.end();
+        let Some(lock) = Locked::take(end, self.common.owner) else {
+            return Err(SyncError::Locked);
+        };
+        let c = &self.common;
+        if self
+            .scratch
+            .send_one(&c.world, &c.map, &c.waker.0, c.owner, lock.0)
+        {
+            return Ok(1);
+        }
+        Self::send_all(c, lock.0, &mut self.scratch)
+    }
+
+    #[inline(never)]
+    fn send_all(c: &Common, end: End<'_>, scratch: &mut Scratch) -> Result<u32, SyncError> {
+        let tx = TxRing {
+            end,
+            port: c.port,
+            idx: c.idx,
+        };
+        let sent = crate::vale::txsync(&c.party(), &tx, scratch);
+        sent.map_err(|_bad| SyncError::BadWords)
+    }
+
+    #[inline(never)]
+    fn sync_other(&mut self) -> Result<u32, SyncError> {
         let end = self.common.end();
         let Some(lock) = Locked::take(end, self.common.owner) else {
             return Err(SyncError::Locked);
         };
         let party = self.common.party();
-        let bad = |_| SyncError::BadWords;
-        match self.common.kind {
-            PortKind::Vale => {
-                let tx = TxRing {
-                    end: lock.0,
-                    port: self.common.port,
-                    idx: self.common.idx,
-                };
-                crate::vale::txsync(&party, &tx, &mut self.scratch).map_err(bad)
+        let sent = match self.common.kind {
+            PortKind::Pipe => pipe::txsync(&party, lock.0).map(|m| m.slots),
+            PortKind::Null => {
+                let (hwcur, hwtail) = end.kring.hw();
+                prologue(end.ring, party.own, hwcur, hwtail).map(|_| 0)
             }
-            PortKind::Pipe => pipe::txsync(&party, lock.0).map(|m| m.slots).map_err(bad),
-            PortKind::Null => Ok(0),
-            PortKind::Monitor => Err(SyncError::Monitor),
-            PortKind::None => Err(SyncError::Gone),
-        }
+            PortKind::Monitor => return Err(SyncError::Monitor),
+            PortKind::Vale | PortKind::None => return Err(SyncError::Gone),
+        };
+        sent.map_err(|_bad| SyncError::BadWords)
     }
 }
 
@@ -235,15 +307,66 @@ impl RxEnd {
         self.common.kring.get()
     }
 
+    /// Whether a sync would do nothing: the program released nothing since the
+    /// last one, its words keep to the rules, and nothing has come. A few loads.
+    #[inline]
+    #[must_use]
+    pub fn idle(&self) -> bool {
+        let c = &self.common;
+        match c.kind {
+            PortKind::Vale | PortKind::Null => idle::rx(c.kring.get(), c.ring.get()),
+            PortKind::Monitor => !c.kring.get().is_gone() && idle::rx(c.kring.get(), c.ring.get()),
+            PortKind::Pipe => idle::pipe_rx(c.end()),
+            PortKind::None => false,
+        }
+    }
+
     /// Gives released slots back and looks for new frames. The ring's tail.
     ///
     /// # Errors
     ///
     /// [`SyncError`]. With [`SyncError::BadWords`] nothing was released, but
-    /// new frames are shown all the same.
+    /// new frames are shown all the same. [`SyncError::Gone`] from a monitor
+    /// whose port is gone.
     #[inline]
     pub fn sync(&mut self) -> Result<u32, SyncError> {
+        if self.common.kind == PortKind::Vale {
+            let (kring, ring) = (self.common.kring.get(), self.common.ring.get());
+            return if idle::rx(kring, ring) {
+                Ok(ring.tail())
+            } else {
+                self.sync_vale()
+            };
+        }
+        if self.idle() {
+            return Ok(self.common.ring.get().tail());
+        }
+        self.sync_other()
+    }
+
+    // Not inlined: what the caller keeps in registers is of no use here.
+    #[inline(never)]
+    fn sync_vale(&mut self) -> Result<u32, SyncError> {
+        let Some(lock) = Locked::take(self.common.end(), self.common.owner) else {
+            return Err(SyncError::Locked);
+        };
+        match rx::next_batch(lock.0) {
+            Some(tail) => Ok(tail),
+            None => Self::receive_all(&self.common, lock.0),
+        }
+    }
+
+    #[inline(never)]
+    fn receive_all(c: &Common, end: End<'_>) -> Result<u32, SyncError> {
+        rx::rxsync(&c.party(), end).map_err(|_bad| SyncError::BadWords)
+    }
+
+    #[inline(never)]
+    fn sync_other(&mut self) -> Result<u32, SyncError> {
         let end = self.common.end();
+        if self.common.kind == PortKind::Monitor && end.kring.is_gone() {
+            return Err(SyncError::Gone);
+        }
         let Some(lock) = Locked::take(end, self.common.owner) else {
             return Err(SyncError::Locked);
         };
@@ -251,7 +374,10 @@ impl RxEnd {
         let tail = match self.common.kind {
             PortKind::Vale | PortKind::Monitor => rx::rxsync(&party, lock.0),
             PortKind::Pipe => pipe::rxsync(&party, lock.0),
-            PortKind::Null => Ok(lock.0.ring.tail()),
+            PortKind::Null => {
+                let (released, tail) = (end.kring.released(), end.kring.cursor().tail);
+                prologue(end.ring, party.own, released.idx(), tail.idx()).map(|_| tail.idx())
+            }
             PortKind::None => return Err(SyncError::Gone),
         };
         tail.map_err(|_bad| SyncError::BadWords)

@@ -9,6 +9,7 @@
 //! no room is counted at the destination.
 
 mod chain;
+mod collect;
 mod route;
 
 use alloc::boxed::Box;
@@ -19,19 +20,21 @@ use core::fmt;
 
 use netvale_ring::deliver::{Ent, Source, Target, deliver, deliver_run};
 use netvale_ring::kring::{Counter, Kring, KringId};
-use netvale_ring::layout::{RESERVED_BUFS, SWITCH_PORTS};
+use netvale_ring::layout::SWITCH_PORTS;
 use netvale_ring::monitor::{self, Run};
 use netvale_ring::pipe::End;
 use netvale_ring::port::{Opts, PortId, PortKind, Seat};
-use netvale_ring::slot::{MAX_FRAGS, NS_INDIRECT, NS_MOREFRAG, RingWindow};
+use netvale_ring::slot::{MAX_FRAGS, NS_MOREFRAG, RingWindow};
 use netvale_ring::sync::{BadWords, prologue};
-use netvale_ring::world::Party;
+use netvale_ring::world::{Party, RegionMap, Waker, World};
 use netvale_shm::Bufs;
 
 use crate::convert::{self, Converter};
+use crate::end::Indirect;
 use crate::lookup::{self, Dest, FrameHead, Lookup};
 use crate::switch::{LookupKind, Switch};
 use chain::{Chain, Merged, NIL};
+use collect::Fetch;
 use route::{Key, Route, follow, measure};
 
 /// Slots collected before they are forwarded.
@@ -64,6 +67,7 @@ pub(crate) struct Scratch {
     flood: Chain,
     route: Option<Route>,
     lookup: Option<Arc<dyn Lookup>>,
+    fetch: Fetch,
     converter: Converter,
 }
 
@@ -96,16 +100,37 @@ impl Scratch {
             flood: Chain::EMPTY,
             route: None,
             lookup: None,
+            fetch: Fetch::default(),
             converter: Converter::default(),
         })
+    }
+
+    /// Sends one frame on the way of those before, if that is all there is to
+    /// be done.
+    #[inline(always)]
+    pub(crate) fn send_one(
+        &self,
+        world: &World,
+        own: &RegionMap,
+        waker: &Arc<dyn Waker>,
+        owner: u16,
+        end: End<'_>,
+    ) -> bool {
+        let route = self.route.as_ref();
+        route.is_some_and(|route| route::one(world, own, waker, owner, end, route))
     }
 
     pub(crate) fn set_lookup(&mut self, lookup: Arc<dyn Lookup>) {
         self.lookup = Some(lookup);
     }
+
+    pub(crate) fn set_indirect(&mut self, from: Arc<dyn Indirect>) {
+        self.fetch.set(from);
+    }
 }
 
 /// Sends everything up to `head`. Slots taken.
+#[inline(never)]
 pub(crate) fn txsync(
     party: &Party<'_>,
     tx: &TxRing<'_>,
@@ -126,8 +151,9 @@ pub(crate) fn txsync(
         first: hwcur,
         n,
     };
-    let watched = kring.monitors().is_some();
+    let watched = kring.is_watched();
     if watched {
+        scratch.fetch.all(run); // so that monitors see what is sent
         monitor::tap_copy(party, kring, true, run);
     }
     // With no monitors about, the way of the last batch may serve again.
@@ -181,7 +207,8 @@ fn sender<'a>(party: &'a Party<'a>, tx: &TxRing<'a>) -> Option<Sender<'a>> {
             ring: tx.end.ring,
             map: party.own,
             // Monitors are shown the sender's buffers once more afterwards.
-            gives: opts.gives_buffers && tx.end.kring.monitors().is_none(),
+            gives: opts.gives_buffers && !tx.end.kring.is_watched(),
+            offsets: tx.end.kring.offsets(),
         },
         kind: switch.lookup(),
         epoch: party.world.epoch(),
@@ -250,6 +277,7 @@ impl Sender<'_> {
     #[inline]
     fn run(&self, route: &mut Option<Route>, first: u32, left: u32, sums: &mut Sums) -> u32 {
         if self.opts.vnet_hdr != 0
+            || !self.from.offsets.is_none()
             || !matches!(self.kind, LookupKind::Learning | LookupKind::Static)
         {
             return 0;
@@ -313,11 +341,13 @@ impl Sender<'_> {
     }
 
     /// What a later sync needs to send to the same place without a search:
-    /// only if the destination lies in our own region and nobody watches it.
+    /// only if the destination lies in our own region, its frames begin at
+    /// their buffers' first bytes, and nobody watches it.
     fn route(&self, topology: u64, key: Key, to: &Target<'_>) -> Option<Route> {
         if to.map.id != self.from.map.id
             || to.map.generation != self.from.map.generation
-            || to.kring.monitors().is_some()
+            || to.kring.is_watched()
+            || !to.offsets.is_none()
         {
             return None;
         }
@@ -368,60 +398,6 @@ impl Sender<'_> {
         (rec.kind() == PortKind::Vale).then_some((rec.rx().wrap(ring)?, rec.opts()))
     }
 
-    /// Pass 1: slots from `at` on, `left` at most, into entries. Returns how
-    /// many were taken; they end with a frame's last slot.
-    ///
-    /// A frame with a bad slot is left out, and so is one of more than 64
-    /// slots; one that `head` cuts off is sent as far as it is there.
-    #[inline]
-    fn collect(&self, scratch: &mut Scratch, first: u32, left: u32, sums: &mut Sums) -> u32 {
-        let (ring, count) = (self.from.ring, self.from.ring.count());
-        let (bufs, size) = (self.from.map.geom.bufs, self.from.map.geom.buf_size);
-        let ents = &mut scratch.ents;
-        ents.clear();
-        let (mut at, mut taken) = (first, 0);
-        let (mut start, mut chain, mut bad) = (0, 0u32, false);
-        while taken < left {
-            let slot = ring.slot(at);
-            let (buf, len) = (slot.buf(), slot.len());
-            // One comparison for both ends of the range: 0 and 1 wrap.
-            let fine = buf.wrapping_sub(RESERVED_BUFS) < bufs - RESERVED_BUFS
-                && u32::from(len) <= size
-                && !slot.has(NS_INDIRECT);
-            bad |= !fine;
-            chain += 1;
-            taken += 1;
-            sums.bytes += u64::from(len);
-            if chain <= MAX_FRAGS {
-                let at = u16::try_from(at).unwrap_or(0);
-                ents.push(Ent {
-                    slot,
-                    at,
-                    frags: 0,
-                    next: NIL,
-                });
-            }
-            at = if at + 1 == count { 0 } else { at + 1 };
-            if slot.has(NS_MOREFRAG) && taken < left {
-                continue;
-            }
-            sums.frames += 1;
-            if bad || chain > MAX_FRAGS {
-                ents.truncate(start);
-                sums.bad_slot += u64::from(bad);
-                sums.chain += u64::from(!bad);
-            } else if let Some(head) = ents.get_mut(start) {
-                head.frags = u8::try_from(chain).unwrap_or(0);
-            }
-            start = ents.len();
-            (chain, bad) = (0, false);
-            if start >= BATCH {
-                break;
-            }
-        }
-        taken
-    }
-
     /// Pass 2: each frame to its destination's chain.
     #[inline]
     fn look_up(&self, scratch: &mut Scratch, sums: &mut Sums) {
@@ -445,17 +421,17 @@ impl Sender<'_> {
             let frags = usize::from(head.frags).max(1);
             let next = i + frags;
             // The frame proper begins behind the header, perhaps in slot two.
-            let (slot, off) = match head.slot.len() {
-                len if len > hdr => (head.slot, hdr),
-                len if len == hdr && frags > 1 => (ents[i + 1].slot, 0),
+            let (ent, off) = match head.slot.len() {
+                len if len > hdr => (head, hdr),
+                len if len == hdr && frags > 1 => (ents[i + 1], 0),
                 _ => {
                     sums.runt += 1;
                     i = next;
                     continue;
                 }
             };
-            let words = self.bufs.head(slot.buf(), usize::from(off));
-            let Some((a, b)) = words.filter(|_| slot.len() - off >= 14) else {
+            let words = self.head(ent.slot.buf(), usize::from(ent.off) + usize::from(off));
+            let Some((a, b)) = words.filter(|_| ent.slot.len() - off >= 14) else {
                 sums.runt += 1;
                 i = next;
                 continue;
@@ -488,6 +464,17 @@ impl Sender<'_> {
             }
             i = next;
         }
+    }
+
+    /// The first 16 bytes of a frame, of which 14 must be inside the buffer.
+    #[inline]
+    fn head(&self, buf: u32, at: usize) -> Option<(u64, u64)> {
+        self.bufs.head(buf, at).or_else(|| {
+            let mut b = [0; 16];
+            let read = self.bufs.read(buf, at, &mut b[..14]);
+            let [lo, hi] = [0, 8].map(|i| b[i..].first_chunk().copied().unwrap_or_default());
+            read.then(|| (u64::from_le_bytes(lo), u64::from_le_bytes(hi)))
+        })
     }
 
     #[inline]
@@ -616,7 +603,8 @@ impl Sender<'_> {
             let mut bytes = [0; 48];
             let ent = ents.get(i).copied().unwrap_or_default();
             let n = usize::from(ent.slot.len()).saturating_sub(hdr).min(48);
-            let _ = self.bufs.read(ent.slot.buf(), hdr, &mut bytes[..n]);
+            let at = hdr + usize::from(ent.off);
+            let _ = self.bufs.read(ent.slot.buf(), at, &mut bytes[..n]);
             lookup::flow_hash(&bytes) % u32::from(rings.count.max(1))
         };
         for r in 0..rings.count {

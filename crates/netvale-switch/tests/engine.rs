@@ -219,8 +219,8 @@ mod engine {
                 0..=2 => {
                     // One slot of it is not to be trusted.
                     assert!(queue(&ports[from], ring, &parts));
-                    let at =
-                        (first + u32::try_from(rng.below(parts.len())).unwrap()) % view.count();
+                    let nth = if kind == 2 { 0 } else { rng.below(parts.len()) };
+                    let at = (first + u32::try_from(nth).unwrap()) % view.count();
                     let slot = view.slot(at);
                     restore.push((at, slot.buf()));
                     view.set_slot(

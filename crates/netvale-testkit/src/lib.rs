@@ -4,6 +4,7 @@
 //!   directory and its own server, gone when dropped.
 //! * [`frame`]: frames that say where they come from and whether they are whole.
 //! * [`io`]: sending and receiving with patience, in every context alike.
+//! * [`net`]: network namespaces and interfaces in them.
 //! * [`Peer`] and [`roles`]: other processes, to be killed at any time.
 //! * [`raw`]: the control protocol and the shared memory themselves, for peers
 //!   that do not keep to the rules.
@@ -17,6 +18,7 @@
 
 pub mod frame;
 pub mod io;
+pub mod net;
 mod peer;
 mod place;
 pub mod raw;

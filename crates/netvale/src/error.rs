@@ -3,6 +3,7 @@
 use std::fmt;
 
 use netvale_switch::domain::DomainError;
+use netvale_wire::proto::ErrorKind as Refused;
 
 /// Result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -17,6 +18,8 @@ pub struct Error {
     kind: ErrorKind,
     message: String,
     hint: Option<String>,
+    /// What the server called it, which is finer.
+    refused: Option<Refused>,
     #[source]
     source: Option<std::io::Error>,
 }
@@ -53,8 +56,15 @@ impl Error {
             kind,
             message: message.into(),
             hint: None,
+            refused: None,
             source: None,
         }
+    }
+
+    /// The server's refusal.
+    pub(crate) fn refused(mut self, refused: Refused) -> Self {
+        self.refused = Some(refused);
+        self
     }
 
     /// Adds one line of advice.
@@ -80,6 +90,7 @@ impl Error {
             kind,
             message: format!("{what}: {source}"),
             hint: None,
+            refused: None,
             source: Some(source),
         }
     }
@@ -94,6 +105,28 @@ impl Error {
     #[must_use]
     pub fn hint(&self) -> Option<&str> {
         self.hint.as_deref()
+    }
+
+    /// The number that a netmap program sees in `errno` for this error.
+    #[must_use]
+    pub fn errno(&self) -> i32 {
+        if let Some(refused) = self.refused {
+            return refused.errno();
+        }
+        if let Some(number) = self.source.as_ref().and_then(std::io::Error::raw_os_error) {
+            return number;
+        }
+        let like = match self.kind {
+            ErrorKind::Usage => Refused::Invalid,
+            ErrorKind::NotFound | ErrorKind::Disconnected => Refused::NotFound,
+            ErrorKind::Busy => Refused::Busy,
+            ErrorKind::Exists => Refused::Exists,
+            ErrorKind::NoSpace => Refused::NoMemory,
+            ErrorKind::Unavailable => Refused::Unsupported,
+            ErrorKind::Peer => Refused::Protocol,
+            ErrorKind::Io => Refused::Os,
+        };
+        like.errno()
     }
 
     /// The exit code of a program that fails with this error: 2 usage,

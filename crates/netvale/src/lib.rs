@@ -86,6 +86,7 @@ mod info;
 mod namespace;
 mod port;
 pub mod raw;
+pub mod registration;
 mod rx;
 mod tx;
 mod wait;

@@ -103,7 +103,14 @@ fn persistent_ports_and_their_switches() {
     done(c.ask(&newif).unwrap());
     assert_eq!(refused(&mut c, &newif), ErrorKind::Exists);
     let spec = "vale3:p0".to_owned();
-    let (reply, _) = c.ask(&Request::Attach { spec: spec.clone() }).unwrap();
+    let (reply, _) = c
+        .ask(&Request::Attach {
+            spec: spec.clone(),
+            nr: false,
+            host: false,
+            mem_id: 0,
+        })
+        .unwrap();
     assert_eq!(reply, Reply::Attached { port_index: 0 });
     let ports = list(&mut c);
     assert!(ports[0].persistent);
@@ -128,7 +135,7 @@ fn persistent_ports_and_their_switches() {
         refused(&mut c, &Request::DelIf { name: spec.clone() }),
         ErrorKind::Busy
     );
-    let (reply, _) = c.ask(&Request::Detach { spec }).unwrap();
+    let (reply, _) = c.ask(&Request::Detach { spec, nr: false }).unwrap();
     assert_eq!(reply, Reply::Attached { port_index: 0 });
     done(c.ask(&del).unwrap());
     assert_eq!(refused(&mut c, &del), ErrorKind::NotFound);

@@ -50,6 +50,8 @@ impl<M: MemSource> Domain<M> {
             region: plan.region,
             isolated: plan.isolated,
             persistent: false,
+            automatic: false,
+            unnamed: false,
             seat: None,
             tx: vec![],
             rx: vec![],
@@ -57,6 +59,7 @@ impl<M: MemSource> Domain<M> {
             peer: None,
             watches: None,
             parent: None,
+            root: None,
             max_frame: DEFAULT_MAX_FRAME,
             vnet_hdr: 0,
         };

@@ -137,8 +137,7 @@ impl<M: MemSource> Domain<M> {
                 }
             }
         }
-        let (region, unused) = (p.region, p.owners.is_empty() && !p.persistent);
-        let peer = p.peer;
+        let (region, peer, last) = (p.region, p.peer, p.owners.is_empty());
         let mut dying = BTreeSet::new();
         let mut named = Vec::new();
         if bound.extra > 0 {
@@ -149,15 +148,13 @@ impl<M: MemSource> Domain<M> {
             r.ifs.put(bound.nif);
         }
         self.free_buffers(region, &dying, &named, bound.extra);
-        if unused {
+        let kept = |id: PortId| self.port(id).is_some_and(|p| self.stays(p));
+        if last && !kept(bound.port) {
             let peer_open = peer
                 .and_then(|p| self.port(p))
                 .is_some_and(|p| !p.owners.is_empty());
             if !peer_open {
-                self.discard(bound.port);
-                if let Some(peer) = peer {
-                    self.discard(peer);
-                }
+                self.discard_whole(bound.port);
             }
         }
         self.leave_region(region);

@@ -8,7 +8,7 @@ use netvale_ring::layout::header;
 use netvale_ring::port::{Opts, PortId, PortKind, Seat};
 use netvale_wire::name::{self, PortSpec};
 
-use super::{DEFAULT_MAX_FRAME, Domain, DomainError, MemSource, Registration, Result, Want};
+use super::{DEFAULT_MAX_FRAME, Domain, DomainError, MemSource, Result, Want};
 use crate::switch::{LookupKind, Switch};
 
 /// Epochs after which a silent station is forgotten.
@@ -46,13 +46,15 @@ impl<M: MemSource> Domain<M> {
         let id = self.find(name).or_else(|| self.persistent(name));
         let id = id.ok_or_else(|| not_found(name))?;
         let p = self.port(id).ok_or_else(|| not_found(name))?;
-        if !p.persistent {
+        if !p.persistent || p.automatic {
             return Err(DomainError::Invalid(format!(
-                "{name} is not a persistent port"
+                "{name} is not a persistent port, or goes with its pipes"
             )));
         }
-        if p.seat.is_some() || !p.owners.is_empty() {
-            return Err(DomainError::Busy(format!("{name} is attached or open")));
+        if p.seat.is_some() || !p.owners.is_empty() || self.has_pipes(name) {
+            return Err(DomainError::Busy(format!(
+                "{name} is attached, open, or has pipes"
+            )));
         }
         self.discard(id);
         Ok(())
@@ -77,13 +79,15 @@ impl<M: MemSource> Domain<M> {
                 "{port}: no persistent port or interface has that name"
             ))
         };
-        let id = self.find(&port).ok_or_else(invalid)?;
+        let id = self.persistent(&port).ok_or_else(invalid)?;
         let p = self.port(id).ok_or_else(invalid)?;
         if !p.persistent {
             return Err(invalid());
         }
-        if p.seat.is_some() {
-            return Err(DomainError::Busy(format!("{port} is attached already")));
+        if p.seat.is_some() || !p.owners.is_empty() {
+            return Err(DomainError::Busy(format!(
+                "{port} is attached already, or open"
+            )));
         }
         let seat = self.seat(&switch, id)?;
         self.rename(id, full);
@@ -106,6 +110,12 @@ impl<M: MemSource> Domain<M> {
         }
         let seat = self.unseat(id).ok_or_else(|| not_found(&full))?;
         self.rename(id, port);
+        if self
+            .port(id)
+            .is_some_and(|p| p.owners.is_empty() && !self.stays(p))
+        {
+            self.discard(id);
+        }
         Ok(u32::from(seat.idx))
     }
 
@@ -144,10 +154,16 @@ impl<M: MemSource> Domain<M> {
     ///
     /// # Errors
     ///
-    /// Not found.
+    /// As netmap's PORT_HDR_GET: no such port, or no such pipe.
     pub fn vnet_hdr(&self, name: &str) -> Result<u8> {
-        let p = self.find(name).and_then(|id| self.port(id));
-        p.map(|p| p.vnet_hdr).ok_or_else(|| not_found(name))
+        let id = self.find(name).or_else(|| self.persistent(name));
+        let p = id.and_then(|id| self.port(id));
+        p.map(|p| p.vnet_hdr).ok_or_else(|| {
+            if name.contains(['{', '}']) {
+                return DomainError::NoDevice(format!("{name}: no such pipe"));
+            }
+            not_found(name)
+        })
     }
 
     pub(super) fn set_header_of(&mut self, id: PortId, len: u8) {
@@ -155,10 +171,9 @@ impl<M: MemSource> Domain<M> {
             return;
         };
         p.vnet_hdr = len;
-        p.max_frame = if len == 0 {
-            DEFAULT_MAX_FRAME
-        } else {
-            netvale_ring::layout::BUF_SIZE
+        p.max_frame = match self.regions.get(u32::from(p.region)) {
+            Some(r) if len != 0 => r.map.geom.buf_size,
+            _ => DEFAULT_MAX_FRAME,
         };
         if let Some(rec) = id.rec(&self.world) {
             rec.set_opts(Opts {
@@ -220,38 +235,6 @@ impl<M: MemSource> Domain<M> {
             })
             .sum()
     }
-
-    /// Geometry of a port; one that does not exist is made and removed again,
-    /// as netmap's PORT_INFO_GET does.
-    ///
-    /// # Errors
-    ///
-    /// As [`Domain::register`].
-    pub fn info(&mut self, spec: &PortSpec) -> Result<Registration> {
-        let owner = self.add_owner(0, false)?;
-        let mut free = spec.clone();
-        free.flags.exclusive = false;
-        let want = Want {
-            accepts_vnet_hdr: true,
-            ..Want::default()
-        };
-        let got = match self.find(&spec.port_name()).and_then(|id| self.port(id)) {
-            Some(p) if p.isolated => {
-                let port = self.find(&spec.port_name());
-                port.and_then(|id| self.describe(id))
-                    .ok_or_else(|| not_found(&spec.port_name()))
-            }
-            _ => self.register(owner, &free, &want),
-        };
-        self.owner_gone(owner);
-        got
-    }
-
-    /// A port's geometry without opening it.
-    fn describe(&self, id: PortId) -> Option<Registration> {
-        let &owner = self.port(id)?.owners.first()?;
-        self.registration(owner)
-    }
 }
 
 /// Accepts the lengths that a virtio-net header can have.
@@ -275,7 +258,7 @@ fn switch_and_port(spec: &PortSpec) -> Result<(String, String)> {
     }
 }
 
-fn check_interface_name(name: &str) -> Result<()> {
+pub(super) fn check_interface_name(name: &str) -> Result<()> {
     if name.is_empty() || name.len() > 15 || name.starts_with("vale") {
         return Err(DomainError::Invalid(format!(
             "{name}: a persistent port's name has 1 to 15 bytes and does not begin with vale"

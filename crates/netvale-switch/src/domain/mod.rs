@@ -14,8 +14,13 @@ mod books;
 mod build;
 mod close;
 mod control;
+mod monitors;
+mod nr;
 mod open;
+mod pipes;
 mod query;
+mod regions;
+mod seats;
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
@@ -24,14 +29,17 @@ use alloc::vec::Vec;
 use core::cell::RefCell;
 
 use netvale_ring::kring::KringId;
-use netvale_ring::layout::{RegionGeom, SWITCH_PORTS, StateGeom};
+use netvale_ring::layout::{RegionGeom, StateGeom};
 use netvale_ring::port::{PortId, PortKind, Rings, Seat};
 use netvale_ring::world::{RegionMap, World};
 use netvale_shm::Mem;
 
 use books::{Ids, Slab};
 pub use close::Freed;
+pub use nr::{NrBind, Offsets};
 pub use query::{CheckReport, OwnerInfo, PortEntry, PortStats, RegionReport, StationEntry};
+pub use regions::Layout;
+use regions::Wanted;
 
 /// Memory for the control plane to give out.
 pub trait MemSource {
@@ -71,6 +79,9 @@ pub enum DomainError {
     /// EOPNOTSUPP.
     #[error("{0}")]
     Unsupported(String),
+    /// ENODEV: there is no such pipe.
+    #[error("{0}")]
+    NoDevice(String),
     /// EIO: the port has a virtio-net header and the caller cannot take it.
     #[error("{0}")]
     NeedsHeader(String),
@@ -202,7 +213,8 @@ pub struct Domain<M: MemSource> {
     switches: Slab<SwitchInfo>,
     switch_names: BTreeMap<String, u16>,
     krings: Ids,
-    monitors_made: u64,
+    /// Ports named by us, so far.
+    named: u64,
     zombies: Vec<Zombie>,
     wakes: RefCell<Vec<(KringId, u32)>>,
 }
@@ -235,6 +247,8 @@ struct Region<F> {
     bufs: Ids,
     /// Ports and registrations that lie in it.
     users: u32,
+    /// It was made for these callers.
+    wanted: Option<Wanted>,
 }
 
 #[derive(Debug)]
@@ -250,6 +264,10 @@ struct Port {
     region: u16,
     isolated: bool,
     persistent: bool,
+    /// A persistent port that came with a pipe and goes with the last one.
+    automatic: bool,
+    /// We made up its name: no request that says it means this port.
+    unnamed: bool,
     seat: Option<Seat>,
     tx: Vec<RingState>,
     rx: Vec<RingState>,
@@ -260,6 +278,8 @@ struct Port {
     watches: Option<PortId>,
     /// What a pipe belongs to.
     parent: Option<String>,
+    /// The interface, or persistent port, that this belongs to in the end.
+    root: Option<String>,
     max_frame: u32,
     vnet_hdr: u8,
 }
@@ -313,7 +333,7 @@ impl<M: MemSource> Domain<M> {
             switches: Slab::new(g.switches, 0),
             switch_names: BTreeMap::new(),
             krings: Ids::new(g.krings),
-            monitors_made: 0,
+            named: 0,
             zombies: Vec::new(),
             wakes: RefCell::default(),
         })
@@ -383,156 +403,6 @@ impl<M: MemSource> Domain<M> {
 
     fn find(&self, name: &str) -> Option<PortId> {
         self.names.get(name).copied()
-    }
-
-    /// The region `id`, made now if it is the shared one and not there yet.
-    fn global_region(&mut self) -> Result<u16> {
-        if self.regions.get(u32::from(GLOBAL_REGION)).is_none() {
-            let id = u32::from(GLOBAL_REGION);
-            let region = self.map_region(id, self.config.global, true)?;
-            self.regions.fill(id, region);
-        }
-        Ok(GLOBAL_REGION)
-    }
-
-    fn make_region(&mut self, geom: RegionGeom, shared: bool) -> Result<u16> {
-        let limit = self.config.state.regions;
-        let full = || DomainError::NoSpace(alloc::format!("{limit} memory regions exist already"));
-        let id = self.regions.reserve().ok_or_else(full)?;
-        let made = self.map_region(id, geom, shared);
-        match made {
-            Ok(region) => {
-                self.regions.fill(id, region);
-                u16::try_from(id).ok().ok_or_else(full)
-            }
-            Err(e) => {
-                self.regions.release(id);
-                Err(e)
-            }
-        }
-    }
-
-    fn map_region(&mut self, id: u32, geom: RegionGeom, shared: bool) -> Result<Region<M::File>> {
-        let bad = |why: String| DomainError::NoSpace(why);
-        let Ok(id) = u16::try_from(id) else {
-            return Err(bad("too many memory regions".into()));
-        };
-        let huge = self.config.huge && shared;
-        let (mem, file) = self
-            .source
-            .create("netvale-region", geom.file_len(), huge)
-            .map_err(bad)?;
-        self.region_gen += 1;
-        let table = if shared {
-            Some(self.free_table()?)
-        } else {
-            None
-        };
-        let map = RegionMap::new(id, self.region_gen, table, geom, mem)
-            .ok_or_else(|| bad("memory region is too small for its pools".into()))?;
-        Ok(Region {
-            generation: self.region_gen,
-            map,
-            file,
-            huge,
-            ifs: Ids::new(geom.ifs),
-            rings: Ids::new(geom.rings),
-            bufs: Ids::starting_at(geom.bufs, netvale_ring::layout::RESERVED_BUFS),
-            users: 0,
-        })
-    }
-
-    /// A holder table that no shared region uses.
-    fn free_table(&self) -> Result<u16> {
-        let limit = self.config.state.shared_regions;
-        let used = |t: u16| self.regions.iter().any(|(_, r)| r.map.shared == Some(t));
-        (0..u16::try_from(limit).unwrap_or(u16::MAX))
-            .find(|&t| !used(t))
-            .ok_or_else(|| {
-                DomainError::NoSpace(alloc::format!(
-                    "{limit} shared memory regions exist already"
-                ))
-            })
-    }
-
-    /// The region lost a user; a private one goes with its last.
-    fn leave_region(&mut self, id: u16) {
-        if let Some(r) = self.regions.get_mut(u32::from(id)) {
-            r.users = r.users.saturating_sub(1);
-            if r.users == 0 && r.map.shared.is_none() {
-                self.regions.release(u32::from(id));
-            }
-        }
-    }
-
-    /// Finds or makes a switch.
-    fn switch(&mut self, name: &str) -> Result<u16> {
-        if let Some(&s) = self.switch_names.get(name) {
-            return Ok(s);
-        }
-        let limit = self.config.state.switches;
-        let id = self.switches.reserve().ok_or_else(|| {
-            DomainError::NoSpace(alloc::format!("{limit} switches exist already"))
-        })?;
-        let info = SwitchInfo {
-            name: name.into(),
-            idxs: Ids::new(SWITCH_PORTS),
-        };
-        self.switches.fill(id, info);
-        let s = u16::try_from(id).unwrap_or(u16::MAX);
-        self.switch_names.insert(name.into(), s);
-        Ok(s)
-    }
-
-    /// Seats a port in a switch.
-    fn seat(&mut self, switch: &str, port: PortId) -> Result<Seat> {
-        let s = self.switch(switch)?;
-        let full =
-            DomainError::NoSpace(alloc::format!("{switch} has {SWITCH_PORTS} ports already"));
-        let idx = self
-            .switches
-            .get_mut(u32::from(s))
-            .and_then(|i| i.idxs.take())
-            .and_then(|i| u16::try_from(i).ok())
-            .ok_or(full)?;
-        let seat = Seat { switch: s, idx };
-        if let Some(rec) = port.rec(&self.world) {
-            rec.set_seat(Some(seat));
-        }
-        if let Some(sw) = crate::switch::Switch::at(&self.world, s) {
-            sw.set_port(idx, Some(port));
-        }
-        if let Some(p) = self.ports.get_mut(port.0) {
-            p.seat = Some(seat);
-        }
-        self.world.topology_changed();
-        Ok(seat)
-    }
-
-    /// Takes a port out of its switch; the switch goes with its last port.
-    fn unseat(&mut self, port: PortId) -> Option<Seat> {
-        let seat = self.ports.get_mut(port.0)?.seat.take()?;
-        if let Some(rec) = port.rec(&self.world) {
-            rec.set_seat(None);
-        }
-        if let Some(sw) = crate::switch::Switch::at(&self.world, seat.switch) {
-            sw.set_port(seat.idx, None);
-            sw.fdb().retain(|s| s.port == seat.idx);
-        }
-        let id = u32::from(seat.switch);
-        if let Some(info) = self.switches.get_mut(id) {
-            info.idxs.put(u32::from(seat.idx));
-            if info.idxs.taken() == 0 {
-                let name = core::mem::take(&mut info.name);
-                self.switch_names.remove(&name);
-                self.switches.release(id);
-                if let Some(sw) = crate::switch::Switch::at(&self.world, seat.switch) {
-                    sw.clear();
-                }
-            }
-        }
-        self.world.topology_changed();
-        Some(seat)
     }
 
     fn rings_of(rings: &[RingState]) -> Rings {

@@ -2,22 +2,20 @@
 
 use alloc::collections::BTreeSet;
 use alloc::format;
-use alloc::string::ToString;
-use alloc::vec;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use netvale_ring::MAX_SLOTS;
 use netvale_ring::kring::KringId;
 use netvale_ring::layout::RegionGeom;
-use netvale_ring::pipe;
 use netvale_ring::port::{Opts, PortId, PortKind};
-use netvale_wire::name::{self, PipeRole, PortSpec, RingSel};
+use netvale_wire::name::{self, PortSpec, RingSel};
 
 use super::build::Plan;
 use super::control::check_header_len;
 use super::{
-    Bound, DEFAULT_SLOTS, Domain, DomainError, MAX_EXTRA, MAX_PIPE_RINGS, MAX_PIPES, MAX_RINGS,
-    MemSource, Port, Registration, Result, RingInfo, RingState, Want,
+    Bound, DEFAULT_SLOTS, Domain, DomainError, MAX_RINGS, MemSource, Port, Registration, Result,
+    RingInfo, RingState, Want,
 };
 
 impl<M: MemSource> Domain<M> {
@@ -28,47 +26,79 @@ impl<M: MemSource> Domain<M> {
     /// As netmap's REGISTER; nothing is left behind, and the owner may try
     /// again.
     pub fn register(&mut self, owner: u16, spec: &PortSpec, want: &Want) -> Result<Registration> {
-        let Some(o) = self.owners.get(u32::from(owner)) else {
-            return Err(DomainError::Invalid(format!("no registration {owner}")));
-        };
-        if o.bound.is_some() {
-            return Err(DomainError::Busy(
-                "this registration has a port already".into(),
-            ));
-        }
-        let isolated = o.isolated;
-        let want = with_options(spec, want);
-        if let Some(len) = want.vnet_hdr {
+        let isolated = self.unbound(owner)?;
+        let spec = &self.with_shared(spec)?;
+        let ask = Ask::new(spec, want, isolated);
+        if let Some(len) = ask.want.vnet_hdr {
             check_header_len(len)?;
         }
-        let spec = &self.with_shared(spec)?;
-        let made;
-        let port = if spec.flags.is_monitor() {
-            made = true;
-            self.make_monitor(spec, &want, isolated)?
-        } else {
-            let name = spec.port_name();
-            match self.find(&name) {
-                Some(port) => {
-                    made = false;
-                    port
-                }
-                None => {
-                    made = true;
-                    self.make_port(spec, &name, &want, isolated)?
-                }
-            }
-        };
-        let bound = self.bind(owner, port, spec, &want, isolated);
+        let (port, made) = self.resolve(&ask)?;
+        let bound = self.enter(owner, port, &ask);
+        self.settle(port, made, bound)
+    }
+
+    /// Whether an owner, who must have no port yet, is isolated.
+    pub(super) fn unbound(&self, owner: u16) -> Result<bool> {
+        match self.owners.get(u32::from(owner)) {
+            None => Err(DomainError::Invalid(format!("no registration {owner}"))),
+            Some(o) if o.bound.is_some() => Err(DomainError::Busy(
+                "this registration has a port already".into(),
+            )),
+            Some(o) => Ok(o.isolated),
+        }
+    }
+
+    /// The port that is asked for, and whether it was made for this: if what
+    /// follows fails, [`Domain::settle`] removes it again.
+    pub(super) fn resolve(&mut self, ask: &Ask<'_>) -> Result<(PortId, bool)> {
+        if let Some(id) = ask.spec.mem_id {
+            self.known_region(id)?;
+        }
+        if ask.spec.flags.is_monitor() {
+            return self.make_monitor(ask).map(|port| (port, true));
+        }
+        match self.lookup(ask.spec)? {
+            Some(port) => Ok((port, false)),
+            None => self.make_port(ask).map(|port| (port, true)),
+        }
+    }
+
+    /// After the last step: a port made for nothing goes.
+    pub(super) fn settle<T>(&mut self, port: PortId, made: bool, got: Result<T>) -> Result<T> {
         self.world.topology_changed();
-        if bound.is_err() && made {
-            let peer = self.port(port).and_then(|p| p.peer);
-            self.discard(port);
-            if let Some(peer) = peer {
-                self.discard(peer);
+        if made && got.is_err() {
+            self.discard_whole(port);
+        }
+        got
+    }
+
+    /// The port that a specification names, if it exists. A persistent port
+    /// has two names while it is attached to a switch.
+    pub(super) fn lookup(&self, spec: &PortSpec) -> Result<Option<PortId>> {
+        let name = spec.port_name();
+        let found = match (&spec.kind, &spec.pipe) {
+            (name::PortKind::Nic { name }, None) => {
+                self.find(name).or_else(|| self.persistent(name))
+            }
+            _ => self.find(&name),
+        };
+        match found.and_then(|id| self.port(id)) {
+            Some(p) if p.unnamed => Err(DomainError::Busy(format!(
+                "a port that is no part of {spec} is called {name}"
+            ))),
+            _ => Ok(found),
+        }
+    }
+
+    /// A name that no port has, for one that no request shall find.
+    pub(super) fn free_name(&mut self, stem: &str) -> String {
+        loop {
+            self.named += 1;
+            let name = format!("{stem}#{}", self.named);
+            if self.find(&name).is_none() {
+                return name;
             }
         }
-        bound
     }
 
     /// The specification with `@share:` turned into the region it means.
@@ -93,17 +123,17 @@ impl<M: MemSource> Domain<M> {
         Ok(spec)
     }
 
-    fn bind(
+    /// Binds an owner to a port that exists.
+    pub(super) fn enter(
         &mut self,
         owner: u16,
         port: PortId,
-        spec: &PortSpec,
-        want: &Want,
-        isolated: bool,
+        ask: &Ask<'_>,
     ) -> Result<Registration> {
+        let (spec, want) = (ask.spec, &ask.want);
         let gone = || DomainError::NotFound(format!("{}: no such port", spec.port_name()));
         let p = self.port(port).ok_or_else(gone)?;
-        if p.isolated != isolated {
+        if p.isolated != ask.isolated {
             let how = if p.isolated { "isolated" } else { "trusted" };
             return Err(DomainError::Busy(format!(
                 "{} is open as {how} port",
@@ -129,11 +159,11 @@ impl<M: MemSource> Domain<M> {
                 }
             }
         }
+        let region = p.region;
+        let nif = self.take_if(region)?;
         if let Some(len) = want.vnet_hdr {
             self.set_header_of(port, len);
         }
-        let region = self.port(port).ok_or_else(gone)?.region;
-        let nif = self.take_if(region)?;
         let extra = self.take_extra(region, owner, want.extra_bufs);
         self.write_nif(port, region, nif, &tx, &rx, extra.0);
         let exclusive = spec.flags.exclusive;
@@ -162,9 +192,7 @@ impl<M: MemSource> Domain<M> {
             rx: rx.clone(),
             extra: extra.1,
         };
-        if let Some(r) = self.regions.get_mut(u32::from(region)) {
-            r.users += 1;
-        }
+        self.enter_region(region, owner);
         if let Some(o) = self.owners.get_mut(u32::from(owner)) {
             o.bound = Some(bound);
         }
@@ -178,50 +206,84 @@ impl<M: MemSource> Domain<M> {
         let b = o.bound.as_ref()?;
         let p = self.port(b.port)?;
         let r = self.regions.get(u32::from(p.region))?;
-        let info = |dir: &[RingState], i: u16| {
-            let ring = dir.get(usize::from(i))?;
-            Some(RingInfo {
-                kring: ring.kring,
-                idx: i,
-                ofs: r.map.geom.ring_ofs(ring.obj) as u64,
-                slots: ring.slots,
-            })
-        };
         Some(Registration {
             owner,
-            port: b.port,
+            nif_ofs: r.map.geom.if_ofs(b.nif) as u64,
+            tx: ring_infos(r.map.geom, &p.tx, &b.tx),
+            rx: ring_infos(r.map.geom, &p.rx, &b.rx),
+            extra_bufs: b.extra,
+            ..self.outline(b.port)?
+        })
+    }
+
+    /// A port as if a registration of number 0 had all its rings.
+    pub(super) fn outline(&self, port: PortId) -> Option<Registration> {
+        let p = self.port(port)?;
+        let r = self.regions.get(u32::from(p.region))?;
+        let (tx, rx) = (all_of(&p.tx), all_of(&p.rx));
+        Some(Registration {
+            owner: 0,
+            port,
             name: p.name.clone(),
             kind: p.kind,
             region: p.region,
             region_gen: r.generation,
             shared: r.map.shared,
             geom: r.map.geom,
-            nif_ofs: r.map.geom.if_ofs(b.nif) as u64,
+            nif_ofs: 0,
             tx_rings: u16::try_from(p.tx.len()).unwrap_or(0),
             rx_rings: u16::try_from(p.rx.len()).unwrap_or(0),
-            tx: b.tx.iter().filter_map(|&i| info(&p.tx, i)).collect(),
-            rx: b.rx.iter().filter_map(|&i| info(&p.rx, i)).collect(),
+            tx: ring_infos(r.map.geom, &p.tx, &tx),
+            rx: ring_infos(r.map.geom, &p.rx, &rx),
             vnet_hdr: p.vnet_hdr,
-            extra_bufs: b.extra,
+            extra_bufs: 0,
             isolated: p.isolated,
         })
     }
 
+    /// Geometry of a port; one that does not exist is made and removed again,
+    /// as netmap's PORT_INFO_GET does. Owner and interface of the answer are 0.
+    ///
+    /// # Errors
+    ///
+    /// As [`Domain::register`], but a port that somebody has for himself, or
+    /// with headers, may be looked at.
+    pub fn info(&mut self, spec: &PortSpec) -> Result<Registration> {
+        let spec = &self.with_shared(spec)?;
+        self.look_at(&Ask::new(spec, &Want::default(), false))
+    }
+
+    pub(super) fn look_at(&mut self, ask: &Ask<'_>) -> Result<Registration> {
+        let (port, made) = self.resolve(ask)?;
+        let seen = self.outline(port).ok_or_else(|| {
+            DomainError::NotFound(format!("{}: no such port", ask.spec.port_name()))
+        });
+        let fits = seen.and_then(|seen| {
+            let p = self.port(port);
+            p.map_or(Ok(()), |p| chosen(p, ask.spec).map(|_| ()))
+                .map(|()| seen)
+        });
+        if made {
+            self.discard_whole(port);
+        }
+        fits
+    }
+
     /// Makes a port that nobody has open: of a switch, a pipe, or null.
-    fn make_port(
-        &mut self,
-        spec: &PortSpec,
-        name: &str,
-        want: &Want,
-        isolated: bool,
-    ) -> Result<PortId> {
+    fn make_port(&mut self, ask: &Ask<'_>) -> Result<PortId> {
+        let (spec, name) = (ask.spec, ask.spec.port_name());
         if let Some(pipe) = &spec.pipe {
-            return self.make_pipe(spec, pipe.role, name, want, isolated);
+            return self.make_pipe(ask, pipe.role, &name);
         }
         let kind = match &spec.kind {
             name::PortKind::Vale { port, .. } if self.persistent(port).is_some() => {
                 return Err(DomainError::Invalid(format!(
                     "{port} is a persistent port: attach it to the switch first"
+                )));
+            }
+            name::PortKind::Vale { port, .. } if (ask.is_interface)(port) => {
+                return Err(DomainError::Invalid(format!(
+                    "{port} is a network interface: attach it to the switch first"
                 )));
             }
             name::PortKind::Vale { .. } => PortKind::Vale,
@@ -238,7 +300,7 @@ impl<M: MemSource> Domain<M> {
                 )));
             }
         };
-        let port = self.make_plain(kind, spec.mem_id, name, want, isolated)?;
+        let port = self.make_plain(kind, spec.mem_id, &name, &ask.want, ask.isolated)?;
         if let name::PortKind::Vale { switch, .. } = &spec.kind
             && let Err(e) = self.seat(switch, port)
         {
@@ -276,260 +338,50 @@ impl<M: MemSource> Domain<M> {
             rx_bufs: true,
         })
     }
+}
 
-    /// Makes both ends of a pipe; the end that was asked for.
-    fn make_pipe(
-        &mut self,
-        spec: &PortSpec,
-        role: PipeRole,
-        name: &str,
-        want: &Want,
-        isolated: bool,
-    ) -> Result<PortId> {
-        let peer_spec = PortSpec {
-            pipe: spec.pipe.clone().map(|p| name::Pipe {
-                role: p.role.peer(),
-                ..p
-            }),
-            ..spec.clone()
-        };
-        if matches!(
-            spec.rings,
-            RingSel::Host | RingSel::HostOne(_) | RingSel::NicAndHost
-        ) {
-            return Err(DomainError::Invalid(format!(
-                "{name}: a pipe has no host rings"
-            )));
-        }
-        let parent = spec.kind.to_string();
-        let siblings = self
-            .ports
-            .iter()
-            .filter(|(_, p)| p.parent.as_deref() == Some(&parent))
-            .count();
-        if siblings / 2 >= MAX_PIPES {
-            return Err(DomainError::Invalid(format!(
-                "{parent} has {MAX_PIPES} pipes already"
-            )));
-        }
-        let like = self.find(&parent).and_then(|p| self.port(p));
-        let default = |dir: fn(&Port) -> &Vec<RingState>| {
-            like.and_then(|p| dir(p).first())
-                .map_or(DEFAULT_SLOTS, |r| r.slots)
-        };
-        let (dtx, drx) = (default(|p| &p.tx), default(|p| &p.rx));
-        let mut tx = (
-            count(want.tx_rings, 1, MAX_PIPE_RINGS),
-            slots(want.tx_slots, dtx),
-        );
-        let mut rx = (
-            count(want.rx_rings, 1, MAX_PIPE_RINGS),
-            slots(want.rx_slots, drx),
-        );
-        if role == PipeRole::Slave {
-            // The configuration is the master's.
-            core::mem::swap(&mut tx, &mut rx);
-        }
-        let (master_tx, master_rx) = (tx, rx);
-        let mut ends = vec![];
-        for (end, tx, rx) in [
-            (PipeRole::Master, master_tx, master_rx),
-            (PipeRole::Slave, master_rx, master_tx),
-        ] {
-            let region = match self.region_for(spec.mem_id, isolated, tx, rx, want.extra_bufs) {
-                Ok(region) => region,
-                Err(e) => {
-                    ends.iter().for_each(|&p| self.discard(p));
-                    return Err(e);
-                }
-            };
-            let s = if end == role {
-                name.into()
-            } else {
-                peer_spec.port_name()
-            };
-            let built = self.build(Plan {
-                name: s,
-                kind: PortKind::Pipe,
-                tx,
-                rx,
-                isolated,
-                region,
-                rx_bufs: isolated,
-            });
-            match built {
-                Ok(port) => ends.push(port),
-                Err(e) => {
-                    ends.iter().for_each(|&p| self.discard(p));
-                    return Err(e);
-                }
-            }
-        }
-        let (master, slave) = (ends[0], ends[1]);
-        for (a, b) in [(master, slave), (slave, master)] {
-            if let Some(p) = self.ports.get_mut(a.0) {
-                p.peer = Some(b);
-                p.parent = Some(parent.clone());
-            }
-            self.link_pipe(a, b);
-        }
-        Ok(if role == PipeRole::Master {
-            master
-        } else {
-            slave
-        })
-    }
+/// What is asked for, worked out.
+#[derive(Clone, Copy)]
+pub(super) struct Ask<'a> {
+    pub(super) spec: &'a PortSpec,
+    pub(super) want: Want,
+    pub(super) isolated: bool,
+    /// Whether the system has a network interface of this name.
+    pub(super) is_interface: &'a dyn Fn(&str) -> bool,
+}
 
-    /// Joins the TX rings of `a` with the RX rings of `b`.
-    fn link_pipe(&self, a: PortId, b: PortId) {
-        let (Some(a), Some(b)) = (self.port(a), self.port(b)) else {
-            return;
-        };
-        for (t, r) in a.tx.iter().zip(&b.rx) {
-            let (Some(tx), Some(rx)) = (self.world.kring(t.kring), self.world.kring(r.kring))
-            else {
-                continue;
-            };
-            tx.set_peer(Some(r.kring));
-            rx.set_peer(Some(t.kring));
-            pipe::init(tx, rx, u32::from(t.slots));
-        }
-    }
-
-    /// Makes a monitor of a port that is open.
-    fn make_monitor(&mut self, spec: &PortSpec, want: &Want, isolated: bool) -> Result<PortId> {
-        let parent_name = spec.port_name();
-        let parent = self.find(&parent_name).ok_or_else(|| {
-            DomainError::NotFound(format!("{parent_name}: no such port to monitor"))
-        })?;
-        let p = self
-            .port(parent)
-            .ok_or_else(|| DomainError::NotFound(parent_name.clone()))?;
-        if p.kind == PortKind::Monitor {
-            return Err(DomainError::Invalid("a monitor cannot be monitored".into()));
-        }
-        if p.owners.is_empty() {
-            return Err(DomainError::Invalid(format!("{parent_name} is not open")));
-        }
-        let (wtx, wrx) = chosen(
-            p,
-            &PortSpec {
-                flags: name::PortFlags::default(),
-                ..spec.clone()
-            },
-        )?;
-        let zcopy = spec.flags.zcopy_mon;
-        let (mon_tx, mon_rx) = (spec.flags.mon_tx || zcopy, spec.flags.mon_rx || zcopy);
-        if zcopy && (isolated || p.isolated) {
-            return Err(DomainError::Unsupported(format!(
-                "{parent_name}: zero-copy monitors need a region shared with the port"
-            )));
-        }
-        let rings = u16::try_from(p.tx.len().max(p.rx.len())).unwrap_or(1);
-        let like =
-            p.rx.first()
-                .or(p.tx.first())
-                .map_or(DEFAULT_SLOTS, |r| r.slots);
-        let kind = format!(
-            "{}{}{}",
-            if zcopy { "z" } else { "" },
-            if mon_rx { "r" } else { "" },
-            if mon_tx { "t" } else { "" }
-        );
-        let shared = zcopy.then_some(p.region);
-        self.monitors_made += 1;
-        let name = format!("{parent_name}/{kind}#{}", self.monitors_made);
-        let tx = (1, slots(want.tx_slots, like).min(64));
-        let rx = (rings, slots(want.rx_slots, like));
-        let region = self.region_for(shared, isolated, tx, rx, want.extra_bufs)?;
-        let port = self.build(Plan {
-            name,
-            kind: PortKind::Monitor,
-            tx,
-            rx,
+impl<'a> Ask<'a> {
+    pub(super) fn new(spec: &'a PortSpec, want: &Want, isolated: bool) -> Self {
+        Self {
+            spec,
+            want: with_options(spec, want),
             isolated,
-            region,
-            rx_bufs: true,
-        })?;
-        if let Some(m) = self.ports.get_mut(port.0) {
-            m.watches = Some(parent);
+            is_interface: &|_| false,
         }
-        self.link_monitor(port, parent, zcopy, (mon_tx, &wtx), (mon_rx, &wrx));
-        Ok(port)
-    }
-
-    fn link_monitor(
-        &self,
-        monitor: PortId,
-        parent: PortId,
-        zcopy: bool,
-        tx: (bool, &[u16]),
-        rx: (bool, &[u16]),
-    ) {
-        let (Some(m), Some(p)) = (self.port(monitor), self.port(parent)) else {
-            return;
-        };
-        for (dir, is_tx, (on, which)) in [(&p.tx, true, tx), (&p.rx, false, rx)] {
-            for &i in which.iter().filter(|_| on) {
-                let (Some(ring), Some(mine)) = (dir.get(usize::from(i)), m.rx.get(usize::from(i)))
-                else {
-                    continue;
-                };
-                let (Some(watched), Some(tap)) =
-                    (self.world.kring(ring.kring), self.world.kring(mine.kring))
-                else {
-                    continue;
-                };
-                tap.set_zcopy(zcopy);
-                tap.set_next_monitor(is_tx, watched.monitors());
-                watched.set_monitors(Some(mine.kring));
-            }
-        }
-    }
-
-    /// The region for a new port: the one asked for, the shared one, or for an
-    /// isolated port one of its own.
-    fn region_for(
-        &mut self,
-        asked: Option<u16>,
-        isolated: bool,
-        tx: (u16, u16),
-        rx: (u16, u16),
-        extra: u32,
-    ) -> Result<u16> {
-        if isolated {
-            let rings = u32::from(tx.0) + u32::from(rx.0) + 2;
-            let most = u32::from(tx.1.max(rx.1));
-            let geom = RegionGeom::private(rings, most, extra.min(MAX_EXTRA));
-            return self.make_region(geom, false);
-        }
-        match asked {
-            None => self.global_region(),
-            Some(super::GLOBAL_REGION) => self.global_region(),
-            Some(id) => match self.regions.get(u32::from(id)) {
-                Some(r) if r.map.shared.is_some() => Ok(id),
-                _ => Err(DomainError::Invalid(format!("no memory region {id}"))),
-            },
-        }
-    }
-
-    /// Makes another shared region; its identifier is a `@N` of port names.
-    ///
-    /// # Errors
-    ///
-    /// [`DomainError::NoSpace`].
-    pub fn new_region(&mut self, geom: RegionGeom) -> Result<u16> {
-        self.global_region()?;
-        self.make_region(geom, true)
     }
 }
 
+fn all_of(rings: &[RingState]) -> Vec<u16> {
+    (0..u16::try_from(rings.len()).unwrap_or(0)).collect()
+}
+
+fn ring_infos(geom: RegionGeom, rings: &[RingState], which: &[u16]) -> Vec<RingInfo> {
+    let info = |&i: &u16| {
+        let ring = rings.get(usize::from(i))?;
+        Some(RingInfo {
+            kring: ring.kring,
+            idx: i,
+            ofs: geom.ring_ofs(ring.obj) as u64,
+            slots: ring.slots,
+        })
+    };
+    which.iter().filter_map(info).collect()
+}
+
 /// Rings that a specification binds.
-fn chosen(p: &Port, spec: &PortSpec) -> Result<(Vec<u16>, Vec<u16>)> {
-    let all =
-        |rings: &[RingState]| (0..u16::try_from(rings.len()).unwrap_or(0)).collect::<Vec<_>>();
+pub(super) fn chosen(p: &Port, spec: &PortSpec) -> Result<(Vec<u16>, Vec<u16>)> {
     let (mut tx, mut rx) = match spec.rings {
-        RingSel::All => (all(&p.tx), all(&p.rx)),
+        RingSel::All => (all_of(&p.tx), all_of(&p.rx)),
         RingSel::One(i) => {
             let i = usize::from(i);
             if i >= p.tx.len() && i >= p.rx.len() {
@@ -577,11 +429,11 @@ fn with_options(spec: &PortSpec, want: &Want) -> Want {
     }
 }
 
-fn count(asked: u16, default: u16, most: u16) -> u16 {
+pub(super) fn count(asked: u16, default: u16, most: u16) -> u16 {
     if asked == 0 { default } else { asked.min(most) }
 }
 
-fn slots(asked: u16, default: u16) -> u16 {
+pub(super) fn slots(asked: u16, default: u16) -> u16 {
     let most = u16::try_from(MAX_SLOTS).unwrap_or(u16::MAX);
     if asked == 0 {
         default

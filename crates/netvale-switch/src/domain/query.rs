@@ -139,7 +139,7 @@ impl<M: MemSource> Domain<M> {
                 (name.unwrap_or_default(), s.switch, s.idx)
             }),
             isolated: p.isolated,
-            persistent: p.persistent,
+            persistent: p.persistent && !p.automatic,
             owners: p
                 .owners
                 .iter()

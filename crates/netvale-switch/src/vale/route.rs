@@ -1,13 +1,16 @@
 //! The way of the last batch, to be gone again without a search.
 
+use alloc::sync::Arc;
 use core::sync::atomic::Ordering::Relaxed;
 
 use netvale_ring::Slot;
 use netvale_ring::deliver::{Source, Target, deliver_one, deliver_run};
 use netvale_ring::kring::{Counter, KringWindow};
 use netvale_ring::layout::RESERVED_BUFS;
-use netvale_ring::slot::{NS_INDIRECT, NS_MOREFRAG, RingWindow};
-use netvale_ring::world::Party;
+use netvale_ring::offsets::Offsets;
+use netvale_ring::pipe::End;
+use netvale_ring::slot::{NS_BUF_CHANGED, NS_INDIRECT, NS_MOREFRAG, RingWindow};
+use netvale_ring::world::{Party, RegionMap, Waker, World};
 
 use super::{MIN_RUN, RUN, TxRing};
 use crate::fdb::FdbWindow;
@@ -31,6 +34,55 @@ pub(super) struct Route {
     pub(super) gives: bool,
 }
 
+/// The commonest sync of all, for those that sync after every frame: one slot,
+/// on the way of the frames before it. `false`, with nothing done, if anything
+/// about it is out of the ordinary.
+#[inline(always)]
+pub(super) fn one(
+    world: &World,
+    own: &RegionMap,
+    waker: &Arc<dyn Waker>,
+    owner: u16,
+    end: End<'_>,
+    r: &Route,
+) -> bool {
+    let (ring, kring) = (end.ring, end.kring);
+    let ((hwcur, hwtail), n) = (kring.hw(), ring.count());
+    let head = ring.head();
+    let as_usual = hwcur < n
+        && hwtail < n
+        && hwcur != hwtail
+        && head == ring.next(hwcur)
+        && ring.cur() == head
+        && ring.tail() == hwtail
+        && !kring.is_watched();
+    if !as_usual || r.gives || r.topology != world.topology() || r.epoch != world.epoch() {
+        return false;
+    }
+    let fdb = r.fdb.get();
+    let (slot, bufs) = (ring.slot(hwcur), own.bufs());
+    let same = |head| has_key(head, r.key);
+    if !fdb.still(r.dst)
+        || !fdb.still(r.src)
+        || slot.has(NS_BUF_CHANGED)
+        || !Limits::of(own).allow(slot)
+        || !bufs.head(slot.buf(), 0).is_some_and(same)
+    {
+        return false;
+    }
+    let to = Target::known(r.kring.get(), own, r.ring.get(), r.generation);
+    let Some(to) = to.filter(|to| !to.kring.is_watched()) else {
+        return false;
+    };
+    deliver_one(waker, owner, own, &to, slot);
+    kring.count(Counter::Frames, 1);
+    kring.count(Counter::Bytes, u64::from(slot.len()));
+    kring.count(Counter::Syncs, 1);
+    kring.set_hw(head, hwcur);
+    ring.set_tail(hwcur);
+    true
+}
+
 /// Sends slots from `first` on the way that the frames before them took, as
 /// far as they go the same way. Returns how many.
 #[inline]
@@ -50,19 +102,8 @@ pub(super) fn follow(party: &Party<'_>, tx: &TxRing<'_>, r: &Route, first: u32, 
         ring: tx.end.ring,
         map: party.own,
         gives: r.gives,
+        offsets: Offsets::NONE, // or there were no route
     };
-    if n == 1 {
-        let slot = from.ring.slot(first);
-        let same = |head| has_key(head, r.key);
-        if !Limits::of(&from).allow(slot) || !from.map.bufs().head(slot.buf(), 0).is_some_and(same)
-        {
-            return 0;
-        }
-        deliver_one(party, &from, &to, first, slot);
-        tx.end.kring.count(Counter::Frames, 1);
-        tx.end.kring.count(Counter::Bytes, u64::from(slot.len()));
-        return 1;
-    }
     let (mut done, mut at, mut bytes) = (0, first, 0);
     while done < n {
         let Some((run, b)) = measure(&from, at, n - done, r.key) else {
@@ -80,17 +121,21 @@ pub(super) fn follow(party: &Party<'_>, tx: &TxRing<'_>, r: &Route, first: u32, 
 
 /// How many slots from `first` on hold whole single-slot frames with these
 /// addresses, and their bytes; at most [`RUN`], and not round the end of the
-/// ring. `None` if they are too few to be sent apart from what follows.
+/// ring. Clears the program's NS_BUF_CHANGED in them. `None` if they are too few to be sent apart from what follows.
 #[inline]
 pub(super) fn measure(from: &Source<'_>, first: u32, left: u32, key: Key) -> Option<(u32, u64)> {
     let most = left.min(RUN).min(from.ring.count() - first);
-    let (bufs, limits) = (from.map.bufs(), Limits::of(from));
+    let (bufs, limits) = (from.map.bufs(), Limits::of(from.map));
     let (mut n, mut bytes) = (0, 0);
     for words in from.ring.words(first, most).chunks_exact(2) {
         let slot = Slot::from_bits(words[0].load(Relaxed));
         let same = |head| has_key(head, key);
         if !limits.allow(slot) || !bufs.head(slot.buf(), 0).is_some_and(same) {
             break;
+        }
+        if slot.has(NS_BUF_CHANGED) {
+            let seen = slot.with_flags(slot.flags() & !NS_BUF_CHANGED);
+            words[0].store(seen.bits(), Relaxed);
         }
         n += 1;
         bytes += u64::from(slot.len());
@@ -108,10 +153,10 @@ pub(super) struct Limits {
 
 impl Limits {
     #[inline]
-    pub(super) fn of(from: &Source<'_>) -> Self {
+    pub(super) fn of(map: &RegionMap) -> Self {
         Self {
-            bufs: from.map.geom.bufs - RESERVED_BUFS,
-            len: from.map.geom.buf_size - 14,
+            bufs: map.geom.bufs - RESERVED_BUFS,
+            len: map.geom.buf_size - 14,
         }
     }
 

@@ -27,7 +27,8 @@
 //!   large region numbers to 16 bits;
 //! * an interface name has no `:`, no `&`, no space and no control character,
 //!   because no interface can be called so or netmap's own tests forbid it;
-//! * a switch port and a pipe need a name, even before modifiers;
+//! * a switch port and a pipe need a name, even before modifiers (a name in a
+//!   request may lack the former, see [`PortSpec::from_nr_name`]);
 //! * an option's key needs a value, and a trailing comma is an error;
 //! * a pipe has no host rings: the kernel refuses them, so does this parser.
 
@@ -41,6 +42,7 @@ pub use error::NameError;
 pub use opts::{Conf, ExtMem, Offset, PortOpts};
 
 use crate::abi::{mode, regflags};
+use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use core::fmt;
 use core::str::FromStr;
@@ -57,7 +59,8 @@ pub const MAX_PORT: usize = 15;
 /// A parsed port specification.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PortSpec {
-    /// What the port belongs to; for a pipe, the pipe's parent.
+    /// What the port belongs to; for a pipe, the pipe's parent, or its
+    /// parent's if that is a pipe too.
     pub kind: PortKind,
     /// The end of a pipe, if the specification names one.
     pub pipe: Option<Pipe>,
@@ -84,7 +87,10 @@ impl PortSpec {
     /// Parses a name as it stands in a netmap request: no `netmap:` in front,
     /// no modifiers or options behind, so that `eth-1` is an interface.
     ///
-    /// A pipe whose parent is a pipe is not supported.
+    /// As netmap's kernel module does, this takes some names that no
+    /// specification can say: a pipe whose parent is a pipe (`a{1{2`: the last
+    /// `{` counts, or if there is none the last `}`), a pipe name of any
+    /// characters, and a switch port that has no name (`vale0:`).
     ///
     /// # Errors
     ///
@@ -116,10 +122,19 @@ impl PortSpec {
             other => other.to_string(),
         };
         if let Some(pipe) = &self.pipe {
-            name.push(pipe.role.brace());
-            name.push_str(&pipe.id);
+            name.push_str(&pipe.to_string());
         }
         name
+    }
+
+    /// What a pipe belongs to: the name without the pipe.
+    #[must_use]
+    pub fn parent(&self) -> Option<Self> {
+        let pipe = self.pipe.as_ref()?;
+        Some(Self {
+            pipe: pipe.under.as_deref().cloned(),
+            ..Self::new(self.kind.clone())
+        })
     }
 
     /// `nr_mode` of a register request, see [`mode`].
@@ -153,7 +168,8 @@ impl FromStr for PortSpec {
     }
 }
 
-/// Writes the canonical form; [`PortSpec::parse`] reads it back to an equal value.
+/// Writes the canonical form; [`PortSpec::parse`] reads it back to an equal
+/// value, unless only a request can carry the name.
 impl fmt::Display for PortSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.kind {
@@ -165,7 +181,7 @@ impl fmt::Display for PortSpec {
             }
         }
         if let Some(pipe) = &self.pipe {
-            write!(f, "{}{}", pipe.role.brace(), pipe.id)?;
+            write!(f, "{pipe}")?;
         }
         write!(f, "{}{}", self.rings, self.flags)?;
         if let Some(id) = self.mem_id {
@@ -268,6 +284,18 @@ pub struct Pipe {
     pub role: PipeRole,
     /// The pipe's name under its parent.
     pub id: String,
+    /// The end of a pipe that is this one's parent: only in names of requests.
+    pub under: Option<Box<Self>>,
+}
+
+/// Writes what follows the name of the parent.
+impl fmt::Display for Pipe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(under) = &self.under {
+            write!(f, "{under}")?;
+        }
+        write!(f, "{}{}", self.role.brace(), self.id)
+    }
 }
 
 /// The two ends of a pipe; they differ in name only.

@@ -7,6 +7,7 @@ use super::{
 };
 use crate::abi::{NETMAP_RING_MASK, NM_BDG_NAME};
 use alloc::borrow::ToOwned;
+use alloc::boxed::Box;
 use alloc::string::String;
 
 /// Characters that end a name in a specification.
@@ -71,14 +72,51 @@ pub(super) fn nr_name(text: &str) -> Result<PortSpec, NameError> {
         return Ok(PortSpec::new(kind));
     }
     check_len("the port name", text, MAX_NR_NAME)?;
-    let colon = match text.starts_with(NM_BDG_NAME) {
-        true => Some(switch_name(text)?),
-        false => None,
+    request_form(text)
+}
+
+/// A name as netmap's kernel module reads it: it ends in a pipe if there is a
+/// `{`, else if there is a `}`, and the last one counts.
+fn request_form(text: &str) -> Result<PortSpec, NameError> {
+    let Some(brace) = text.rfind('{').or_else(|| text.rfind('}')) else {
+        return plain_request(text);
     };
-    let start = colon.map_or(0, |colon| colon + 1);
-    let name = text.get(start..).unwrap_or_default();
-    let switch = colon.and_then(|colon| text.get(..colon));
-    port_and_pipe(name, start, switch)
+    let (parent, pipe) = text.split_at(brace);
+    let (role, id) = match pipe.strip_prefix('{') {
+        Some(id) => (PipeRole::Master, id),
+        None => (PipeRole::Slave, pipe.get(1..).unwrap_or_default()),
+    };
+    let empty = |what, at| Err(NameError::EmptyPart { what, at });
+    if parent.is_empty() {
+        return empty("port name", 0);
+    }
+    if id.is_empty() {
+        return empty("pipe name", brace + 1);
+    }
+    let parent = request_form(parent)?;
+    let pipe = Pipe {
+        role,
+        id: id.to_owned(),
+        under: parent.pipe.clone().map(Box::new),
+    };
+    Ok(PortSpec {
+        pipe: Some(pipe),
+        ..parent
+    })
+}
+
+/// The name in a request of something that is no pipe. Only here may the port
+/// part of a switch port's name be empty.
+fn plain_request(text: &str) -> Result<PortSpec, NameError> {
+    if !text.starts_with(NM_BDG_NAME) {
+        let name = text.to_owned();
+        interface_name(text, 0)?;
+        return Ok(PortSpec::new(PortKind::Nic { name }));
+    }
+    let colon = switch_name(text)?;
+    let (switch, port) = text.split_at(colon);
+    let port = port.get(1..).unwrap_or_default();
+    switch_port(switch, port).map(PortSpec::new)
 }
 
 /// `netmap:` and `vale` names: `start` is where the name after the colon is.
@@ -97,8 +135,7 @@ fn netmap_form(text: &str, start: usize, switch: Option<&str>) -> Result<PortSpe
     Ok(spec)
 }
 
-/// A name that may end in a pipe. The kernel splits at the last brace, the
-/// library allows only one: the same for every name that passes here.
+/// A name that may end in a pipe. The library allows one brace.
 fn port_and_pipe(name: &str, start: usize, switch: Option<&str>) -> Result<PortSpec, NameError> {
     let brace = name.find(BRACES).unwrap_or(name.len());
     let (parent, pipe) = name.split_at(brace);
@@ -109,21 +146,9 @@ fn port_and_pipe(name: &str, start: usize, switch: Option<&str>) -> Result<PortS
         });
     }
     let kind = match switch {
-        Some(switch) => {
-            check_len("the port part of a switch port's name", parent, MAX_PORT)?;
-            PortKind::Vale {
-                switch: switch.to_owned(),
-                port: parent.to_owned(),
-            }
-        }
+        Some(switch) => switch_port(switch, parent)?,
         None => {
-            check_chars(
-                parent,
-                start,
-                "an interface name",
-                "no ':', '&', space or control character (a switch port has no netmap: in front)",
-                |ch| ch != ':' && ch != '&' && !ch.is_whitespace(),
-            )?;
+            interface_name(parent, start)?;
             PortKind::Nic {
                 name: parent.to_owned(),
             }
@@ -150,8 +175,27 @@ fn port_and_pipe(name: &str, start: usize, switch: Option<&str>) -> Result<PortS
     spec.pipe = Some(Pipe {
         role,
         id: id.to_owned(),
+        under: None,
     });
     Ok(spec)
+}
+
+fn switch_port(switch: &str, port: &str) -> Result<PortKind, NameError> {
+    check_len("the port part of a switch port's name", port, MAX_PORT)?;
+    Ok(PortKind::Vale {
+        switch: switch.to_owned(),
+        port: port.to_owned(),
+    })
+}
+
+fn interface_name(name: &str, start: usize) -> Result<(), NameError> {
+    check_chars(
+        name,
+        start,
+        "an interface name",
+        "no ':', '&', space or control character (a switch port has no netmap: in front)",
+        |ch| ch != ':' && ch != '&' && !ch.is_whitespace(),
+    )
 }
 
 /// Checks what precedes the colon of a switch port and returns where it is.

@@ -316,9 +316,15 @@ fn request_names_have_no_modifiers() {
         Err(NameError::EmptyPart { at: 2, .. })
     ));
     assert!(matches!(
-        parse("x{1{2"),
-        Err(NameError::NestedPipe { at: 3 })
+        parse("}x"),
+        Err(NameError::EmptyPart { at: 0, .. })
     ));
+    assert!(matches!(
+        parse("vale0{1"),
+        Err(NameError::MissingColon { .. })
+    ));
+    let unnamed = parse("vale0:").unwrap();
+    assert_eq!(unnamed.port_name(), "vale0:");
     assert!(matches!(
         parse("vale0"),
         Err(NameError::MissingColon { .. })
@@ -328,6 +334,30 @@ fn request_names_have_no_modifiers() {
         Err(NameError::BadChar { .. })
     ));
     assert_eq!(parse(""), Err(NameError::Empty));
+}
+
+/// Name, what it belongs to, role and name of the pipe.
+const NESTED: &[(&str, &str, PipeRole, &str)] = &[
+    ("a{1{2", "a{1", PipeRole::Master, "2"),
+    ("a}1{2", "a}1", PipeRole::Master, "2"),
+    ("a}1}2", "a}1", PipeRole::Slave, "2"),
+    ("a{1}2", "a", PipeRole::Master, "1}2"),
+    ("vale0:a{1{2{3", "vale0:a{1{2", PipeRole::Master, "3"),
+    ("a{b-c*", "a", PipeRole::Master, "b-c*"),
+];
+
+#[test]
+fn pipes_in_requests_split_at_the_last_brace() {
+    for &(name, parent, role, id) in NESTED {
+        let spec = PortSpec::from_nr_name(name).unwrap();
+        assert_eq!(spec.port_name(), name);
+        assert_eq!(spec.parent().unwrap().port_name(), parent, "{name}");
+        let above = PortSpec::from_nr_name(parent).unwrap();
+        assert_eq!(spec.parent(), Some(above), "{name}");
+        let pipe = spec.pipe.unwrap();
+        assert_eq!((pipe.role, pipe.id.as_str()), (role, id), "{name}");
+    }
+    assert_eq!(PortSpec::from_nr_name("a").unwrap().parent(), None);
 }
 
 fn any_spec() -> impl Strategy<Value = PortSpec> {
@@ -378,6 +408,7 @@ fn any_spec() -> impl Strategy<Value = PortSpec> {
                                 PipeRole::Slave
                             },
                             id,
+                            under: None,
                         });
                     }
                 }
@@ -419,7 +450,9 @@ proptest! {
     #[test]
     fn any_text_is_safe(text in "\\PC{0,80}") {
         let _ = PortSpec::parse(&text);
-        let _ = PortSpec::from_nr_name(&text);
+        if let Ok(spec) = PortSpec::from_nr_name(&text) {
+            prop_assert_eq!(PortSpec::from_nr_name(&spec.port_name()), Ok(spec));
+        }
     }
 
     /// Texts made of the grammar's own pieces get deeper into the parser; what
@@ -435,6 +468,8 @@ proptest! {
         if let Ok(spec) = PortSpec::parse(&text) {
             prop_assert_eq!(PortSpec::parse(&spec.to_string()), Ok(spec));
         }
-        let _ = PortSpec::from_nr_name(&text);
+        if let Ok(spec) = PortSpec::from_nr_name(&text) {
+            prop_assert_eq!(PortSpec::from_nr_name(&spec.port_name()), Ok(spec));
+        }
     }
 }

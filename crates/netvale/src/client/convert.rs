@@ -11,7 +11,7 @@ use netvale_wire::proto::{self, Context, PortInfo, RegionInfo, Registered, RingP
 
 use crate::{Error, ErrorKind, Result};
 
-pub(super) fn wanted(w: &Want) -> Wanted {
+pub(crate) fn wanted(w: &Want) -> Wanted {
     Wanted {
         tx_rings: w.tx_rings,
         rx_rings: w.rx_rings,
@@ -25,7 +25,7 @@ pub(super) fn wanted(w: &Want) -> Wanted {
 }
 
 /// Bytes of a file, if it is one that could be mapped.
-pub(super) fn size(bytes: u64) -> Result<usize> {
+pub(crate) fn size(bytes: u64) -> Result<usize> {
     usize::try_from(bytes)
         .ok()
         .filter(|n| (1..=1 << 46).contains(n))
@@ -52,12 +52,12 @@ fn geom(g: [u32; 5]) -> Result<RegionGeom> {
     })
 }
 
-pub(super) fn region(info: &RegionInfo, mem: Mem) -> Result<RegionMap> {
+pub(crate) fn region(info: &RegionInfo, mem: Mem) -> Result<RegionMap> {
     RegionMap::new(info.id, info.generation, info.shared, geom(info.geom)?, mem)
         .ok_or_else(|| bad("region's size"))
 }
 
-pub(super) fn registration(r: &Registered) -> Result<Registration> {
+pub(crate) fn registration(r: &Registered) -> Result<Registration> {
     let place = |p: &RingPlace| RingInfo {
         kring: KringId(p.kring),
         idx: p.idx,
@@ -87,7 +87,7 @@ pub(super) fn registration(r: &Registered) -> Result<Registration> {
     })
 }
 
-pub(super) fn port(p: PortInfo) -> PortEntry {
+pub(crate) fn port(p: PortInfo) -> PortEntry {
     PortEntry {
         name: p.name,
         kind: kind(&p.kind).unwrap_or_default(),
@@ -110,7 +110,7 @@ pub(super) fn port(p: PortInfo) -> PortEntry {
     }
 }
 
-pub(super) fn stats(s: proto::PortStats) -> PortStats {
+pub(crate) fn stats(s: proto::PortStats) -> PortStats {
     PortStats {
         name: s.name,
         tx: (s.tx_packets, s.tx_bytes),

@@ -11,22 +11,23 @@ use netvale_wire::proto::{
     StateFile, decode_reply, encode,
 };
 
+use crate::registration::kept;
 use crate::{Error, ErrorKind, Result};
 
 /// A connection that has said hello.
 #[derive(Debug)]
-pub(super) struct Link {
+pub(crate) struct Link {
     channel: Channel,
     pid: u32,
 }
 
 /// What the server said to our hello.
 #[derive(Debug)]
-pub(super) struct Welcome {
-    pub(super) instance: u64,
-    pub(super) context: Context,
+pub(crate) struct Welcome {
+    pub(crate) instance: u64,
+    pub(crate) context: Context,
     /// For the trusted: the hidden state.
-    pub(super) state: Option<(OwnedFd, StateFile)>,
+    pub(crate) state: Option<(OwnedFd, StateFile)>,
 }
 
 /// Longest wait for an answer: the server does nothing slow, but the machine
@@ -37,12 +38,12 @@ const START_HINT: &str = "open the port again to start a new server, or run: net
 
 impl Link {
     /// Connects and says hello.
-    pub(super) fn open(dir: &Path, isolated: bool) -> Result<(Self, Welcome)> {
+    pub(crate) fn open(dir: &Path, isolated: bool) -> Result<(Self, Welcome)> {
         Self::open_within(dir, isolated, PATIENCE)
     }
 
     /// The same, and waits at most that long for each answer.
-    pub(super) fn open_within(
+    pub(crate) fn open_within(
         dir: &Path,
         isolated: bool,
         patience: Duration,
@@ -92,7 +93,7 @@ impl Link {
     }
 
     /// Asks and waits for the answer. A refusal is an error.
-    pub(super) fn ask(&mut self, request: &Request) -> Result<(Reply, Vec<OwnedFd>)> {
+    pub(crate) fn ask(&mut self, request: &Request) -> Result<(Reply, Vec<OwnedFd>)> {
         let message = encode(request).map_err(|e| Error::new(ErrorKind::Usage, e.to_string()))?;
         self.channel.send(&message, &[]).map_err(lost)?;
         let mut buf = vec![0; MAX_MSG];
@@ -108,7 +109,7 @@ impl Link {
                 message,
                 hint,
             } => {
-                let error = Error::new(kind_of(kind), message);
+                let error = Error::new(kind_of(kind), message).refused(kind);
                 Err(match hint {
                     Some(hint) => error.with_hint(hint),
                     None => error,
@@ -118,19 +119,40 @@ impl Link {
         }
     }
 
+    /// Over a socket that has said hello already.
+    pub(crate) fn over(socket: OwnedFd) -> Self {
+        Self {
+            channel: Channel::from(socket),
+            pid: std::process::id(),
+        }
+    }
+
+    /// The same, to be kept for longer than a call.
+    pub(crate) fn keep(self) -> Self {
+        Self {
+            channel: Channel::from(kept(self.channel.into())),
+            pid: self.pid,
+        }
+    }
+
+    /// Its socket.
+    pub(crate) fn into_fd(self) -> OwnedFd {
+        self.channel.into()
+    }
+
     /// Whether it was opened by this process, not by one that forked us.
-    pub(super) fn is_ours(&self) -> bool {
+    pub(crate) fn is_ours(&self) -> bool {
         self.pid == std::process::id()
     }
 
     /// Whether the server still has its end open.
-    pub(super) fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         self.channel.is_open()
     }
 }
 
 /// An answer to some other question.
-pub(super) fn unexpected(reply: &Reply) -> Error {
+pub(crate) fn unexpected(reply: &Reply) -> Error {
     let text = format!("{reply:?}");
     let name = text.split([' ', '(', '{']).next().unwrap_or_default();
     Error::new(

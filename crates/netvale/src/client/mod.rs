@@ -4,9 +4,9 @@
 //! is. Questions go over one more connection, which also keeps an on-demand
 //! server alive while somebody holds a [`Namespace`](crate::Namespace).
 
-mod convert;
-mod link;
-mod session;
+pub(crate) mod convert;
+pub(crate) mod link;
+pub(crate) mod session;
 mod start;
 
 use std::path::{Path, PathBuf};
@@ -32,6 +32,14 @@ pub(crate) fn default_path() -> PathBuf {
         Some(path) if !path.is_empty() => path.into(),
         _ => own_path(),
     }
+}
+
+/// A new connection; starts a server if there is none.
+pub(crate) fn open_or_start(dir: &Path, isolated: bool) -> Result<(Link, link::Welcome)> {
+    if dir == own_path() {
+        check_owner(dir)?;
+    }
+    start::open_or_start(dir, isolated)
 }
 
 fn own_path() -> PathBuf {
@@ -89,11 +97,12 @@ impl Served {
     }
 
     fn connect(&self) -> Result<Link> {
-        if self.spawn {
-            start::link_or_start(&self.dir)
+        let link = if self.spawn {
+            start::link_or_start(&self.dir)?
         } else {
-            Ok(Link::open(&self.dir, true)?.0)
-        }
+            Link::open(&self.dir, true)?.0
+        };
+        Ok(link.keep())
     }
 
     /// Asks over the connection for questions.
@@ -169,7 +178,7 @@ fn map_region(registered: &Registered, fd: std::os::fd::OwnedFd) -> Result<Regio
 
 /// The interface object and the rings must lie in the region: programs of the
 /// C interface follow these offsets.
-fn check_places(reg: &Registration, map: &RegionMap) -> Result<()> {
+pub(crate) fn check_places(reg: &Registration, map: &RegionMap) -> Result<()> {
     let mut fine = usize::try_from(reg.nif_ofs).is_ok_and(|ofs| {
         map.mem
             .part(ofs, netvale_ring::layout::IF_SIZE as usize)
@@ -295,11 +304,19 @@ impl Backend for Served {
     }
 
     fn attach(&self, spec: &PortSpec) -> Result<u32> {
-        self.index(&Request::Attach { spec: text(spec)? })
+        self.index(&Request::Attach {
+            spec: text(spec)?,
+            nr: false,
+            host: false,
+            mem_id: 0,
+        })
     }
 
     fn detach(&self, spec: &PortSpec) -> Result<u32> {
-        self.index(&Request::Detach { spec: text(spec)? })
+        self.index(&Request::Detach {
+            spec: text(spec)?,
+            nr: false,
+        })
     }
 
     fn new_interface(&self, name: &str, want: &Want, region: Option<u16>) -> Result<()> {

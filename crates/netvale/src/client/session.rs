@@ -17,11 +17,12 @@ use netvale_wire::proto::{RegionInfo, Reply, Request, StateFile};
 
 use super::convert;
 use super::link::Link;
+use crate::registration::kept;
 use crate::{Error, ErrorKind, Result};
 
 /// One server, as the trusted registrations of this process know it.
 #[derive(Debug)]
-pub(super) struct Session {
+pub(crate) struct Session {
     instance: u64,
     dir: PathBuf,
     world: World,
@@ -50,7 +51,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Session {
     /// The session with this instance of a server, begun now if there is none.
-    pub(super) fn of(
+    pub(crate) fn of(
         instance: u64,
         dir: &Path,
         state: OwnedFd,
@@ -87,7 +88,7 @@ impl Session {
     }
 
     /// What the engine needs.
-    pub(super) fn gear(self: &Arc<Self>) -> Gear {
+    pub(crate) fn gear(self: &Arc<Self>) -> Gear {
         Gear {
             world: self.world.clone(),
             source: Arc::clone(self) as Arc<dyn RegionSource>,
@@ -96,7 +97,7 @@ impl Session {
     }
 
     /// Maps a region that came along with an answer, unless it is mapped.
-    pub(super) fn adopt(&self, info: &RegionInfo, fd: OwnedFd) -> Result<RegionMap> {
+    pub(crate) fn adopt(&self, info: &RegionInfo, fd: OwnedFd) -> Result<RegionMap> {
         if let Some(map) = self.known(info.id, info.generation) {
             return Ok(map);
         }
@@ -147,7 +148,7 @@ impl Session {
     fn connect(&self) -> Result<Link> {
         let (link, welcome) = Link::open_within(&self.dir, false, PATIENCE)?;
         if welcome.instance == self.instance {
-            Ok(link)
+            Ok(link.keep())
         } else {
             Err(Error::new(
                 ErrorKind::Disconnected,
@@ -170,7 +171,7 @@ impl Session {
         let Reply::Doorbell { owner: same, tag } = reply else {
             return None;
         };
-        let bell = Arc::new(Doorbell::from(fd));
+        let bell = Arc::new(Doorbell::from(kept(fd)));
         if same == owner {
             lock(&self.bells).insert(owner, (tag, Arc::clone(&bell)));
         }

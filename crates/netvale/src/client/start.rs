@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 
-use super::link::Link;
+use super::link::{Link, Welcome};
 use crate::{Error, ErrorKind, Result};
 
 /// Longest time until a server must have come up.
@@ -21,11 +21,16 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 /// Connects, starting servers until one is there. Many may do this at once:
 /// the servers agree among themselves which one stays.
 pub(super) fn link_or_start(dir: &Path) -> Result<Link> {
+    Ok(open_or_start(dir, true)?.0)
+}
+
+/// The same, with what the server said.
+pub(super) fn open_or_start(dir: &Path, isolated: bool) -> Result<(Link, Welcome)> {
     let deadline = Instant::now() + PATIENCE;
     let mut pause = FIRST_PAUSE;
     loop {
-        let missing = match Link::open(dir, true) {
-            Ok((link, _)) => return Ok(link),
+        let missing = match Link::open(dir, isolated) {
+            Ok(opened) => return Ok(opened),
             // Not there, or about to end.
             Err(e) if e.kind() == ErrorKind::Disconnected => e,
             Err(e) => return Err(e),
@@ -54,6 +59,8 @@ fn start(dir: &Path, deadline: Instant) -> Result<Outcome> {
     let mut child = Command::new(&exe)
         // Under other names the program is another tool.
         .arg0("netvale")
+        // The server must not stand on the shim that may have started it.
+        .env_remove("LD_PRELOAD")
         .args(["server", "--on-demand", "--ns"])
         .arg(dir)
         .stdin(Stdio::null())

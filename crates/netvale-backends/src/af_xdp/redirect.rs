@@ -1,0 +1,83 @@
+//! The program that hands frames to sockets.
+
+use std::os::fd::AsFd;
+
+use super::XskSocket;
+use crate::bpf::{Asm, BpfError, Helper, Link, Program, ProgramKind, Reg, Width, XdpMode, XskMap};
+
+/// `xdp_md.rx_queue_index`.
+const RX_QUEUE_INDEX: i16 = 16;
+const XDP_PASS: i32 = 2;
+
+/// An interface's XDP program: each queue's frames go to the queue's socket,
+/// or to the stack where there is none. Detached when dropped, or when the
+/// process ends; the stack gets everything again then.
+#[derive(Debug)]
+pub struct Redirect {
+    map: XskMap,
+    mode: XdpMode,
+    _link: Link,
+}
+
+impl Redirect {
+    /// Attaches it to an interface with this many receive queues. There may
+    /// be no other XDP program.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Program::load`] and [`Program::attach_xdp`]. Generic mode is
+    /// refused on an interface whose host stack is connected to a TAP
+    /// ([`crate::host`]): what is given to the stack would come back here.
+    pub fn attach(ifindex: u32, queues: u32, mode: XdpMode) -> Result<Self, BpfError> {
+        if mode == XdpMode::Generic {
+            crate::bpf::refuse_loop(ifindex)?;
+        }
+        let map = XskMap::new(queues)?;
+        let mut asm = Asm::new();
+        asm.load(Width::Word, Reg::R2, Reg::R1, RX_QUEUE_INDEX);
+        map.load(&mut asm, Reg::R1);
+        // The answer where there is no socket.
+        asm.set(Reg::R3, XDP_PASS);
+        asm.call(Helper::RedirectMap);
+        asm.exit();
+        let kind = ProgramKind::Xdp { frags: true };
+        let program = Program::load(kind, "nv_redirect", &asm.finish())?;
+        let link = program.attach_xdp(ifindex, mode)?;
+        Ok(Self {
+            map,
+            mode,
+            _link: link,
+        })
+    }
+
+    /// Who runs it.
+    #[must_use]
+    pub fn mode(&self) -> XdpMode {
+        self.mode
+    }
+
+    /// Queues that it knows.
+    #[must_use]
+    pub fn queues(&self) -> u32 {
+        self.map.queues()
+    }
+
+    /// Frames of the queue go to this socket, which must be bound to that
+    /// queue, until it is closed.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such queue.
+    pub fn connect(&self, queue: u32, socket: &XskSocket) -> Result<(), BpfError> {
+        self.map.set(queue, socket.as_fd())
+    }
+
+    /// Frames of the queue go to the stack again; the socket stays bound.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub fn disconnect(&self, queue: u32) -> Result<(), BpfError> {
+        self.map.clear(queue)
+    }
+}

@@ -1,0 +1,222 @@
+//! `sendmmsg` and `recvmmsg` over chains of a pool.
+
+#![expect(
+    unsafe_code,
+    reason = "message headers carry raw addresses of pool memory"
+)]
+
+use std::io;
+use std::ops::Range;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use super::{Ask, Got, HEAD, Out, RawAddr};
+use crate::batch::sys::{entry, outside};
+use crate::batch::{Batch, BufPool, Piece};
+
+/// Bytes of control messages that are received with a datagram.
+const CONTROL: usize = 64;
+
+/// Message headers, kept between calls so that they need no allocation.
+/// Every call fills them anew; what they point at outlives that call only.
+#[derive(Default)]
+pub(crate) struct Messages {
+    msgs: Vec<libc::mmsghdr>,
+    iov: Vec<libc::iovec>,
+    names: Vec<RawAddr>,
+    heads: Vec<[u8; HEAD]>,
+    control: Vec<[u64; CONTROL / 8]>,
+    /// Messages of the last receive.
+    got: usize,
+    head_len: usize,
+}
+
+// SAFETY: the pointers inside are written at the beginning of every call and
+// followed by the kernel during it only; between calls they are plain numbers.
+unsafe impl Send for Messages {}
+// SAFETY: as above; shared references give access to received bytes only.
+unsafe impl Sync for Messages {}
+
+impl std::fmt::Debug for Messages {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Messages").finish_non_exhaustive()
+    }
+}
+
+impl Messages {
+    /// Headers for `n` messages, each with the given head and chain.
+    fn prepare<I: Iterator<Item = Piece>>(
+        &mut self,
+        pool: &BufPool,
+        n: usize,
+        head_len: usize,
+        mut chain: impl FnMut(usize) -> I,
+    ) -> io::Result<()> {
+        self.got = 0;
+        self.head_len = head_len.min(HEAD);
+        self.iov.clear();
+        self.msgs.clear();
+        if self.names.len() < n {
+            self.names.resize(n, RawAddr::EMPTY);
+            self.control.resize(n, [0; CONTROL / 8]);
+        }
+        if self.heads.len() < n {
+            self.heads.resize(n, [0; HEAD]);
+        }
+        for i in 0..n {
+            let before = self.iov.len();
+            if let Some(head) = self.heads.get_mut(i)
+                && self.head_len > 0
+            {
+                self.iov.push(libc::iovec {
+                    iov_base: head.as_mut_ptr().cast(),
+                    iov_len: self.head_len,
+                });
+            }
+            for piece in chain(i) {
+                self.iov.push(entry(pool, piece).ok_or_else(outside)?);
+            }
+            // SAFETY: integers and pointers, all of which may be zero.
+            let mut msg: libc::mmsghdr = unsafe { std::mem::zeroed() };
+            msg.msg_hdr.msg_iovlen = self.iov.len() - before;
+            self.msgs.push(msg);
+        }
+        // Only now does the list stay where it is.
+        let mut at = self.iov.as_mut_ptr();
+        for msg in &mut self.msgs {
+            msg.msg_hdr.msg_iov = at;
+            at = at.wrapping_add(msg.msg_hdr.msg_iovlen);
+        }
+        Ok(())
+    }
+
+    /// What was received as message `i` of the last call.
+    pub(crate) fn get(&self, i: usize) -> Option<Got<'_>> {
+        let msg = self.msgs.get(..self.got)?.get(i)?;
+        let total = msg.msg_len as usize;
+        let head = self.heads.get(i)?.get(..self.head_len.min(total))?;
+        let control = match msg.msg_hdr.msg_controllen {
+            0 => &[],
+            len => {
+                let words = self.control.get(i)?;
+                // SAFETY: the words are initialised, and bytes may be read
+                // out of them; CONTROL is their size.
+                let bytes =
+                    unsafe { std::slice::from_raw_parts(words.as_ptr().cast::<u8>(), CONTROL) };
+                bytes.get(..len.min(CONTROL))?
+            }
+        };
+        Some(Got {
+            len: total - head.len(),
+            head,
+            truncated: msg.msg_hdr.msg_flags & libc::MSG_TRUNC != 0,
+            from: match msg.msg_hdr.msg_namelen {
+                0 => None,
+                _ => self.names.get(i)?.get(),
+            },
+            control,
+        })
+    }
+}
+
+/// Sends `outs`, each `head` and the frame's bytes; how many the kernel took.
+///
+/// # Errors
+///
+/// The kernel's for the first of them, or `EFAULT` for a chain that is not
+/// inside the pool.
+pub(crate) fn send(
+    fd: BorrowedFd<'_>,
+    messages: &mut Messages,
+    pool: &BufPool,
+    batch: &Batch,
+    outs: &[Out],
+    head: &[u8],
+) -> io::Result<usize> {
+    messages.prepare(pool, outs.len(), head.len(), |i| {
+        batch.pieces(outs.get(i).map_or(usize::MAX, |o| o.frame))
+    })?;
+    for (i, out) in outs.iter().enumerate() {
+        let Some(msg) = messages.msgs.get_mut(i) else {
+            break;
+        };
+        if let Some(to) = messages.heads.get_mut(i) {
+            for (to, from) in to.iter_mut().zip(head) {
+                *to = *from;
+            }
+        }
+        if let (Some(to), Some(name)) = (out.to, messages.names.get_mut(i)) {
+            let (raw, len) = RawAddr::new(to);
+            *name = raw;
+            msg.msg_hdr.msg_name = std::ptr::from_mut(name).cast();
+            msg.msg_hdr.msg_namelen = len;
+        }
+    }
+    // SAFETY: the headers point at entries that `prepare` checked against the
+    // pool, which the borrow keeps mapped, and at vectors of `messages` that
+    // nothing changes during the call.
+    let done = unsafe {
+        libc::sendmmsg(
+            fd.as_raw_fd(),
+            messages.msgs.as_mut_ptr(),
+            count(outs.len()),
+            libc::MSG_DONTWAIT,
+        )
+    };
+    usize::try_from(done)
+        .ok()
+        .ok_or_else(io::Error::last_os_error)
+}
+
+/// Receives into the chains `range` of the batch, whose lengths are for the
+/// caller to set from [`Messages::get`]; how many came.
+///
+/// # Errors
+///
+/// The kernel's (`EAGAIN` if nothing is there), or `EFAULT` for a chain that is
+/// not inside the pool.
+pub(crate) fn recv(
+    fd: BorrowedFd<'_>,
+    messages: &mut Messages,
+    pool: &BufPool,
+    batch: &Batch,
+    range: Range<usize>,
+    ask: Ask,
+) -> io::Result<usize> {
+    let n = range.len();
+    messages.prepare(pool, n, ask.head, |i| {
+        batch.chain(range.start + i).iter().copied()
+    })?;
+    for i in 0..n {
+        let Some(msg) = messages.msgs.get_mut(i) else {
+            break;
+        };
+        if let (true, Some(name)) = (ask.address, messages.names.get_mut(i)) {
+            msg.msg_hdr.msg_name = std::ptr::from_mut(name).cast();
+            msg.msg_hdr.msg_namelen = 32;
+        }
+        if let (true, Some(words)) = (ask.control, messages.control.get_mut(i)) {
+            msg.msg_hdr.msg_control = words.as_mut_ptr().cast();
+            msg.msg_hdr.msg_controllen = CONTROL;
+        }
+    }
+    // SAFETY: as in `send`; the kernel writes pool memory, to whose bytes no
+    // Rust reference exists, and vectors that `messages` lends exclusively.
+    // No time limit is given.
+    let done = unsafe {
+        libc::recvmmsg(
+            fd.as_raw_fd(),
+            messages.msgs.as_mut_ptr(),
+            count(n),
+            libc::MSG_DONTWAIT,
+            std::ptr::null_mut(),
+        )
+    };
+    messages.got = usize::try_from(done)
+        .ok()
+        .ok_or_else(io::Error::last_os_error)?;
+    Ok(messages.got)
+}
+
+fn count(n: usize) -> libc::c_uint {
+    libc::c_uint::try_from(n).unwrap_or(libc::c_uint::MAX)
+}

@@ -1,0 +1,167 @@
+//! Requests over chains of a pool, and their answers.
+
+#![expect(unsafe_code, reason = "requests carry raw addresses of pool memory")]
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use io_uring::{IoUring, opcode, squeue, types};
+
+use crate::batch::sys::entry;
+use crate::batch::{Batch, BufPool, Piece};
+
+/// A ring of requests. Between calls none is under way.
+pub(in crate::tap) struct Ring {
+    ring: IoUring,
+    entries: usize,
+    iov: Vec<libc::iovec>,
+    /// For every request where its list begins and how long it is.
+    lists: Vec<(usize, usize)>,
+    /// Where the bytes of frames longer than their chains go.
+    spill: Box<[u8; 1]>,
+}
+
+// SAFETY: the addresses inside are written and used within one call only.
+unsafe impl Send for Ring {}
+// SAFETY: as above, and a shared reference gives access to nothing.
+unsafe impl Sync for Ring {}
+
+impl std::fmt::Debug for Ring {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ring")
+            .field("entries", &self.entries)
+            .finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Read,
+    Write,
+}
+
+impl Ring {
+    pub(super) fn new(entries: u32) -> io::Result<Self> {
+        Ok(Self {
+            ring: IoUring::new(entries)?,
+            entries: entries as usize,
+            iov: Vec::new(),
+            lists: Vec::new(),
+            spill: Box::new([0]),
+        })
+    }
+
+    /// Reads into the chains from `first` on, as many as fit into the ring.
+    /// How many, with their results: bytes (more than the chain holds if the
+    /// frame was longer) or negative error numbers.
+    pub(super) fn read(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        pool: &BufPool,
+        batch: &Batch,
+        first: usize,
+        results: &mut Vec<i32>,
+    ) -> usize {
+        let n = self.entries.min(batch.len().saturating_sub(first));
+        self.start();
+        for i in first..first + n {
+            self.list(pool, batch.chain(i).iter().copied());
+            if let Some((_, len @ 1..)) = self.lists.last_mut() {
+                *len += 1;
+                self.iov.push(libc::iovec {
+                    iov_base: self.spill.as_mut_ptr().cast(),
+                    iov_len: 1,
+                });
+            }
+        }
+        self.run(Way::Read, fd, results);
+        n
+    }
+
+    /// Writes the frames from `first` on, as many as fit into the ring.
+    pub(super) fn write(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        pool: &BufPool,
+        batch: &Batch,
+        first: usize,
+        results: &mut Vec<i32>,
+    ) -> usize {
+        let n = self.entries.min(batch.len().saturating_sub(first));
+        self.start();
+        for i in first..first + n {
+            self.list(pool, batch.pieces(i));
+        }
+        self.run(Way::Write, fd, results);
+        n
+    }
+
+    fn start(&mut self) {
+        self.iov.clear();
+        self.lists.clear();
+    }
+
+    /// The list of a chain; an empty one if it is not inside the pool.
+    fn list(&mut self, pool: &BufPool, chain: impl Iterator<Item = Piece>) {
+        let start = self.iov.len();
+        for piece in chain {
+            let Some(entry) = entry(pool, piece) else {
+                self.iov.truncate(start);
+                break;
+            };
+            self.iov.push(entry);
+        }
+        self.lists.push((start, self.iov.len() - start));
+    }
+
+    /// Submits one request a list and waits until all are answered. The pool
+    /// that the lists point into is borrowed by the callers meanwhile.
+    fn run(&mut self, way: Way, fd: BorrowedFd<'_>, results: &mut Vec<i32>) {
+        results.clear();
+        results.resize(self.lists.len(), -libc::EFAULT);
+        let mut left = 0;
+        let fd = types::Fd(fd.as_raw_fd());
+        for (i, &(start, len)) in self.lists.iter().enumerate() {
+            let iov = self.iov.as_ptr().wrapping_add(start);
+            let Ok(len @ 1..) = u32::try_from(len) else {
+                continue; // answered with EFAULT
+            };
+            // On a descriptor that does not block, the kernel would wait in
+            // the background for one that can go on, instead of saying that it
+            // cannot: RWF_NOWAIT has it say so.
+            let request = match way {
+                Way::Read => opcode::Readv::new(fd, iov, len)
+                    .rw_flags(libc::RWF_NOWAIT)
+                    .build(),
+                Way::Write => opcode::Writev::new(fd, iov, len)
+                    .rw_flags(libc::RWF_NOWAIT)
+                    .build(),
+            };
+            let request: squeue::Entry = request.user_data(i as u64);
+            // SAFETY: the list's entries lie inside the pool or are the spill
+            // byte; this function returns only when the kernel is done with
+            // the request, and until then list and pool stay.
+            let pushed = unsafe { self.ring.submission().push(&request) };
+            // There is room: callers make at most `entries` lists.
+            assert!(pushed.is_ok(), "the ring of requests is full");
+            left += 1;
+        }
+        let mut failures = 0;
+        while left > 0 {
+            if let Err(e) = self.ring.submit_and_wait(left) {
+                // The requests may be under way: coming back now would leave
+                // the kernel with addresses into the pool.
+                failures += 1;
+                assert!(failures < 1_000_000, "io_uring does not answer: {e}");
+            }
+            for answer in self.ring.completion() {
+                left -= 1;
+                if let Ok(i) = usize::try_from(answer.user_data())
+                    && let Some(result) = results.get_mut(i)
+                {
+                    *result = answer.result();
+                }
+            }
+        }
+    }
+}

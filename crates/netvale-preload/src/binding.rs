@@ -1,0 +1,363 @@
+//! One registration, as this process knows it.
+
+use std::ffi::c_int;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering::*};
+
+use libc::{POLLERR, POLLIN, POLLOUT, POLLRDNORM, POLLWRNORM, c_short};
+use netvale::registration::{Attachment, Greeting, Site};
+use netvale_control::{Errno, Memory, Offsets};
+
+use crate::lane::{Found, Rx, Spin, Stamp, Tx};
+use crate::lock::Lock;
+use crate::{adopt, life};
+
+/// What state a registration is in; above it, the generation of the process
+/// ([`life::generation`]) for which that is so.
+pub(crate) mod state {
+    /// Nobody uses it.
+    pub(crate) const FREE: u32 = 0;
+    /// Opened by us, not bound to a port.
+    pub(crate) const OPEN: u32 = 1;
+    /// Came from elsewhere: the server knows what it is.
+    pub(crate) const FOREIGN: u32 = 2;
+    /// Bound to a port.
+    pub(crate) const BOUND: u32 = 3;
+    /// Bound, and head, cur and tail are in the program's own memory.
+    pub(crate) const CSB: u32 = 4;
+    /// Bits of the above.
+    pub(crate) const BITS: u32 = 3;
+}
+
+/// A registration.
+pub(crate) struct Binding {
+    /// Its place in the slab.
+    pub(crate) index: u32,
+    state: AtomicU32,
+    /// Descriptors and mappings of this process; changes under the lock of all
+    /// lives.
+    pub(crate) refs: AtomicU32,
+    /// Counts the lives of this object.
+    epoch: AtomicU32,
+    /// The bell that wakes us; -1 for none.
+    bell: AtomicI32,
+    /// A duplicate of the socket, held while there are mappings; -1 for none.
+    pub(crate) spare: AtomicI32,
+    /// `poll` for input sends what is queued.
+    tx_poll: AtomicBool,
+    /// Threads that sleep.
+    sleepers: Lock<u32>,
+    /// The sync loop has been told to end; stays until a loop has seen it.
+    pub(crate) kloop_stop: AtomicBool,
+    /// A sync loop runs in this process.
+    pub(crate) kloop_runs: AtomicBool,
+    pub(crate) tx: Lock<Option<Tx>>,
+    pub(crate) rx: Lock<RxLane>,
+    pub(crate) control: Lock<Control>,
+    spin: Lock<Spin>,
+}
+
+/// Receive rings and their clock.
+#[derive(Default)]
+pub(crate) struct RxLane {
+    pub(crate) rx: Option<Rx>,
+    pub(crate) stamp: Stamp,
+}
+
+/// What requests are about.
+#[derive(Default)]
+pub(crate) struct Control {
+    pub(crate) site: Option<Site>,
+    pub(crate) greeting: Option<Greeting>,
+    pub(crate) attached: Option<Attachment>,
+    /// Of the registration, beside what the server keeps.
+    pub(crate) offsets: Option<Offsets>,
+    pub(crate) extmem: Option<Memory>,
+    /// Addresses of the two arrays of control blocks.
+    pub(crate) csb: Option<(u64, u64)>,
+}
+
+impl Binding {
+    pub(crate) fn new(index: u32) -> Self {
+        Self {
+            index,
+            state: AtomicU32::new(state::FREE),
+            refs: AtomicU32::new(0),
+            epoch: AtomicU32::new(0),
+            bell: AtomicI32::new(-1),
+            spare: AtomicI32::new(-1),
+            tx_poll: AtomicBool::new(true),
+            sleepers: Lock::new(0),
+            kloop_stop: AtomicBool::new(false),
+            kloop_runs: AtomicBool::new(false),
+            tx: Lock::new(None),
+            rx: Lock::new(RxLane::default()),
+            control: Lock::new(Control::default()),
+            spin: Lock::new(Spin::new()),
+        }
+    }
+
+    pub(crate) fn is_free(&self) -> bool {
+        self.state.load(Acquire) & ((1 << state::BITS) - 1) == state::FREE
+    }
+
+    /// State in this process; [`state::FOREIGN`] if it was left behind by a
+    /// parent.
+    #[inline]
+    pub(crate) fn state(&self) -> u32 {
+        let word = self.state.load(Acquire);
+        let kind = word & ((1 << state::BITS) - 1);
+        if word >> state::BITS != life::generation() && kind != state::FREE {
+            return state::FOREIGN;
+        }
+        kind
+    }
+
+    /// Whether the locks are those of a parent process.
+    pub(crate) fn is_stale(&self) -> bool {
+        !self.is_free() && self.state.load(Acquire) >> state::BITS != life::generation()
+    }
+
+    pub(crate) fn set_state(&self, kind: u32) {
+        self.state
+            .store(kind | life::generation() << state::BITS, Release);
+    }
+
+    /// Which life of the object this is.
+    pub(crate) fn epoch(&self) -> u32 {
+        self.epoch.load(Acquire)
+    }
+
+    /// The bell's descriptor, if there is a bell.
+    pub(crate) fn bell(&self) -> Option<RawFd> {
+        let fd = self.bell.load(Acquire);
+        (fd >= 0).then_some(fd)
+    }
+
+    /// A new life: opened here, or come from elsewhere.
+    pub(crate) fn begin(&self, kind: u32, control: Control) {
+        *self.control.lock() = control;
+        self.kloop_stop.store(false, Release);
+        self.tx_poll.store(true, Release);
+        *self.spin.lock() = Spin::new();
+        self.set_state(kind);
+    }
+
+    /// Forgets the locks of a parent process and what they guard.
+    ///
+    /// # Safety
+    ///
+    /// Called once after a fork, with the lock of all lives held.
+    pub(crate) unsafe fn renew(&self) {
+        self.bell.store(-1, Release);
+        self.kloop_runs.store(false, Release);
+        // SAFETY: threads that used them stayed in the parent, and those of
+        // this process come here first.
+        unsafe {
+            self.tx.renew(None);
+            self.rx.renew(RxLane::default());
+            self.control.renew(Control::default());
+            self.spin.renew(Spin::new());
+            self.sleepers.renew(0);
+        }
+        self.set_state(state::FOREIGN);
+    }
+
+    /// Takes the rings of a registration into use.
+    pub(crate) fn attach(&self, control: &mut Control, a: Attachment, flags: u64) -> Result<(), Errno> {
+        use netvale_wire::abi::regflags;
+        let (tx, rx) = match (Tx::of(&a), Rx::of(&a)) {
+            (Some(tx), Some(rx)) => (tx, rx),
+            _ => return Err(Errno::EIO),
+        };
+        *self.tx.lock() = Some(tx);
+        let mut lane = self.rx.lock();
+        lane.rx = Some(rx);
+        lane.stamp = Stamp::default();
+        lane.stamp.on_request = control.site.as_ref().is_some_and(crate::rules::no_timestamp);
+        drop(lane);
+        self.tx_poll
+            .store(flags & regflags::NO_TX_POLL == 0, Release);
+        self.bell.store(a.bell_fd(), Release);
+        control.attached = Some(a);
+        self.set_state(state::BOUND);
+        Ok(())
+    }
+
+    /// Gives up the rings; what was bound stays bound for the server until the
+    /// socket is closed.
+    pub(crate) fn detach(&self, control: &mut Control) {
+        self.set_state(state::OPEN);
+        self.bell.store(-1, Release);
+        *self.tx.lock() = None;
+        self.rx.lock().rx = None;
+        control.csb = None;
+        control.extmem = None;
+        control.offsets = None;
+        control.attached = None;
+    }
+
+    /// The end of this life.
+    pub(crate) fn end(&self) {
+        let mut control = self.control.lock();
+        self.epoch.fetch_add(1, AcqRel);
+        self.kloop_stop.store(true, Release);
+        if control.attached.is_some() {
+            crate::rules::report(&control, self);
+        }
+        self.detach(&mut control);
+        *control = Control::default();
+        self.state.store(state::FREE, Release);
+    }
+
+    /// `NIOCTXSYNC`.
+    #[inline]
+    pub(crate) fn txsync(&self, fd: c_int) -> Result<(), Errno> {
+        if self.state() != state::BOUND {
+            self.usable(fd)?;
+        }
+        // A thread that is in the middle of it serves us as well.
+        let Some(mut tx) = self.tx.try_lock() else {
+            return Ok(());
+        };
+        let found = tx.as_mut().map(Tx::sync).ok_or(Errno::ENXIO)?;
+        if found.gone { Err(Errno::EIO) } else { Ok(()) }
+    }
+
+    /// `NIOCRXSYNC`.
+    #[inline]
+    pub(crate) fn rxsync(&self, fd: c_int) -> Result<(), Errno> {
+        if self.state() != state::BOUND {
+            self.usable(fd)?;
+        }
+        let Some(mut lane) = self.rx.try_lock() else {
+            return Ok(());
+        };
+        let RxLane { rx, stamp } = &mut *lane;
+        let found = rx.as_mut().ok_or(Errno::ENXIO)?.sync(stamp);
+        if found.gone { Err(Errno::EIO) } else { Ok(()) }
+    }
+
+    /// Finds out what a registration is that came from elsewhere; an error if
+    /// its rings cannot be synced.
+    #[cold]
+    fn usable(&self, fd: c_int) -> Result<(), Errno> {
+        match adopt::resolve(self, fd) {
+            state::BOUND => Ok(()),
+            state::CSB => Err(Errno::EBUSY),
+            _ => Err(Errno::ENXIO),
+        }
+    }
+
+    /// Syncs as `poll` does and tells what is ready.
+    pub(crate) fn check(&self, fd: c_int, events: c_short) -> c_short {
+        if self.state() != state::BOUND && self.usable(fd).is_err() {
+            return POLLERR;
+        }
+        let wants_tx = events & (POLLOUT | POLLWRNORM);
+        let wants_rx = events & (POLLIN | POLLRDNORM);
+        let mut revents = 0;
+        if wants_tx != 0 || self.tx_poll.load(Relaxed) {
+            let found = match &mut *self.tx.lock() {
+                Some(tx) => tx.sync(),
+                None => return POLLERR,
+            };
+            revents |= outcome(found, wants_tx);
+        }
+        if wants_rx != 0 {
+            let RxLane { rx, stamp } = &mut *self.rx.lock();
+            let found = match rx {
+                Some(rx) => rx.sync(stamp),
+                None => return POLLERR,
+            };
+            revents |= outcome(found, wants_rx);
+        }
+        revents
+    }
+
+    /// What has changed since, for edge-triggered waiting: the ends of all
+    /// rings, mixed.
+    pub(crate) fn snapshot(&self) -> u64 {
+        let mut mix = 0u64;
+        let mut add = |tail: u32| mix = mix.wrapping_mul(0x100_0000_01b3) ^ u64::from(tail) ^ 1;
+        if let Some(tx) = &*self.tx.lock() {
+            (0..tx.count()).for_each(|i| add(tx.ring(i).map_or(0, |r| r.tail())));
+        }
+        if let Some(rx) = &self.rx.lock().rx {
+            (0..rx.count()).for_each(|i| add(rx.ring(i).map_or(0, |r| r.tail())));
+        }
+        mix
+    }
+
+    /// Announces a sleeper; whether there are others already: then a wake-up
+    /// may be for them, and nobody should sleep for long.
+    pub(crate) fn arm(&self, events: c_short) -> bool {
+        let mut sleepers = self.sleepers.lock();
+        *sleepers += 1;
+        if events & (POLLIN | POLLRDNORM) != 0
+            && let Some(rx) = &self.rx.lock().rx
+        {
+            rx.arm();
+        }
+        if events & (POLLOUT | POLLWRNORM) != 0
+            && let Some(tx) = &*self.tx.lock()
+        {
+            tx.arm();
+        }
+        *sleepers > 1
+    }
+
+    /// Takes it back; silences the bell if nobody else sleeps.
+    pub(crate) fn disarm(&self, events: c_short) {
+        let mut sleepers = self.sleepers.lock();
+        *sleepers = sleepers.saturating_sub(1);
+        if *sleepers > 0 {
+            return;
+        }
+        if events & (POLLIN | POLLRDNORM) != 0
+            && let Some(rx) = &self.rx.lock().rx
+        {
+            rx.disarm();
+        }
+        if events & (POLLOUT | POLLWRNORM) != 0
+            && let Some(tx) = &*self.tx.lock()
+        {
+            tx.disarm();
+        }
+        if let Some(bell) = self.bell() {
+            let mut count = 0u64;
+            let was = crate::real::errno();
+            // SAFETY: reads 8 bytes; the bell does not block.
+            unsafe { libc::syscall(libc::SYS_read, bell, &raw mut count, 8usize) };
+            crate::real::set_errno(was);
+        }
+    }
+
+    /// Nothing has come for long: looks whether a dead sender is in the way.
+    pub(crate) fn repair(&self, fd: c_int) {
+        if let Some(rx) = &mut self.rx.lock().rx {
+            // SAFETY: the program is in a call on this descriptor.
+            rx.repair(unsafe { BorrowedFd::borrow_raw(fd) });
+        }
+    }
+
+    pub(crate) fn spin(&self) -> &Lock<Spin> {
+        &self.spin
+    }
+}
+
+fn outcome(found: Found, wants: c_short) -> c_short {
+    let ready = if found.ready { wants } else { 0 };
+    ready | if found.error { POLLERR } else { 0 }
+}
+
+/// The bell of a registration.
+trait BellFd {
+    fn bell_fd(&self) -> RawFd;
+}
+
+impl BellFd for Attachment {
+    fn bell_fd(&self) -> RawFd {
+        std::os::fd::AsFd::as_fd(&*self.bell).as_raw_fd()
+    }
+}

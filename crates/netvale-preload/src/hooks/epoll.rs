@@ -1,0 +1,435 @@
+//! `epoll`: registrations among what an instance watches.
+//!
+//! The kernel watches their bells instead, under a number that nobody else can
+//! have; before and after each wait all registrations of the instance are
+//! synced, as `poll` does. Edge-triggered and one-shot events are worked out
+//! here, because only a sync can tell what has changed.
+
+use std::ffi::c_int;
+use std::sync::Arc;
+use std::time::Duration;
+
+use libc::{
+    EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLERR, EPOLLET, EPOLLIN, EPOLLONESHOT,
+    c_short, epoll_event, sigset_t, timespec,
+};
+
+use crate::binding::Binding;
+use crate::lock::Lock;
+use crate::table::{self, Entry};
+use crate::wait::{self, Until, Watched};
+use crate::real;
+
+/// A registration that an instance watches.
+struct Member {
+    fd: c_int,
+    binding: &'static Binding,
+    epoch: u32,
+    events: u32,
+    data: u64,
+    /// One-shot, and it has been reported.
+    off: bool,
+    /// Edge-triggered: what the rings were like when it was last reported.
+    seen: Option<(u64, c_short)>,
+    /// The kernel watches its bell.
+    rung: bool,
+}
+
+/// An epoll instance with registrations in it.
+struct Instance {
+    number: u32,
+    /// Descriptors of this process.
+    refs: u32,
+    members: Arc<Lock<Vec<Member>>>,
+}
+
+static ALL: Lock<Vec<Instance>> = Lock::new(Vec::new());
+
+/// What the kernel is told to say when a bell rings: the address of something
+/// that belongs to us cannot be a program's own number by accident.
+fn mark() -> u64 {
+    std::ptr::from_ref(&ALL).addr() as u64
+}
+
+pub(crate) fn before_fork() {
+    std::mem::forget(ALL.lock());
+}
+
+pub(crate) fn after_fork() {
+    ALL.release_held();
+}
+
+fn members(number: u32) -> Option<Arc<Lock<Vec<Member>>>> {
+    let all = ALL.lock();
+    let i = all.iter().find(|i| i.number == number)?;
+    Some(Arc::clone(&i.members))
+}
+
+/// Another descriptor of an instance.
+pub(crate) fn duplicate(number: u32, fd: c_int) {
+    let mut all = ALL.lock();
+    if let Some(i) = all.iter_mut().find(|i| i.number == number) {
+        i.refs += 1;
+        table::set(fd, Entry::Epoll(number));
+    }
+}
+
+/// A descriptor of an instance is closed.
+pub(crate) fn release(number: u32) {
+    let mut all = ALL.lock();
+    if let Some(at) = all.iter().position(|i| i.number == number) {
+        all[at].refs -= 1;
+        if all[at].refs == 0 {
+            all.swap_remove(at);
+        }
+    }
+}
+
+/// A registration is gone: no instance watches it any more.
+pub(crate) fn forget(binding: u32) {
+    let lists: Vec<_> = ALL.lock().iter().map(|i| Arc::clone(&i.members)).collect();
+    for list in lists {
+        list.lock().retain(|m| m.binding.index != binding);
+    }
+}
+
+/// Members of an instance, which becomes one of ours if it was not.
+fn enrol(ep: c_int) -> Option<Arc<Lock<Vec<Member>>>> {
+    match table::entry(ep) {
+        Entry::Epoll(number) => return members(number),
+        Entry::Other if table::holds(ep) => {}
+        _ => return None,
+    }
+    let mut all = ALL.lock();
+    let number = (0..).find(|n| all.iter().all(|i| i.number != *n))?;
+    let list = Arc::new(Lock::new(Vec::new()));
+    all.push(Instance {
+        number,
+        refs: 1,
+        members: Arc::clone(&list),
+    });
+    table::set(ep, Entry::Epoll(number));
+    Some(list)
+}
+
+/// Has the kernel watch a bell, or stop that.
+fn watch_bell(ep: c_int, member: &mut Member, yes: bool) {
+    let Some(bell) = member.binding.bell() else {
+        return;
+    };
+    let mut event = epoll_event {
+        events: EPOLLIN.cast_unsigned(),
+        u64: mark(),
+    };
+    let op = if yes { EPOLL_CTL_ADD } else { EPOLL_CTL_DEL };
+    let was = real::errno();
+    // SAFETY: an event of ours.
+    let done = unsafe { real::epoll_ctl(ep, op, bell, &raw mut event) };
+    // Watched already, for another member of the same registration.
+    member.rung = yes && (done == 0 || real::errno() == libc::EEXIST);
+    real::set_errno(was);
+}
+
+/// See `epoll_ctl(2)`.
+///
+/// # Safety
+///
+/// As there.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn epoll_ctl(
+    ep: c_int,
+    op: c_int,
+    fd: c_int,
+    event: *mut epoll_event,
+) -> c_int {
+    let Some(binding) = table::port(fd) else {
+        // SAFETY: passed on.
+        return unsafe { real::epoll_ctl(ep, op, fd, event) };
+    };
+    // Is it an epoll instance at all? Removing what it does not hold tells.
+    // SAFETY: changes nothing.
+    let probe = unsafe { real::epoll_ctl(ep, EPOLL_CTL_DEL, fd, std::ptr::null_mut()) };
+    if probe < 0 && real::errno() != libc::ENOENT {
+        return -1;
+    }
+    let Some(list) = enrol(ep) else {
+        return real::fail(libc::EBADF);
+    };
+    let mut list = list.lock();
+    let at = list
+        .iter()
+        .position(|m| m.fd == fd && m.binding.index == binding.index);
+    // SAFETY: null or an event, as the caller says.
+    let asked = unsafe { event.as_ref() };
+    match (op, at, asked) {
+        (EPOLL_CTL_ADD, None, Some(event)) => {
+            let mut member = Member {
+                fd,
+                binding,
+                epoch: binding.epoch(),
+                events: event.events,
+                data: event.u64,
+                off: false,
+                seen: None,
+                rung: false,
+            };
+            watch_bell(ep, &mut member, true);
+            list.push(member);
+        }
+        (EPOLL_CTL_ADD, Some(_), Some(_)) => return real::fail(libc::EEXIST),
+        (EPOLL_CTL_MOD, Some(at), Some(event)) => {
+            let member = &mut list[at];
+            member.events = event.events;
+            member.data = event.u64;
+            member.off = false;
+            member.seen = None;
+        }
+        (EPOLL_CTL_DEL, Some(at), _) => {
+            let mut member = list.swap_remove(at);
+            if list.iter().all(|m| m.binding.index != binding.index) {
+                watch_bell(ep, &mut member, false);
+            }
+        }
+        (EPOLL_CTL_MOD | EPOLL_CTL_DEL, None, _) => return real::fail(libc::ENOENT),
+        (EPOLL_CTL_ADD | EPOLL_CTL_MOD, _, None) => return real::fail(libc::EFAULT),
+        _ => return real::fail(libc::EINVAL),
+    }
+    0
+}
+
+/// What can be reported of poll's bits is the same number in epoll's.
+#[expect(clippy::cast_possible_truncation, reason = "poll's bits are the low 16")]
+fn to_poll(events: u32) -> c_short {
+    (events & 0xffff).cast_signed() as c_short
+}
+
+/// Syncs all members and writes down who is ready; how many.
+fn collect(ep: c_int, list: &Lock<Vec<Member>>, into: &mut [epoll_event]) -> usize {
+    let mut n = 0;
+    let mut list = list.lock();
+    for m in list.iter_mut() {
+        if n == into.len() {
+            break;
+        }
+        if m.off || m.binding.epoch() != m.epoch {
+            continue;
+        }
+        if !m.rung {
+            watch_bell(ep, m, true);
+        }
+        let asked = to_poll(m.events);
+        let revents = m.binding.check(m.fd, asked) & (asked | libc::POLLERR | libc::POLLHUP);
+        if revents == 0 {
+            m.seen = None;
+            continue;
+        }
+        if m.events & EPOLLET.cast_unsigned() != 0 {
+            let now = Some((m.binding.snapshot(), revents));
+            if m.seen == now {
+                continue;
+            }
+            m.seen = now;
+        }
+        m.off = m.events & EPOLLONESHOT.cast_unsigned() != 0;
+        into[n] = epoll_event {
+            events: u32::from(revents.cast_unsigned()),
+            u64: m.data,
+        };
+        n += 1;
+    }
+    // Who was passed over for want of room is first the next time.
+    if n > 0 && n < list.len() {
+        list.rotate_left(1);
+    }
+    n
+}
+
+/// Who waits for what.
+fn watched(list: &Lock<Vec<Member>>) -> Vec<Watched> {
+    let list = list.lock();
+    let on = list.iter().filter(|m| !m.off);
+    on.enumerate()
+        .map(|(at, m)| Watched {
+            at,
+            fd: m.fd,
+            events: to_poll(m.events),
+            binding: m.binding,
+            epoch: m.epoch,
+        })
+        .collect()
+}
+
+/// Waits, with registrations among the members.
+///
+/// # Safety
+///
+/// `mask` is null or a signal mask.
+unsafe fn wait_for(
+    ep: c_int,
+    list: &Lock<Vec<Member>>,
+    into: &mut [epoll_event],
+    until: Until,
+    mask: *const sigset_t,
+) -> c_int {
+    let was = real::errno();
+    loop {
+        let mut n = collect(ep, list, into);
+        let all = watched(list);
+        if n == 0 && wait::spin(&all, until, || {
+            n = collect(ep, list, into);
+            n > 0
+        }) {
+            // `n` says it.
+        }
+        let mut sleep = Duration::ZERO;
+        let mut armed = false;
+        if n == 0 && let Some(left) = until.left(Duration::from_millis(500)) {
+            sleep = left.min(wait::arm(&all));
+            armed = true;
+            n = collect(ep, list, into);
+            if n > 0 {
+                sleep = Duration::ZERO;
+            }
+        }
+        let mut rest = into.len() - n;
+        if rest > 0 {
+            let room = &mut into[n..];
+            // Rounded up: or the last millisecond would be spent looking.
+            let ms = sleep.as_micros().div_ceil(1000);
+            let ms = c_int::try_from(ms).unwrap_or(c_int::MAX);
+            // SAFETY: as many as there is room for; the mask is the caller's.
+            let got = unsafe {
+                real::epoll_pwait(ep, room.as_mut_ptr(), c_int::try_from(rest).unwrap_or(c_int::MAX), ms, mask)
+            };
+            if got < 0 {
+                let error = real::errno();
+                if armed {
+                    wait::disarm(&all);
+                }
+                if n == 0 {
+                    real::set_errno(error);
+                    return -1;
+                }
+                rest = 0;
+            } else {
+                rest = usize::try_from(got).unwrap_or(0);
+            }
+            // Bells are none of the program's business.
+            let mut kept = 0;
+            for i in 0..rest {
+                let event = room[i];
+                if event.u64 != mark() {
+                    room[kept] = event;
+                    kept += 1;
+                }
+            }
+            if armed {
+                wait::disarm(&all);
+            }
+            let others = kept > 0;
+            n += kept;
+            if others && n == kept {
+                // What woke us need not be all there is.
+                let more = collect(ep, list, &mut into[n..]);
+                n += more;
+            }
+        } else if armed {
+            wait::disarm(&all);
+        }
+        if n > 0 {
+            real::set_errno(was);
+            return c_int::try_from(n).unwrap_or(c_int::MAX);
+        }
+        if until.left(Duration::from_secs(1)).is_none() {
+            let n = collect(ep, list, into);
+            real::set_errno(was);
+            return c_int::try_from(n).unwrap_or(c_int::MAX);
+        }
+    }
+}
+
+/// The members of an instance and the room for events, if it is ours and the
+/// arguments make sense.
+///
+/// # Safety
+///
+/// As `epoll_wait`.
+unsafe fn ours<'a>(
+    ep: c_int,
+    events: *mut epoll_event,
+    n: c_int,
+) -> Option<(Arc<Lock<Vec<Member>>>, &'a mut [epoll_event])> {
+    let Entry::Epoll(number) = table::entry(ep) else {
+        return None;
+    };
+    let n = usize::try_from(n).ok().filter(|&n| n > 0 && !events.is_null())?;
+    // SAFETY: as the caller says.
+    let events = unsafe { std::slice::from_raw_parts_mut(events, n) };
+    Some((members(number)?, events))
+}
+
+fn from_ms(ms: c_int) -> Option<Duration> {
+    u64::try_from(ms).ok().map(Duration::from_millis)
+}
+
+/// See `epoll_wait(2)`.
+///
+/// # Safety
+///
+/// As there.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn epoll_wait(ep: c_int, events: *mut epoll_event, n: c_int, ms: c_int) -> c_int {
+    // SAFETY: passed on.
+    unsafe { epoll_pwait(ep, events, n, ms, std::ptr::null()) }
+}
+
+/// See `epoll_pwait(2)`.
+///
+/// # Safety
+///
+/// As there.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn epoll_pwait(
+    ep: c_int,
+    events: *mut epoll_event,
+    n: c_int,
+    ms: c_int,
+    mask: *const sigset_t,
+) -> c_int {
+    // SAFETY: passed on.
+    match unsafe { ours(ep, events, n) } {
+        // SAFETY: the caller's mask.
+        Some((list, room)) => unsafe { wait_for(ep, &list, room, Until::after(from_ms(ms)), mask) },
+        // SAFETY: passed on.
+        None => unsafe { real::epoll_pwait(ep, events, n, ms, mask) },
+    }
+}
+
+/// See `epoll_pwait2(2)`.
+///
+/// # Safety
+///
+/// As there.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn epoll_pwait2(
+    ep: c_int,
+    events: *mut epoll_event,
+    n: c_int,
+    t: *const timespec,
+    mask: *const sigset_t,
+) -> c_int {
+    // SAFETY: passed on.
+    let Some((list, room)) = (unsafe { ours(ep, events, n) }) else {
+        // SAFETY: passed on.
+        return unsafe { real::epoll_pwait2(ep, events, n, t, mask) };
+    };
+    // SAFETY: null or a time, as the caller says.
+    let Ok(time) = super::poll::from_timespec(unsafe { t.as_ref() }) else {
+        return real::fail(libc::EINVAL);
+    };
+    // SAFETY: the caller's mask.
+    unsafe { wait_for(ep, &list, room, Until::after(time), mask) }
+}
+
+const _: () = assert!(EPOLLERR == libc::POLLERR as c_int && EPOLLIN == libc::POLLIN as c_int);
+

@@ -1,0 +1,259 @@
+//! The sync loop: syncs the rings of a registration whose head, cur and tail
+//! are in the program's own memory, in the thread that asked for it.
+
+use std::ffi::c_int;
+use std::sync::atomic::{AtomicU32, Ordering::*};
+use std::time::Duration;
+
+use netvale_control::{Errno, Kloop};
+use netvale_wire::abi::csb;
+
+use crate::binding::{Binding, state};
+use crate::real;
+
+/// A word of a control block.
+///
+/// # Safety
+///
+/// `base` is the address of an array of control blocks that the program keeps
+/// mapped, aligned to 64 bytes, with an entry for ring `i`.
+unsafe fn word<'a>(base: u64, i: usize, entry: usize, at: usize) -> &'a AtomicU32 {
+    let addr = usize::try_from(base).unwrap_or(0) + i * entry + at;
+    let p: *mut u32 = std::ptr::with_exposed_provenance_mut(addr);
+    // SAFETY: inside the array, says the caller, and a multiple of 4.
+    unsafe { AtomicU32::from_ptr(p) }
+}
+
+/// The control blocks of one ring.
+#[derive(Clone, Copy)]
+struct Block<'a> {
+    head: &'a AtomicU32,
+    cur: &'a AtomicU32,
+    wants_kick: &'a AtomicU32,
+    hwcur: &'a AtomicU32,
+    hwtail: &'a AtomicU32,
+    takes_kick: &'a AtomicU32,
+}
+
+/// Blocks of rings `0..n`.
+///
+/// # Safety
+///
+/// As [`word`], for both arrays and all rings.
+unsafe fn blocks<'a>((atok, ktoa): (u64, u64), n: usize) -> Vec<Block<'a>> {
+    let block = |i| {
+        // SAFETY: as the caller says.
+        unsafe {
+            Block {
+                head: word(atok, i, csb::SIZE, csb::atok::HEAD),
+                cur: word(atok, i, csb::SIZE, csb::atok::CUR),
+                wants_kick: word(atok, i, csb::SIZE, csb::atok::APPL_NEED_KICK),
+                hwcur: word(ktoa, i, csb::SIZE, csb::ktoa::HWCUR),
+                hwtail: word(ktoa, i, csb::SIZE, csb::ktoa::HWTAIL),
+                takes_kick: word(ktoa, i, csb::SIZE, csb::ktoa::KERN_NEED_KICK),
+            }
+        }
+    };
+    (0..n).map(block).collect()
+}
+
+/// Puts the rings' indices into the program's memory.
+///
+/// # Safety
+///
+/// As [`word`], for both arrays and all rings of the registration.
+pub(crate) unsafe fn enable(b: &Binding, arrays: (u64, u64)) {
+    let tx = b.tx.lock();
+    let lane = b.rx.lock();
+    let (Some(tx), Some(rx)) = (&*tx, &lane.rx) else {
+        return;
+    };
+    let n = tx.count() + rx.count();
+    // SAFETY: as the caller says.
+    let blocks = unsafe { blocks(arrays, n) };
+    let rings = (0..tx.count())
+        .map(|i| tx.ring(i))
+        .chain((0..rx.count()).map(|i| rx.ring(i)));
+    for (block, ring) in blocks.iter().zip(rings) {
+        let Some(ring) = ring else { continue };
+        block.head.store(ring.head(), Relaxed);
+        block.cur.store(ring.cur(), Relaxed);
+        block.wants_kick.store(1, Relaxed);
+        block.hwcur.store(ring.head(), Relaxed);
+        block.hwtail.store(ring.tail(), Relaxed);
+        block.takes_kick.store(1, Release);
+    }
+}
+
+/// Signals that say which ring to look at, and that tell the program.
+struct Signals {
+    io: c_int,
+    irq: c_int,
+}
+
+fn check_fd(fd: c_int) -> Result<(), Errno> {
+    // SAFETY: asks for flags.
+    let ok = unsafe { real::fcntl(fd, libc::F_GETFD, 0) } >= 0;
+    if ok { Ok(()) } else { Err(Errno::EBADF) }
+}
+
+/// Runs the loop.
+pub(crate) fn run(b: &Binding, arrays: (u64, u64), want: &Kloop) -> Result<(), Errno> {
+    let signals = want.eventfds.as_ref().map(|all| {
+        all.iter()
+            .map(|e| Signals {
+                io: e.ioeventfd,
+                irq: e.irqfd,
+            })
+            .collect::<Vec<_>>()
+    });
+    for s in signals.iter().flatten() {
+        if s.io >= 0 {
+            check_fd(s.io)?;
+        }
+        if s.irq >= 0 {
+            check_fd(s.irq)?;
+        }
+    }
+    if b.kloop_runs.swap(true, AcqRel) {
+        return Err(Errno::EBUSY);
+    }
+    let epoch = b.epoch();
+    let done = rounds(b, epoch, arrays, want, signals.as_deref());
+    if b.epoch() == epoch {
+        // It has been seen.
+        b.kloop_stop.store(false, Release);
+    }
+    b.kloop_runs.store(false, Release);
+    done
+}
+
+fn rounds(
+    b: &Binding,
+    epoch: u32,
+    arrays: (u64, u64),
+    want: &Kloop,
+    signals: Option<&[Signals]>,
+) -> Result<(), Errno> {
+    let (ntx, nrx) = {
+        let tx = b.tx.lock().as_ref().map_or(0, crate::lane::Tx::count);
+        let rx = b.rx.lock().rx.as_ref().map_or(0, crate::lane::Rx::count);
+        (tx, rx)
+    };
+    // SAFETY: checked when they were given; a program that has unmapped them
+    // since gets the fault itself.
+    let blocks = unsafe { blocks(arrays, ntx + nrx) };
+    let event_driven =
+        signals.is_some_and(|all| !all.is_empty() && all.iter().all(|s| s.io >= 0));
+    while !b.kloop_stop.load(Acquire) && b.epoch() == epoch {
+        if b.state() != state::CSB {
+            return Err(Errno::ENXIO);
+        }
+        let mut moved = false;
+        for (i, block) in blocks.iter().enumerate() {
+            moved |= serve(b, i, ntx, block);
+            if let Some(s) = signals.and_then(|all| all.get(i))
+                && s.irq >= 0
+                && moved
+                && block.wants_kick.load(Acquire) != 0
+            {
+                let one = 1u64;
+                // SAFETY: writes 8 bytes of ours.
+                unsafe { libc::syscall(libc::SYS_write, s.irq, &raw const one, 8usize) };
+            }
+        }
+        if moved {
+            continue;
+        }
+        if event_driven {
+            rest(b, &blocks, signals.unwrap_or_default(), ntx);
+        } else if want.sleep_us > 0 {
+            std::thread::sleep(Duration::from_micros(u64::from(want.sleep_us)));
+        } else {
+            std::thread::yield_now();
+        }
+    }
+    Ok(())
+}
+
+/// Syncs one ring; whether something moved.
+fn serve(b: &Binding, i: usize, ntx: usize, block: &Block<'_>) -> bool {
+    // The program writes cur after head is valid, so it is read first.
+    let cur = block.cur.load(Acquire);
+    let head = block.head.load(Acquire);
+    let sync = |ring: Option<netvale_ring::Ring<'_>>| {
+        let ring = ring?;
+        ring.set_head(head);
+        ring.set_cur(cur);
+        Some(())
+    };
+    let before = (block.hwcur.load(Relaxed), block.hwtail.load(Relaxed));
+    let (hwcur, hwtail) = if i < ntx {
+        let mut tx = b.tx.lock();
+        let Some(tx) = &mut *tx else { return false };
+        if sync(tx.ring(i)).is_none() {
+            return false;
+        }
+        tx.sync_one(i);
+        tx.ring(i).map_or(before, |r| (r.head(), r.tail()))
+    } else {
+        let mut lane = b.rx.lock();
+        let Some(rx) = &mut lane.rx else { return false };
+        if sync(rx.ring(i - ntx)).is_none() {
+            return false;
+        }
+        rx.sync_one(i - ntx);
+        rx.ring(i - ntx).map_or(before, |r| (r.head(), r.tail()))
+    };
+    // The program reads them in the other order.
+    block.hwcur.store(hwcur, Release);
+    block.hwtail.store(hwtail, Release);
+    before != (hwcur, hwtail)
+}
+
+/// Longest rest, should a signal be lost.
+const REST_MS: c_int = 500;
+
+/// Sleeps until the program signals a ring, or frames arrive.
+fn rest(b: &Binding, blocks: &[Block<'_>], signals: &[Signals], ntx: usize) {
+    let events = libc::POLLIN;
+    for block in blocks {
+        block.takes_kick.store(1, SeqCst);
+    }
+    b.arm(events);
+    let mut fds: Vec<libc::pollfd> = signals
+        .iter()
+        .map(|s| s.io)
+        .chain(b.bell())
+        .map(|fd| libc::pollfd {
+            fd,
+            events: libc::POLLIN,
+            revents: 0,
+        })
+        .collect();
+    // What came before the announcement.
+    let news = (0..blocks.len()).any(|i| {
+        blocks[i].head.load(SeqCst) != blocks[i].hwcur.load(Relaxed) || serve(b, i, ntx, &blocks[i])
+    });
+    if !news {
+        let t = crate::wait::to_timespec(Duration::from_millis(u64::from(REST_MS.unsigned_abs())));
+        // SAFETY: as many entries as said.
+        let _ = unsafe {
+            real::ppoll(
+                fds.as_mut_ptr(),
+                fds.len() as libc::nfds_t,
+                &raw const t,
+                std::ptr::null(),
+            )
+        };
+        for p in fds.iter().take(signals.len()).filter(|p| p.revents != 0) {
+            let mut count = 0u64;
+            // SAFETY: reads 8 bytes into ours.
+            unsafe { libc::syscall(libc::SYS_read, p.fd, &raw mut count, 8usize) };
+        }
+    }
+    b.disarm(events);
+    for block in blocks {
+        block.takes_kick.store(0, SeqCst);
+    }
+}

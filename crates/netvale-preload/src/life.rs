@@ -1,0 +1,254 @@
+//! Lives of registrations in this process: who is born, doubled, closed; what
+//! a fork leaves behind.
+
+use std::cell::Cell;
+use std::ffi::c_int;
+use std::os::fd::{BorrowedFd, IntoRawFd};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering::*};
+
+use netvale::registration::Site;
+
+use crate::binding::{Binding, Control, state};
+use crate::lock::{Guard, Lock};
+use crate::table::{self, Entry};
+use crate::{adopt, hooks, maps, real};
+
+/// Guards the table, the slab, and the counts of references.
+static LIFE: Lock<()> = Lock::new(());
+/// Counts forks between the first process and this one.
+static GENERATION: AtomicU32 = AtomicU32::new(0);
+/// This process: another number means that the memory is a parent's (`vfork`).
+static PID: AtomicI32 = AtomicI32::new(0);
+static STARTED: AtomicBool = AtomicBool::new(false);
+
+thread_local! {
+    /// Calls of this library's own code, in this thread.
+    static INSIDE: Cell<u32> = const { Cell::new(0) };
+}
+
+/// This library's own code runs, until it is dropped: what it does with
+/// descriptors is not the program's doing.
+pub(crate) struct Inside(());
+
+impl Inside {
+    pub(crate) fn enter() -> Self {
+        INSIDE.with(|n| n.set(n.get() + 1));
+        Self(())
+    }
+
+    pub(crate) fn is() -> bool {
+        INSIDE.with(Cell::get) > 0
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        INSIDE.with(|n| n.set(n.get() - 1));
+    }
+}
+
+/// See [`GENERATION`].
+#[inline]
+pub(crate) fn generation() -> u32 {
+    GENERATION.load(Relaxed)
+}
+
+/// Whether this is a child that uses its parent's memory until it runs
+/// another program: it must not touch what we know.
+pub(crate) fn is_borrowed() -> bool {
+    // SAFETY: asks for a number.
+    let pid = unsafe { libc::syscall(libc::SYS_getpid) };
+    STARTED.load(Acquire) && i64::from(PID.load(Acquire)) != pid
+}
+
+pub(crate) fn lock() -> Guard<'static, ()> {
+    LIFE.lock()
+}
+
+extern "C" fn before_fork() {
+    std::mem::forget(LIFE.lock());
+    maps::before_fork();
+    hooks::epoll::before_fork();
+}
+
+extern "C" fn after_fork() {
+    hooks::epoll::after_fork();
+    maps::after_fork();
+    LIFE.release_held();
+}
+
+extern "C" fn in_child() {
+    GENERATION.fetch_add(1, Relaxed);
+    note_pid();
+    after_fork();
+}
+
+fn note_pid() {
+    // SAFETY: asks for a number.
+    let pid = unsafe { libc::syscall(libc::SYS_getpid) };
+    PID.store(i32::try_from(pid).unwrap_or(0), Release);
+}
+
+/// Once, before the first registration.
+pub(crate) fn start() {
+    if STARTED.swap(true, AcqRel) {
+        return;
+    }
+    note_pid();
+    netvale::registration::keep_descriptors_with(table::hide);
+    // SAFETY: three functions that live as long as the process.
+    unsafe { libc::pthread_atfork(Some(before_fork), Some(after_fork), Some(in_child)) };
+}
+
+/// Opens `/dev/netmap`. The error is an `errno`.
+pub(crate) fn open(cloexec: bool) -> Result<c_int, c_int> {
+    start();
+    let _inside = Inside::enter();
+    let site = Site::from_env();
+    let (socket, greeting) = site.connect().map_err(|e| {
+        crate::rules::complain(&e);
+        // The file exists, says stat: what is missing is behind it.
+        match e.errno() {
+            2 => libc::ENXIO,
+            n => n,
+        }
+    })?;
+    let fd = socket.into_raw_fd();
+    if !table::holds(fd) {
+        // SAFETY: ours, from above.
+        unsafe { real::close(fd) };
+        return Err(libc::EMFILE);
+    }
+    if !cloexec {
+        // SAFETY: ours, from above.
+        unsafe { real::fcntl(fd, libc::F_SETFD, 0) };
+    }
+    let control = Control {
+        site: Some(site),
+        greeting: Some(greeting),
+        ..Control::default()
+    };
+    if begin(fd, state::OPEN, control).is_none() {
+        // SAFETY: ours, from above.
+        unsafe { real::close(fd) };
+        return Err(libc::EMFILE);
+    }
+    Ok(fd)
+}
+
+/// A registration begins a life in this process.
+pub(crate) fn begin(fd: c_int, kind: u32, control: Control) -> Option<&'static Binding> {
+    let _life = LIFE.lock();
+    let free = table::bindings().find(|b| b.is_free() && b.refs.load(Acquire) == 0);
+    let b = match free {
+        Some(b) => b,
+        None => table::add(Binding::new)?,
+    };
+    b.refs.store(1, Release);
+    b.begin(kind, control);
+    table::set(fd, Entry::Port(b.index));
+    Some(b)
+}
+
+/// Makes the locks usable that a parent process left behind.
+pub(crate) fn refresh(b: &Binding) {
+    if b.is_stale() {
+        let _life = LIFE.lock();
+        if b.is_stale() {
+            // SAFETY: we hold the lock, and a second one sees it is done.
+            unsafe { b.renew() };
+        }
+    }
+}
+
+/// One more descriptor, or mapping.
+pub(crate) fn retain(b: &Binding) {
+    b.refs.fetch_add(1, AcqRel);
+}
+
+/// One less; with the last, the registration's life in this process ends.
+/// The lock of all lives must not be held.
+pub(crate) fn release(b: &'static Binding) {
+    let last = {
+        let _life = LIFE.lock();
+        b.refs.fetch_sub(1, AcqRel) == 1
+    };
+    if !last {
+        return;
+    }
+    refresh(b);
+    let _inside = Inside::enter();
+    hooks::epoll::forget(b.index);
+    b.end();
+}
+
+/// A descriptor is a duplicate of another.
+pub(crate) fn duplicate(old: c_int, new: c_int) {
+    match table::entry(old) {
+        Entry::Port(i) => {
+            let _life = LIFE.lock();
+            if let Some(b) = table::binding(i) {
+                if table::holds(new) {
+                    retain(b);
+                    table::set(new, Entry::Port(i));
+                }
+            }
+        }
+        Entry::Epoll(i) => hooks::epoll::duplicate(i, new),
+        Entry::Other | Entry::Hidden => {}
+    }
+}
+
+/// A descriptor is about to be closed or replaced: what must be done after.
+#[must_use]
+pub(crate) fn part(fd: c_int) -> Parted {
+    let was = table::entry(fd);
+    if was != Entry::Other {
+        table::set(fd, Entry::Other);
+    }
+    Parted(was)
+}
+
+/// What a closed descriptor was.
+pub(crate) struct Parted(Entry);
+
+impl Parted {
+    /// It is closed.
+    pub(crate) fn done(self) {
+        let was = real::errno();
+        match self.0 {
+            Entry::Port(i) => {
+                if let Some(b) = table::binding(i) {
+                    release(b);
+                }
+            }
+            Entry::Epoll(i) => hooks::epoll::release(i),
+            Entry::Other | Entry::Hidden => {}
+        }
+        real::set_errno(was);
+    }
+}
+
+/// Descriptors that came from elsewhere: those of ours are taken in.
+pub(crate) fn discover(fd: c_int) -> Option<&'static Binding> {
+    match table::entry(fd) {
+        Entry::Port(i) => return table::binding(i),
+        Entry::Other if table::holds(fd) => {}
+        _ => return None,
+    }
+    // SAFETY: only asked about; a wrong number is an error of the kernel.
+    let socket = unsafe { BorrowedFd::borrow_raw(fd) };
+    if !adopt::is_unix(socket) {
+        return None;
+    }
+    let was = real::errno();
+    start();
+    let _inside = Inside::enter();
+    let site = Site::of(socket);
+    real::set_errno(was);
+    let control = Control {
+        site: Some(site?),
+        ..Control::default()
+    };
+    begin(fd, state::FOREIGN, control)
+}

@@ -1,0 +1,113 @@
+//! A lock that a forked child can throw away, and that allocates nothing.
+
+use std::cell::UnsafeCell;
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use netvale_shm::futex;
+
+const FREE: u32 = 0;
+const HELD: u32 = 1;
+const AWAITED: u32 = 2;
+
+/// A mutual exclusion lock.
+pub(crate) struct Lock<T> {
+    word: AtomicU32,
+    value: UnsafeCell<T>,
+}
+
+// SAFETY: the value is reached through a guard only, one at a time.
+unsafe impl<T: Send> Sync for Lock<T> {}
+
+impl<T> Lock<T> {
+    pub(crate) const fn new(value: T) -> Self {
+        Self {
+            word: AtomicU32::new(FREE),
+            value: UnsafeCell::new(value),
+        }
+    }
+
+    pub(crate) fn lock(&self) -> Guard<'_, T> {
+        if !self.try_take() {
+            self.wait();
+        }
+        Guard(self)
+    }
+
+    pub(crate) fn try_lock(&self) -> Option<Guard<'_, T>> {
+        self.try_take().then_some(Guard(self))
+    }
+
+    #[inline]
+    fn try_take(&self) -> bool {
+        self.word
+            .compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed)
+            .is_ok()
+    }
+
+    #[cold]
+    fn wait(&self) {
+        for _ in 0..100 {
+            std::hint::spin_loop();
+            if self.try_take() {
+                return;
+            }
+        }
+        while self.word.swap(AWAITED, Ordering::Acquire) != FREE {
+            futex::wait(&self.word, AWAITED, None);
+        }
+    }
+
+    #[inline]
+    fn unlock(&self) {
+        if self.word.swap(FREE, Ordering::Release) == AWAITED {
+            futex::wake(&self.word, 1);
+        }
+    }
+
+    /// Frees a lock whose guard was forgotten.
+    pub(crate) fn release_held(&self) {
+        self.unlock();
+    }
+
+    /// Makes the lock free whoever holds it, and puts another value in without
+    /// dropping the old one.
+    ///
+    /// # Safety
+    ///
+    /// No other thread of this process uses it: those that did were left
+    /// behind in the parent.
+    pub(crate) unsafe fn renew(&self, value: T) {
+        // SAFETY: nobody else uses it, says the caller.
+        unsafe { self.value.get().write(value) };
+        self.word.store(FREE, Ordering::Release);
+    }
+}
+
+/// The lock is held.
+pub(crate) struct Guard<'a, T>(&'a Lock<T>);
+
+impl<T> Deref for Guard<'_, T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        // SAFETY: we hold the lock.
+        unsafe { &*self.0.value.get() }
+    }
+}
+
+impl<T> DerefMut for Guard<'_, T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: we hold the lock.
+        unsafe { &mut *self.0.value.get() }
+    }
+}
+
+impl<T> Drop for Guard<'_, T> {
+    #[inline]
+    fn drop(&mut self) {
+        self.0.unlock();
+    }
+}

@@ -1,0 +1,71 @@
+//! What the environment and the parameter files ask of us, and what we say.
+
+use std::io::Write;
+use std::os::fd::FromRawFd;
+
+use netvale::registration::Site;
+use netvale_ring::kring::Counter;
+
+use crate::binding::{Binding, Control};
+use crate::lane::{Rx, Tx};
+
+/// Directory, in a namespace's own, of the parameter files.
+pub(crate) const PARAMETERS: &str = "parameters";
+
+/// Whether timestamps are written only on request.
+pub(crate) fn no_timestamp(site: &Site) -> bool {
+    let path = site.dir().join(PARAMETERS).join("no_timestamp");
+    std::fs::read_to_string(path).is_ok_and(|s| s.trim() != "0" && !s.trim().is_empty())
+}
+
+fn is_set(name: &str) -> bool {
+    std::env::var_os(name).is_some_and(|v| !v.is_empty() && v != "0")
+}
+
+/// Writes one line to standard error. The program may have closed it, or put
+/// a file of its own there: so only on request.
+fn say(line: std::fmt::Arguments<'_>) {
+    // SAFETY: not closed by us.
+    let mut err = std::mem::ManuallyDrop::new(unsafe { std::fs::File::from_raw_fd(2) });
+    let _ = err.write_all(format!("netvale: {line}\n").as_bytes());
+}
+
+/// Says why something failed, where `netvale run` asked for it: programs show
+/// no more than the error's number.
+pub(crate) fn complain(error: &netvale::Error) {
+    if !is_set("NETVALE_EXPLAIN") {
+        return;
+    }
+    say(format_args!("{error}"));
+    if let Some(hint) = error.hint() {
+        say(format_args!("{hint}"));
+    }
+}
+
+/// Counters of a registration that ends, if they are wanted.
+pub(crate) fn report(control: &Control, b: &Binding) {
+    if !is_set("NETVALE_STATS") {
+        return;
+    }
+    let Some(a) = &control.attached else { return };
+    let sum = |what: Counter| -> u64 {
+        match &*b.tx.lock() {
+            Some(Tx::Near { ends, .. }) => ends.iter().map(|e| e.kring().counter(what)).sum(),
+            _ => 0,
+        }
+    };
+    let (sent, syncs) = (sum(Counter::Frames), sum(Counter::Syncs));
+    let drops: u64 = Counter::DROPS.iter().map(|&(c, _)| sum(c)).sum();
+    let mut got = [0u64; 4];
+    if let Some(Rx::Near { ends, .. }) = &b.rx.lock().rx {
+        for end in ends {
+            for (all, one) in got.iter_mut().zip(end.kring().in_counters()) {
+                *all += one;
+            }
+        }
+    }
+    say(format_args!(
+        "{}: sent {sent} frames in {syncs} syncs, {drops} dropped; received {} frames, {} lost to a full ring",
+        a.reg.name, got[0], got[2]
+    ));
+}

@@ -1,0 +1,252 @@
+//! The parts that a port is made of, for those who build another programming
+//! interface on them: the C library and the shim for netmap programs.
+//!
+//! A *registration* is a connected socket. It may have been opened by this
+//! process ([`Site::connect`]), or have come from another one by inheritance or
+//! through a Unix socket ([`Site::of`]); in both cases [`Greeting::bind`] tells
+//! what it is bound to and maps what belongs to it. Closing the last descriptor
+//! of the socket, in whatever process, ends it.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use netvale_ring::world::RegionMap;
+use netvale_shm::{Doorbell, Memfd};
+use netvale_switch::domain::Registration;
+use netvale_switch::end::Gear;
+use netvale_wire::proto::{Context, RegionInfo, Registered, Reply, Request};
+
+use crate::client::{self, link::Link, session::Session};
+use crate::{Error, ErrorKind, Result};
+
+/// What a library may do with the descriptors that it keeps open for itself.
+static KEEPER: OnceLock<fn(OwnedFd) -> OwnedFd> = OnceLock::new();
+
+/// Has `keeper` look at every descriptor that is to stay open for longer than
+/// a call, other than registrations: it may move it out of the way of the
+/// program. The first one that is set stays.
+pub fn keep_descriptors_with(keeper: fn(OwnedFd) -> OwnedFd) {
+    // A second one would see descriptors that the first has moved.
+    let _ = KEEPER.set(keeper);
+}
+
+/// The descriptor, as the keeper wants it.
+pub(crate) fn kept(fd: OwnedFd) -> OwnedFd {
+    match KEEPER.get() {
+        Some(keeper) => keeper(fd),
+        None => fd,
+    }
+}
+
+/// A namespace, and the context in which this process takes part in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Site {
+    dir: PathBuf,
+    isolated: bool,
+}
+
+/// Name of the environment variable that, if it is set to other than `0`,
+/// keeps [`Site::from_env`] out of the shared memory of others.
+pub const ISOLATED_VAR: &str = "NETVALE_ISOLATED";
+
+impl Site {
+    /// The namespace that the environment names.
+    #[must_use]
+    pub fn from_env() -> Self {
+        let isolated = std::env::var_os(ISOLATED_VAR).is_some_and(|v| !v.is_empty() && v != "0");
+        Self {
+            dir: client::default_path(),
+            isolated,
+        }
+    }
+
+    /// The namespace of the server at the other end of a socket; `None` if
+    /// it is not the socket of a registration.
+    #[must_use]
+    pub fn of(socket: BorrowedFd<'_>) -> Option<Self> {
+        let peer = rustix::net::getpeername(socket).ok()??;
+        let peer = rustix::net::SocketAddrUnix::try_from(peer).ok()?;
+        let path = PathBuf::from(std::ffi::OsStr::from_bytes(peer.path()?.to_bytes()));
+        let name = netvale_wire::proto::SOCKET_NAME;
+        if path.file_name()? != name {
+            return None;
+        }
+        let isolated = Self::from_env().isolated;
+        Some(Self {
+            dir: path.parent()?.to_owned(),
+            isolated,
+        })
+    }
+
+    /// Its directory.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Opens a socket for a registration; starts a server if there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Disconnected`]: no server, and none could be started.
+    pub fn connect(&self) -> Result<(OwnedFd, Greeting)> {
+        let (link, welcome) = client::open_or_start(&self.dir, self.isolated)?;
+        let greeting = Greeting::new(&self.dir, welcome)?;
+        Ok((link.into_fd(), greeting))
+    }
+
+    /// What another connection to the same server would be told: for a socket
+    /// that this process did not open itself.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Disconnected`]: the server is gone.
+    pub fn greet(&self) -> Result<Greeting> {
+        let (_link, welcome) = Link::open(&self.dir, self.isolated)?;
+        Greeting::new(&self.dir, welcome)
+    }
+
+    /// Asks something that needs no registration, over a connection of its own.
+    ///
+    /// # Errors
+    ///
+    /// The server's refusal, see [`Error::errno`]; the server is gone.
+    pub fn ask(&self, request: &Request) -> Result<(Reply, Vec<OwnedFd>)> {
+        // Questions need no shared memory, regions do.
+        let plain = !matches!(request, Request::NewRegion { .. } | Request::Region { .. });
+        let (mut link, _) = Link::open(&self.dir, self.isolated || plain)?;
+        link.ask(request)
+    }
+}
+
+/// What a server said to a new connection.
+#[derive(Debug, Clone)]
+pub struct Greeting {
+    session: Option<Arc<Session>>,
+}
+
+impl Greeting {
+    fn new(dir: &Path, welcome: client::link::Welcome) -> Result<Self> {
+        let session = match welcome.state {
+            Some((file, state)) => Some(Session::of(welcome.instance, dir, file, &state)?),
+            None => None,
+        };
+        Ok(Self { session })
+    }
+
+    /// Whether the server moves this process's frames.
+    #[must_use]
+    pub fn is_isolated(&self) -> bool {
+        self.session.is_none()
+    }
+
+    /// Sends a request that binds the socket to a port, or asks what it is
+    /// bound to ([`Request::Whoami`]), and maps what belongs to it.
+    ///
+    /// # Errors
+    ///
+    /// The server's refusal, see [`Error::errno`]; the server is gone.
+    pub fn bind(&self, socket: BorrowedFd<'_>, request: &Request) -> Result<Attachment> {
+        let own = rustix::io::fcntl_dupfd_cloexec(socket, 3)
+            .map_err(|e| Error::io("cannot use the registration", e))?;
+        let (reply, fds) = Link::over(own).ask(request)?;
+        let Reply::Registered(registered) = reply else {
+            return Err(client::link::unexpected(&reply));
+        };
+        let reg = client::convert::registration(&registered)?;
+        if reg.isolated != self.is_isolated() {
+            return Err(Error::new(
+                ErrorKind::Peer,
+                "the server changed its mind on isolation",
+            ));
+        }
+        let mut fds = fds.into_iter();
+        let mut next = || {
+            let missing = "the server did not send a descriptor that belongs to its answer";
+            fds.next()
+                .ok_or_else(|| Error::new(ErrorKind::Peer, missing))
+        };
+        let (region, bell) = (next()?, Doorbell::from(kept(next()?)));
+        let kick = match reg.isolated {
+            true => Some(Arc::new(Doorbell::from(kept(next()?)))),
+            false => None,
+        };
+        let clone = || {
+            region
+                .try_clone()
+                .map_err(|e| Error::io("cannot map the region", e))
+        };
+        let (map, gear) = match &self.session {
+            Some(session) => {
+                let map = session.adopt(&registered.region, clone()?)?;
+                (map, Some(session.gear()))
+            }
+            None => (map_region(&registered.region, clone()?)?, None),
+        };
+        client::check_places(&reg, &map)?;
+        Ok(Attachment {
+            reg,
+            registered,
+            map,
+            gear,
+            bell: Arc::new(bell),
+            kick,
+            region: kept(region),
+        })
+    }
+}
+
+/// Maps a region that came along with an answer.
+///
+/// # Errors
+///
+/// It is not what the answer says; out of memory.
+pub fn map_region(info: &RegionInfo, file: OwnedFd) -> Result<RegionMap> {
+    let bad = |e| Error::new(ErrorKind::Peer, format!("region {}: {e}", info.id));
+    let size = client::convert::size(info.size)?;
+    let mem = Memfd::from_fd(file, size)
+        .and_then(|f| f.map())
+        .map_err(bad)?;
+    client::convert::region(info, mem)
+}
+
+/// A registration in this process, bound to a port.
+#[derive(Debug)]
+pub struct Attachment {
+    /// What it got.
+    pub reg: Registration,
+    /// The same as the server said it.
+    pub registered: Registered,
+    /// Its region, mapped.
+    pub map: RegionMap,
+    /// What running the engine takes; `None` if the server does it.
+    pub gear: Option<Gear>,
+    /// Rung by whoever wakes this registration.
+    pub bell: Arc<Doorbell>,
+    /// Isolated: rings the server's worker.
+    pub kick: Option<Arc<Doorbell>>,
+    /// The region's file.
+    pub region: OwnedFd,
+}
+
+impl Attachment {
+    /// Who does the syncs.
+    #[must_use]
+    pub fn context(&self) -> Context {
+        self.registered.context
+    }
+}
+
+/// Whether the server still has its end of the socket open. Never waits.
+#[must_use]
+pub fn is_alive(socket: BorrowedFd<'_>) -> bool {
+    netvale_shm::channel::is_open(socket)
+}
+
+impl AsFd for Attachment {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.bell.as_fd()
+    }
+}
