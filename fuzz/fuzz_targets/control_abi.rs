@@ -225,7 +225,9 @@ fuzz_target!(|data: &[u8]| {
         let binds = kind == reqtype::REGISTER && done.is_ok();
         assert_eq!(host.bound.is_some(), was_bound || binds);
         assert!(!host.undone || done.is_err());
-        if writable {
+        if !writable {
+            assert_eq!(done, Err(Errno::EFAULT));
+        } else {
             // All but the name; which ends.
             assert_eq!(after[..8], before[..8]);
             assert_eq!(after[71..], [&[0], &before[72..]].concat());

@@ -1,7 +1,8 @@
 //! What the environment and the parameter files ask of us, and what we say.
 
 use std::io::Write;
-use std::os::fd::FromRawFd;
+use std::os::fd::{BorrowedFd, FromRawFd};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use netvale::registration::Site;
 use netvale_ring::kring::Counter;
@@ -22,10 +23,32 @@ fn is_set(name: &str) -> bool {
     std::env::var_os(name).is_some_and(|v| !v.is_empty() && v != "0")
 }
 
-/// Writes one line to standard error. The program may have closed it, or put
-/// a file of its own there: so only on request.
+/// Standard error when the process started: device and inode.
+static STDERR: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
+
+fn stderr_now() -> Option<[u64; 2]> {
+    // SAFETY: only asked about; it may be closed.
+    let err = unsafe { BorrowedFd::borrow_raw(2) };
+    let st = rustix::fs::fstat(err).ok()?;
+    Some([st.st_dev, st.st_ino])
+}
+
+/// Notes what standard error is.
+pub(crate) fn note_stderr() {
+    let now = stderr_now().unwrap_or_default();
+    for (was, now) in STDERR.iter().zip(now) {
+        was.store(now, Relaxed);
+    }
+}
+
+/// Writes one line to standard error, if it is still what it was: a daemon
+/// may have anything under that number.
 fn say(line: std::fmt::Arguments<'_>) {
-    // SAFETY: not closed by us.
+    let was = [0, 1].map(|i| STDERR[i].load(Relaxed));
+    if was[1] == 0 || stderr_now() != Some(was) {
+        return;
+    }
+    // SAFETY: open, as was seen above, and not closed by us.
     let mut err = std::mem::ManuallyDrop::new(unsafe { std::fs::File::from_raw_fd(2) });
     let _ = err.write_all(format!("netvale: {line}\n").as_bytes());
 }

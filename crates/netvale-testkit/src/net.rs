@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::mem::MaybeUninit;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
@@ -78,16 +78,11 @@ impl NetNs {
         })
     }
 
-    /// A second descriptor of the namespace, to enter it elsewhere.
-    ///
-    /// # Panics
-    ///
-    /// Without a free descriptor.
+    /// One that another process has made, by a descriptor of it
+    /// ([`AsFd`] gives that).
     #[must_use]
-    pub fn again(&self) -> Self {
-        Self {
-            file: self.file.try_clone().unwrap(),
-        }
+    pub fn from_fd(fd: OwnedFd) -> Self {
+        Self { file: fd.into() }
     }
 
     /// `ip` with these arguments, separated by spaces; what it printed.
@@ -128,10 +123,10 @@ impl NetNs {
             format!(" {}", settings.trim())
         };
         self.ip(&format!(
-            "link add {name}{settings} type veth peer name {peer_name}{settings} netns {there}"
+            "link add name {name}{settings} type veth peer name {peer_name}{settings} netns {there}"
         ));
-        self.ip(&format!("link set {name} up"));
-        peer.ip(&format!("link set {peer_name} up"));
+        self.ip(&format!("link set dev {name} up"));
+        peer.ip(&format!("link set dev {peer_name} up"));
     }
 
     /// The index of an interface.
@@ -189,6 +184,12 @@ impl NetNs {
     #[must_use]
     pub fn ping(&self, to: Ipv4Addr, len: usize, patience: Duration) -> Option<Duration> {
         self.enter(|| ping(to, len, patience))
+    }
+}
+
+impl AsFd for NetNs {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 }
 

@@ -68,15 +68,22 @@ impl Site {
     pub fn of(socket: BorrowedFd<'_>) -> Option<Self> {
         let peer = rustix::net::getpeername(socket).ok()??;
         let peer = rustix::net::SocketAddrUnix::try_from(peer).ok()?;
-        let path = PathBuf::from(std::ffi::OsStr::from_bytes(peer.path()?.to_bytes()));
-        let name = netvale_wire::proto::SOCKET_NAME;
-        if path.file_name()? != name {
+        let peer = peer.path()?;
+        let path = Path::new(std::ffi::OsStr::from_bytes(peer.to_bytes()));
+        // A socket keeps the name it had before it was put in its place.
+        let name = path.file_name()?.to_str()?;
+        let own = Self::from_env();
+        if name.strip_suffix(".new").unwrap_or(name) != netvale_wire::proto::SOCKET_NAME {
             return None;
         }
-        let isolated = Self::from_env().isolated;
+        let dir = path.parent()?;
         Some(Self {
-            dir: path.parent()?.to_owned(),
-            isolated,
+            // A long name was reached through a descriptor of the server's.
+            dir: match dir.starts_with("/proc") {
+                true => own.dir,
+                false => dir.to_owned(),
+            },
+            isolated: own.isolated,
         })
     }
 

@@ -21,6 +21,8 @@ use crate::bpf::interface_name;
 const AF_XDP: AddressFamily = AddressFamily::XDP;
 /// How often a queue that is still busy is asked for.
 const RETRY: Duration = Duration::from_millis(5);
+/// The smallest budget that the kernel takes.
+const MIN_TX_BUDGET: u32 = 32;
 /// As many entries as a ring may have.
 const MAX_ENTRIES: u32 = 1 << 16;
 
@@ -87,8 +89,9 @@ pub struct XskConfig {
     pub copy: CopyMode,
     /// Frames may have several descriptors, in both directions (Linux 6.6).
     pub multi_buffer: bool,
-    /// Frames that one kick may send in copy mode; the kernel's default is 32.
-    /// Kernels that cannot change it (before 6.17) keep that.
+    /// Frames that one kick may send in copy mode: the kernel's default is 32,
+    /// which is the least, and the tx ring's size is the most. Kernels that
+    /// cannot change it (before 6.17) keep the default.
     pub tx_budget: Option<u32>,
     /// How long to wait for a queue that another socket still has: the kernel
     /// takes a while to give it free after a socket is closed. Zero: one
@@ -152,8 +155,8 @@ pub struct Xsk {
 }
 
 impl Xsk {
-    /// Makes a socket for one queue of an interface, which must be up, and
-    /// registers the memory for it.
+    /// Makes a socket for one queue of an interface and registers the memory
+    /// for it. Frames move while the interface is up.
     ///
     /// Nothing is received until a program redirects frames to it
     /// ([`super::Redirect`]).
@@ -241,7 +244,8 @@ impl Xsk {
         sized(at, "fill", sizes.fill, sockopt::set_xdp_umem_fill_ring_size)?;
         let set = sockopt::set_xdp_umem_completion_ring_size;
         sized(at, "completion", sizes.completion, set)?;
-        if let Some(frames) = config.tx_budget {
+        if let Some(frames) = config.tx_budget.filter(|_| sizes.tx >= MIN_TX_BUDGET) {
+            let frames = frames.clamp(MIN_TX_BUDGET, sizes.tx);
             match sys::set_tx_budget(fd.as_fd(), frames) {
                 // An older kernel: it is about speed only.
                 Err(e) if e.raw_os_error() != Some(libc::ENOPROTOOPT) => {

@@ -159,7 +159,8 @@ impl Umem {
         })
     }
 
-    /// The buffer of a word from the completion ring.
+    /// The buffer of a word from the completion ring. `None` for what was
+    /// never one: descriptors that the kernel refuses come back as well.
     #[inline]
     #[must_use]
     pub fn completed_buf(&self, addr: u64) -> Option<u32> {

@@ -1,6 +1,7 @@
 //! A blocking rtnetlink socket: requests, answers, dumps.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
@@ -8,6 +9,7 @@ use netlink_packet_core::{
 use netlink_packet_route::RouteNetlinkMessage;
 use rustix::io::Errno;
 use rustix::net::netlink::SocketAddrNetlink;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
 use super::NetlinkError;
@@ -19,6 +21,9 @@ use crate::net::sys::set_int;
 const DATAGRAM: usize = 256 << 10;
 /// How often a dump that was disturbed by changes is begun anew.
 const DUMP_TRIES: usize = 8;
+
+/// How many seconds an answer may take.
+const SILENCE: usize = 10;
 
 const SOL_NETLINK: i32 = 270;
 
@@ -65,6 +70,9 @@ impl Socket {
             // Without the privilege, as much as the system allows.
             let _ = set_int(fd.as_fd(), libc::SOL_SOCKET, libc::SO_RCVBUF, bytes);
         }
+        // Only where the socket blocks does it count.
+        let second = Some(Duration::from_secs(1));
+        set_socket_timeout(&fd, Timeout::Recv, second).map_err(os)?;
         rustix::net::bind(&fd, &SocketAddrNetlink::new(0, groups)).map_err(os)?;
         Ok(Self {
             fd,
@@ -81,11 +89,22 @@ impl Socket {
         message: RouteNetlinkMessage,
         flags: u16,
     ) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
-        for _ in 0..DUMP_TRIES {
-            self.send(what, object, message.clone(), flags)?;
-            match self.collect(what, object)? {
-                Some(answers) => return Ok(answers),
-                None => {} // it changed meanwhile
+        let mut packet = NetlinkMessage::new(
+            NetlinkHeader::default(),
+            NetlinkPayload::from(message),
+        );
+        // A dump ends by itself; whatever else has an answer of its own is
+        // acknowledged too, so that its end is known. Only a dump may be
+        // repeated: the kernel may have done what else was asked.
+        let (more, tries) = match flags & NLM_F_DUMP {
+            NLM_F_DUMP => (0, DUMP_TRIES),
+            _ => (NLM_F_ACK, 1),
+        };
+        packet.header.flags = NLM_F_REQUEST | more | flags;
+        for _ in 0..tries {
+            self.send(what, object, &mut packet)?;
+            if let Some(answers) = self.collect(what, object)? {
+                return Ok(answers);
             }
         }
         Err(NetlinkError::Restless { what })
@@ -95,18 +114,9 @@ impl Socket {
         &mut self,
         what: &'static str,
         object: &str,
-        message: RouteNetlinkMessage,
-        flags: u16,
+        packet: &mut Message,
     ) -> Result<(), NetlinkError> {
         self.seq = self.seq.wrapping_add(1);
-        let mut packet =
-            NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::from(message));
-        // A dump ends by itself; whatever else has an answer of its own is
-        // acknowledged too, so that its end is known.
-        packet.header.flags = match flags & NLM_F_DUMP {
-            NLM_F_DUMP => NLM_F_REQUEST | flags,
-            _ => NLM_F_REQUEST | NLM_F_ACK | flags,
-        };
         packet.header.sequence_number = self.seq;
         packet.finalize();
         let mut bytes = vec![0; packet.buffer_len()];
@@ -126,10 +136,17 @@ impl Socket {
         const DUMP_INTERRUPTED: u16 = 0x10; // NLM_F_DUMP_INTR
         let mut answers = Vec::new();
         let mut disturbed = false;
+        let mut silence = 0;
         loop {
             let messages = match self.receive()? {
                 Arrival::Messages(messages) => messages,
-                Arrival::Nothing => continue,
+                Arrival::Nothing if silence < SILENCE => {
+                    silence += 1;
+                    continue;
+                }
+                Arrival::Nothing => {
+                    return Err(OsError::new(what, object, Errno::TIMEDOUT).into());
+                }
                 Arrival::Lost => {
                     disturbed = true;
                     continue;

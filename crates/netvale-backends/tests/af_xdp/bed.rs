@@ -225,7 +225,7 @@ pub(crate) fn frame(rng: &mut Rng, len: usize) -> Vec<u8> {
     let mut bytes = vec![0xff; 6];
     bytes.extend([2, 0, 0, 0, 0, 1]);
     bytes.extend(TYPE);
-    bytes.extend((bytes.len()..len).map(|_| rng.next().to_le_bytes()[0]));
+    bytes.extend((bytes.len()..len).map(|_| rng.word().to_le_bytes()[0]));
     bytes
 }
 

@@ -13,6 +13,7 @@ pub mod poll;
 
 /// Takes in the registrations that this process was started with.
 extern "C" fn start() {
+    crate::rules::note_stderr();
     crate::adopt::scan();
 }
 

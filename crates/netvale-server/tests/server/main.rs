@@ -10,6 +10,8 @@ mod isolated;
 #[cfg(test)]
 mod life;
 #[cfg(test)]
+mod netmap;
+#[cfg(test)]
 mod process;
 #[cfg(test)]
 mod requests;

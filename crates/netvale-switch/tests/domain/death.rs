@@ -1,13 +1,13 @@
 //! Whoever dies in the middle of something.
 
-use crate::assert_empty;
-use crate::common::Bed;
-use crate::common::small;
-use crate::common::want;
+use std::sync::atomic::Ordering::Relaxed;
+
 use netvale_ring::Slot;
 use netvale_ring::world::Holder;
 use netvale_switch::domain::Want;
-use std::sync::atomic::Ordering::Relaxed;
+
+use crate::bed::assert_empty;
+use crate::common::{Bed, small, want};
 
 /// The intermediate states of an exchange, in the order in which they come
 /// about; whoever was at it dies then.

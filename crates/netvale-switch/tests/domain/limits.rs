@@ -1,21 +1,10 @@
 //! Tables that run full, and very many ports.
 
-use crate::all;
-use crate::assert_empty;
-use crate::common::Bed;
-use crate::common::Port;
-use crate::common::Rng;
-use crate::common::drain;
-use crate::common::small;
-use crate::common::want;
-use crate::frame;
-use crate::send;
-use crate::spec;
-use netvale_ring::layout::RegionGeom;
-use netvale_ring::layout::StateGeom;
-use netvale_switch::domain::Config;
-use netvale_switch::domain::DomainError;
-use netvale_switch::domain::Want;
+use netvale_ring::layout::{RegionGeom, StateGeom};
+use netvale_switch::domain::{Config, DomainError, Want};
+
+use crate::bed::{all, assert_empty, frame, send, spec};
+use crate::common::{Bed, Port, Rng, drain, small, want};
 
 /// Each table runs full in turn; what was half made is taken back.
 #[test]

@@ -1,16 +1,11 @@
 //! Regions and extra buffers.
 
-use crate::assert_empty;
-use crate::common::Bed;
-use crate::common::Rng;
-use crate::common::drain;
-use crate::common::small;
-use crate::common::want;
-use crate::frame;
-use crate::send;
 use netvale_ring::Slot;
 use netvale_ring::layout::RegionGeom;
 use netvale_switch::domain::Want;
+
+use crate::bed::{assert_empty, frame, send};
+use crate::common::{Bed, Rng, drain, small, want};
 
 /// Ports of different regions exchange frames by copy.
 #[test]

@@ -1,15 +1,11 @@
 //! Monitors.
 
-use crate::assert_empty;
-use crate::common::Bed;
-use crate::common::drain;
-use crate::common::small;
-use crate::common::want;
-use crate::frame;
-use crate::send;
 use netvale_ring::layout::RegionGeom;
 use netvale_ring::slot::NS_TXMON;
 use netvale_switch::domain::Want;
+
+use crate::bed::{assert_empty, frame, send};
+use crate::common::{Bed, drain, small, want};
 
 #[test]
 fn monitors_see_what_was_sent_and_received() {

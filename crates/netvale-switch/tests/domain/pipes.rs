@@ -1,15 +1,10 @@
 //! Pipes.
 
-use crate::assert_empty;
-use crate::common::Bed;
-use crate::common::Port;
-use crate::common::small;
-use crate::common::want;
-use netvale_ring::layout::RegionGeom;
-use netvale_ring::layout::StateGeom;
-use netvale_switch::domain::Config;
-use netvale_switch::domain::DomainError;
-use netvale_switch::domain::MAX_PIPES;
+use netvale_ring::layout::{RegionGeom, StateGeom};
+use netvale_switch::domain::{Config, DomainError, MAX_PIPES};
+
+use crate::bed::assert_empty;
+use crate::common::{Bed, Port, small, want};
 
 #[test]
 fn a_parent_has_64_pipes() {

@@ -1,19 +1,12 @@
 //! Ports of switches and persistent ports: names, rings, buffers.
 
-use crate::all;
-use crate::assert_empty;
-use crate::common::Bed;
-use crate::common::drain;
-use crate::common::small;
-use crate::common::want;
-use crate::frame;
-use crate::send;
-use crate::spec;
 use netvale_ring::Slot;
 use netvale_ring::layout::BUF_SIZE;
 use netvale_ring::slot::NS_MOREFRAG;
-use netvale_switch::domain::DomainError;
-use netvale_switch::domain::Want;
+use netvale_switch::domain::{DomainError, Want};
+
+use crate::bed::{all, assert_empty, frame, send, spec};
+use crate::common::{Bed, drain, small, want};
 
 #[test]
 fn refusals_have_netmaps_error_and_leave_nothing() {

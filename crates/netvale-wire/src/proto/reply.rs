@@ -13,7 +13,7 @@ pub enum Reply {
     /// To [`Request::Hello`](super::Request::Hello). In the trusted context the file of the hidden
     /// state comes along.
     Hello {
-        /// [`PROTOCOL_VERSION`] of the server.
+        /// [`PROTOCOL_VERSION`](super::PROTOCOL_VERSION) of the server.
         version: u32,
         /// Release of the server.
         server: String,

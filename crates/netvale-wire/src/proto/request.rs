@@ -11,7 +11,7 @@ use super::{PortKey, StationKey};
 pub enum Request {
     /// First message of a connection. Reply: [`Reply::Hello`](super::Reply::Hello).
     Hello {
-        /// [`PROTOCOL_VERSION`] of the client.
+        /// [`PROTOCOL_VERSION`](super::PROTOCOL_VERSION) of the client.
         version: u32,
         /// The client wants its own private region and none of the server's
         /// hidden state, even if it could have them.

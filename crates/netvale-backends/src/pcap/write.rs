@@ -1,0 +1,281 @@
+//! Writing one file or stream.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use super::{ETHERNET, MAX_RECORD, PcapError, PcapErrorKind};
+use crate::batch::{Batch, BufPool};
+
+/// Records are collected up to this many bytes, then written at once.
+const COLLECT: usize = 256 << 10;
+
+/// The form of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Format {
+    /// Classic, times in microseconds: understood everywhere.
+    Classic,
+    /// Classic, times in nanoseconds.
+    ClassicNano,
+    /// pcapng, times in nanoseconds.
+    #[default]
+    Ng,
+}
+
+/// How a file is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WriterConfig {
+    /// Its form.
+    pub format: Format,
+    /// Kind of link; [`ETHERNET`] by default.
+    pub link_type: u16,
+    /// Most bytes of a record that are kept, at most [`MAX_RECORD`].
+    pub snap: u32,
+}
+
+impl Default for WriterConfig {
+    fn default() -> Self {
+        Self {
+            format: Format::Ng,
+            link_type: ETHERNET,
+            snap: 256 << 10,
+        }
+    }
+}
+
+/// Writes records, in large pieces: call [`Writer::flush`] where somebody
+/// waits for them, and [`Writer::finish`] at the end.
+#[derive(Debug)]
+pub struct Writer<W: Write> {
+    // None after `finish`.
+    sink: Option<W>,
+    name: String,
+    config: WriterConfig,
+    buf: Vec<u8>,
+    bytes: u64,
+    records: u64,
+}
+
+impl Writer<File> {
+    /// Makes or overwrites a file; a pipe that has a name is opened, which
+    /// waits for its reader; `-` is the standard output.
+    ///
+    /// # Errors
+    ///
+    /// [`PcapError`]: it cannot be made.
+    pub fn create(path: impl AsRef<Path>, config: WriterConfig) -> Result<Self, PcapError> {
+        let path = path.as_ref();
+        let name = path.display().to_string();
+        let file = if name == "-" {
+            // Not through Stdout, which looks for the ends of lines.
+            let stdout = std::io::stdout();
+            stdout.as_fd().try_clone_to_owned().map(File::from)
+        } else {
+            File::create(path)
+        };
+        let file = file.map_err(|e| PcapError::io(&name, 0, "create", e))?;
+        Self::new(file, name, config)
+    }
+}
+
+impl<W: Write> Writer<W> {
+    /// Begins a file in `sink`, which errors call `name`.
+    ///
+    /// # Errors
+    ///
+    /// [`PcapError`]: the begin cannot be written.
+    pub fn new(sink: W, name: impl Into<String>, config: WriterConfig) -> Result<Self, PcapError> {
+        // Longest record is far below 4 GiB.
+        let longest = u32::try_from(MAX_RECORD).unwrap_or(u32::MAX);
+        let config = WriterConfig {
+            snap: config.snap.clamp(1, longest),
+            ..config
+        };
+        let mut writer = Self {
+            sink: Some(sink),
+            name: name.into(),
+            config,
+            buf: Vec::with_capacity(COLLECT + MAX_RECORD),
+            bytes: 0,
+            records: 0,
+        };
+        writer.begin();
+        writer.bytes = writer.buf.len() as u64;
+        writer.flush()?;
+        Ok(writer)
+    }
+
+    /// Writes a record that lies in `parts`; it was `len` bytes long before
+    /// anything was cut off, or as long as its parts if `len` is less.
+    ///
+    /// # Errors
+    ///
+    /// [`PcapError`]: what was collected cannot be written.
+    pub fn write(&mut self, time_ns: u64, parts: &[&[u8]], len: u32) -> Result<(), PcapError> {
+        let here: usize = parts.iter().map(|p| p.len()).sum();
+        self.record(time_ns, here, len, |buf| {
+            for part in parts {
+                let left = here_left(buf);
+                buf.0.extend_from_slice(part.get(..left).unwrap_or(part));
+            }
+        })
+    }
+
+    /// Writes frame `i` of a batch.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Writer::write`].
+    pub fn write_frame(
+        &mut self,
+        time_ns: u64,
+        pool: &BufPool,
+        batch: &Batch,
+        i: usize,
+    ) -> Result<(), PcapError> {
+        let len = batch.frame_len(i);
+        self.record(time_ns, len, 0, |out| {
+            let start = out.0.len();
+            let room = here_left(out);
+            out.0.resize(start + room, 0);
+            let bytes = out.0.get_mut(start..).unwrap_or_default();
+            // Buffers outside the pool leave zeros.
+            let _ = batch.read(pool, i, 0, bytes);
+        })
+    }
+
+    fn record(
+        &mut self,
+        time_ns: u64,
+        here: usize,
+        len: u32,
+        fill: impl FnOnce(&mut Fill<'_>),
+    ) -> Result<(), PcapError> {
+        let captured = here.min(self.config.snap as usize);
+        let before = self.buf.len();
+        // Clamped to the snap length, which is far below 4 GiB.
+        let short = u32::try_from(captured).unwrap_or(u32::MAX);
+        let len = len.max(u32::try_from(here).unwrap_or(u32::MAX));
+        let ng = self.config.format == Format::Ng;
+        let padded = captured.next_multiple_of(4);
+        let block = u32::try_from(32 + padded).unwrap_or(u32::MAX);
+        if ng {
+            let [a, b, c, d, e, f, g, h] = time_ns.to_be_bytes();
+            let (high, low) = (
+                u32::from_be_bytes([a, b, c, d]),
+                u32::from_be_bytes([e, f, g, h]),
+            );
+            self.words(&[6, block, 0, high, low, short, len]);
+        } else {
+            let unit = match self.config.format {
+                Format::Classic => 1000,
+                _ => 1,
+            };
+            let second = u32::try_from(time_ns / 1_000_000_000).unwrap_or(u32::MAX);
+            let fraction = u32::try_from(time_ns % 1_000_000_000 / unit).unwrap_or(0);
+            self.words(&[second, fraction, short, len]);
+        }
+        let end = self.buf.len() + captured;
+        fill(&mut Fill(&mut self.buf, end));
+        if ng {
+            self.buf.resize(end + padded - captured, 0);
+            self.words(&[block]);
+        }
+        self.bytes += (self.buf.len() - before) as u64;
+        self.records += 1;
+        if self.buf.len() >= COLLECT {
+            self.flush_buf()?;
+        }
+        Ok(())
+    }
+
+    /// Writes what is collected.
+    ///
+    /// # Errors
+    ///
+    /// [`PcapError`]: it cannot be written; it is lost.
+    pub fn flush(&mut self) -> Result<(), PcapError> {
+        self.flush_buf()?;
+        let Some(sink) = &mut self.sink else {
+            return Ok(());
+        };
+        sink.flush()
+            .map_err(|e| PcapError::io(&self.name, self.bytes, "write", e))
+    }
+
+    /// Writes what is collected, and gives the sink back.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Writer::flush`].
+    pub fn finish(mut self) -> Result<Option<W>, PcapError> {
+        self.flush()?;
+        Ok(self.sink.take())
+    }
+
+    /// Bytes of the file so far.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Records written so far.
+    #[must_use]
+    pub fn records(&self) -> u64 {
+        self.records
+    }
+
+    fn begin(&mut self) {
+        let link = u32::from(self.config.link_type);
+        let snap = self.config.snap;
+        match self.config.format {
+            Format::Classic => self.words(&[0xa1b2_c3d4, 2 | 4 << 16, 0, 0, snap, link]),
+            Format::ClassicNano => self.words(&[0xa1b2_3c4d, 2 | 4 << 16, 0, 0, snap, link]),
+            Format::Ng => {
+                // A section of unknown length, version 1.0.
+                let unknown = u32::MAX;
+                self.words(&[super::ng::SECTION, 28, 0x1a2b_3c4d, 1, unknown, unknown, 28]);
+                // One interface; option 9 of one byte: times in 10^-9 seconds.
+                self.words(&[1, 32, link, snap, 9 | 1 << 16, 9, 0, 32]);
+            }
+        }
+    }
+
+    fn words(&mut self, words: &[u32]) {
+        for word in words {
+            self.buf.extend_from_slice(&word.to_le_bytes());
+        }
+    }
+
+    fn flush_buf(&mut self) -> Result<(), PcapError> {
+        let Some(sink) = &mut self.sink else {
+            return Ok(());
+        };
+        let result = sink.write_all(&self.buf);
+        let offset = self.bytes - self.buf.len() as u64;
+        self.buf.clear();
+        result.map_err(|source| PcapError {
+            name: self.name.clone(),
+            offset,
+            kind: PcapErrorKind::Io {
+                what: "write",
+                source,
+            },
+        })
+    }
+}
+
+impl<W: Write> Drop for Writer<W> {
+    fn drop(&mut self) {
+        // Whoever wants to know about failures calls `finish`.
+        let _ = self.flush();
+    }
+}
+
+/// A buffer and where the record has to end in it.
+struct Fill<'a>(&'a mut Vec<u8>, usize);
+
+fn here_left(fill: &Fill<'_>) -> usize {
+    fill.1 - fill.0.len()
+}
