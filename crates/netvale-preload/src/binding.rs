@@ -73,6 +73,8 @@ pub(crate) struct Control {
     /// Of the registration, beside what the server keeps.
     pub(crate) offsets: Option<Offsets>,
     pub(crate) extmem: Option<Memory>,
+    /// Nobody else has the rings.
+    pub(crate) exclusive: bool,
     /// Addresses of the two arrays of control blocks.
     pub(crate) csb: Option<(u64, u64)>,
 }

@@ -173,6 +173,7 @@ impl Host for Descriptor {
             min_gap: o.min_gap,
         });
         control.extmem = prepared.as_ref().map(|p| p.memory);
+        control.exclusive = want.flags & regflags::EXCLUSIVE != 0;
         let mut got = bound(&attached, &control);
         let ready = match &prepared {
             Some(p) => p.install(),
@@ -326,12 +327,34 @@ impl Host for Descriptor {
         if control.attached.is_none() {
             return Ok(());
         }
+        if !control.exclusive {
+            return Err(Errno::EINVAL);
+        }
         // SAFETY: checked to be there by the control ABI; if the program
         // unmaps it, the program faults.
         unsafe { kloop::enable(b, (atok, ktoa)) };
         control.csb = Some((atok, ktoa));
         b.set_state(state::CSB);
         Ok(())
+    }
+
+    fn kloop_running(&self) -> bool {
+        self.binding.kloop_runs.load(Acquire)
+    }
+
+    fn port_memory(&mut self, name: &str, mem_id: u16) -> Result<Memory, Errno> {
+        // A port that is made for the question takes its region with it.
+        let nr = NrRequest {
+            name: name.into(),
+            mode: netvale_wire::abi::mode::ALL_NIC,
+            flags: regflags::ACCEPT_VNET_HDR,
+            mem_id,
+            ..NrRequest::default()
+        };
+        match self.ask(&Request::Describe { nr })? {
+            Reply::Info(r) => Ok(extmem::memory(&r.region)),
+            _ => Err(Errno::EIO),
+        }
     }
 
     fn kloop_start(&mut self, want: &Kloop) -> Result<(), Errno> {

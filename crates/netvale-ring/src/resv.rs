@@ -308,8 +308,8 @@ impl<'a, W: Word> Resv<'a, W> {
     ) -> Result<Lease, Refused> {
         let (slots, word) = (self.slots(), self.word.load(Ordering::Acquire));
         let Head { pos, n, open, .. } = Head::from_bits(word);
-        let used = self.rhead().distance(pos, slots);
-        if open && used < slots - 1 && pos.idx() < slots && n.wrapping_sub(1) < slots - 1 {
+        let (used, most) = (self.rhead().distance(pos, slots), slots.saturating_sub(1));
+        if open && used < most && pos.idx() < slots && n.wrapping_sub(1) < most {
             let last = pos.sub(n, slots);
             let rec = self.recs.get(last.idx() as usize);
             // Written down, by its owner or a helper.

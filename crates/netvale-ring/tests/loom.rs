@@ -129,7 +129,12 @@ mod model {
 
         /// Reserves, and notes that nobody else has the slots.
         fn reserve(&self, who: u16, want: u32) -> Option<Lease> {
-            let lease = self.resv().reserve(who, |free| want.min(free)).ok()?;
+            let lease = if want == 1 {
+                self.resv().reserve_one(who, |free| 1.min(free))
+            } else {
+                self.resv().reserve(who, |free| want.min(free))
+            };
+            let lease = lease.ok()?;
             let mut leased = self.leased.lock().unwrap();
             for k in 0..lease.n {
                 let slot = &mut leased[lease.start.add(k, SLOTS).idx() as usize];

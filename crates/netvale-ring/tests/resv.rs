@@ -148,8 +148,13 @@ mod resv {
                     Op::Reserve { owner, want } => {
                         let free = slots - 1 - used;
                         let mut told = None;
-                        let got = resv.reserve(owner, |f| { told = Some(f); want });
-                        prop_assert_eq!(told, Some(free));
+                        let got = if want == 1 {
+                            resv.reserve_one(owner, |f| 1.min(f))
+                        } else {
+                            let got = resv.reserve(owner, |f| { told = Some(f); want });
+                            prop_assert_eq!(told, Some(free));
+                            got
+                        };
                         let n = want.min(free);
                         if n == 0 {
                             prop_assert_eq!(got, Err(Refused::Full));
@@ -177,8 +182,14 @@ mod resv {
                         }
                     }
                     Op::Collect => {
+                        let (quiet, whole) = (resv.is_quiet(cursor), resv.next_whole(cursor.start));
                         let found = resv.collect(cursor);
                         prop_assert!(!found.fault);
+                        // The shortcuts say what the walk finds.
+                        prop_assert_eq!(quiet, found.cursor == cursor);
+                        if let Some(end) = whole.filter(|_| cursor.start == cursor.tail) {
+                            prop_assert_eq!(found.cursor, Cursor { start: end, tail: end });
+                        }
                         let mut expect = Vec::new();
                         while let Some(g) = given.front() {
                             expect.extend_from_slice(&g.values[collected as usize..g.done as usize]);
@@ -268,10 +279,19 @@ mod resv {
                         let _ = bed.word.fetch_or(1 << 60, Relaxed);
                     }
                 }
-                if let Ok(lease) = resv.reserve(3, |free| { assert!(free < slots); 1 + at as u32 % 64 }) {
+                let got = if bits & 64 == 0 {
+                    resv.reserve_one(3, |free| { assert!(free < slots); 1 })
+                } else {
+                    resv.reserve(3, |free| { assert!(free < slots); 1 + at as u32 % 64 })
+                };
+                if let Ok(lease) = got {
                     prop_assert!(lease.n < slots && lease.start.idx() < slots);
                     leases.push(lease);
                 }
+                if let Some(end) = resv.next_whole(cursor.start) {
+                    prop_assert!(end.idx() < slots && end.idx() > cursor.start.idx());
+                }
+                let _ = resv.is_quiet(cursor);
                 let found = resv.collect(cursor);
                 if !found.fault && found.cursor != cursor {
                     prop_assert!(found.cursor.tail.idx() < slots);

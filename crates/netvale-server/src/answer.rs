@@ -20,12 +20,14 @@ use crate::bells::Bells;
 use crate::config::{Config, PortConfig};
 use crate::conn::Conn;
 use crate::files::FileSource;
+use crate::joint::Joint;
 use crate::listing::{self, Refusal};
 use crate::regions::{SharedRegions, as_source};
 use crate::worker::Worker;
 
 mod look;
 mod open;
+mod seats;
 
 /// An answer and what goes with it.
 pub(crate) type Answer = Result<(Reply, Vec<OwnedFd>), Refusal>;
@@ -41,6 +43,8 @@ pub(crate) struct Core {
     owners: HashMap<u16, Owner>,
     /// Isolated ports by name.
     fenced: HashMap<String, Fenced>,
+    /// Persistent ports in two switches, by their name in the second.
+    joints: HashMap<String, Joint>,
     config: Config,
     instance: u64,
     started: Instant,
@@ -92,6 +96,7 @@ impl Core {
             workers: Vec::new(),
             owners: HashMap::new(),
             fenced: HashMap::new(),
+            joints: HashMap::new(),
             config,
             instance: u64::try_from(nanos & u128::from(u64::MAX)).unwrap_or(0),
             started: Instant::now(),
@@ -328,18 +333,12 @@ impl Core {
                 spec, nr, mem_id, ..
             } => {
                 self.domain.layout(mem_id)?;
-                let port_index = match nr {
-                    true => self.domain.attach_named(&spec)?,
-                    false => self.domain.attach(&parse(&spec)?)?,
-                };
+                let port_index = self.attach(&spec, nr)?;
                 self.seated = true;
                 Ok(Reply::Attached { port_index })
             }
             Request::Detach { spec, nr } => Ok(Reply::Attached {
-                port_index: match nr {
-                    true => self.domain.detach_named(&spec)?,
-                    false => self.domain.detach(&parse(&spec)?)?,
-                },
+                port_index: self.detach(&spec, nr)?,
             }),
             Request::NewIf { name, want, region } => {
                 if is_interface(&name) {
@@ -401,6 +400,7 @@ impl Core {
 impl Drop for Core {
     fn drop(&mut self) {
         self.workers.clear(); // joins them
+        self.joints.clear();
     }
 }
 

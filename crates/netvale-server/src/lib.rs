@@ -32,6 +32,7 @@ mod conn;
 mod control;
 mod dir;
 mod files;
+mod joint;
 mod listing;
 mod params;
 mod regions;

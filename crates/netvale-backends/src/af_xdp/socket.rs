@@ -87,7 +87,8 @@ pub struct XskConfig {
     /// Who moves the bytes. A socket that shares another's registration
     /// follows that.
     pub copy: CopyMode,
-    /// Frames may have several descriptors, in both directions (Linux 6.6).
+    /// Frames may have several descriptors, in both directions (Linux 6.6);
+    /// 17 of them can be sent in copy mode.
     pub multi_buffer: bool,
     /// Frames that one kick may send in copy mode: the kernel's default is 32,
     /// which is the least, and the tx ring's size is the most. Kernels that
@@ -221,6 +222,8 @@ impl Xsk {
 
     /// The rings of a socket that another process made and passed on, with the
     /// sizes that it gave them. Of the two processes only one may use a ring.
+    /// No privilege is needed. The [`Umem`] that finds frames here must begin
+    /// where the registered one does in the memory's file.
     ///
     /// # Errors
     ///

@@ -92,9 +92,13 @@ const PRIVILEGE: &str = "run as root or with CAP_BPF and CAP_NET_ADMIN";
 
 /// An error with the hint that bpf(2) needs.
 fn os_error(what: &'static str, object: impl Into<String>, source: io::Error) -> BpfError {
-    let denied = source.kind() == io::ErrorKind::PermissionDenied;
+    let code = source.raw_os_error();
     let e = OsError::new(what, object, source);
-    BpfError::Os(if denied { e.hint(PRIVILEGE) } else { e })
+    BpfError::Os(match code {
+        Some(libc::EPERM | libc::EACCES) => e.hint(PRIVILEGE),
+        Some(libc::ENODEV) => e.hint("there is no such interface in this network namespace"),
+        _ => e,
+    })
 }
 
 /// An interface as errors name it: by its name, if it has one here.
@@ -108,11 +112,21 @@ pub(crate) fn interface_name(ifindex: u32) -> String {
 /// Refuses generic XDP where frames are given to the stack.
 #[cfg(feature = "af_xdp")]
 pub(crate) fn refuse_loop(ifindex: u32) -> Result<(), BpfError> {
-    match tc_programs(ifindex) {
-        Ok((ingress, _)) if ingress.iter().any(|name| name == HOST_GATE) => Err(BpfError::Loop {
+    let refused = |present| {
+        Err(BpfError::Loop {
             interface: interface_name(ifindex),
-            present: "the connection",
-        }),
+            present,
+        })
+    };
+    match tc_programs(ifindex) {
+        Ok((ingress, _)) if ingress.iter().any(|name| name == HOST_GATE) => {
+            refused("the connection")
+        }
+        // Only CAP_SYS_ADMIN may read names. To be wrong here costs the whole
+        // machine its time.
+        Ok((ingress, _)) if ingress.iter().any(String::is_empty) => {
+            refused("a tc program whose name cannot be read, maybe the connection,")
+        }
         // A kernel without tcx has no such connection.
         Ok(_) | Err(BpfError::Unsupported { .. }) => Ok(()),
         Err(e) => Err(e),

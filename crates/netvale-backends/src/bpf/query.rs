@@ -138,7 +138,8 @@ pub(crate) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])>
 }
 
 /// Names of the tcx programs on what an interface receives and sends, in the
-/// order in which they run.
+/// order in which they run; empty ones where the name cannot be read, for which
+/// CAP_SYS_ADMIN is needed.
 ///
 /// # Errors
 ///

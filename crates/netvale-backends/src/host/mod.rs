@@ -107,8 +107,12 @@ pub struct HostLink {
 
 impl HostLink {
     /// Connects an interface and a TAP, by their indices. What is written to
-    /// the TAP reaches the host from now on; what the host sends comes to the
-    /// TAP after [`HostLink::capture`], and goes to the wire until then.
+    /// the TAP reaches the host from now on, and with [`WireSide::Packet`]
+    /// nothing else does. What the host sends comes to the TAP after
+    /// [`HostLink::capture`], and goes to the wire until then.
+    ///
+    /// While it captures, a host whose frames nobody reads is cut off, also
+    /// when somebody has deleted the TAP: drop the connection then.
     ///
     /// # Errors
     ///

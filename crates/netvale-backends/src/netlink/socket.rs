@@ -89,10 +89,8 @@ impl Socket {
         message: RouteNetlinkMessage,
         flags: u16,
     ) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
-        let mut packet = NetlinkMessage::new(
-            NetlinkHeader::default(),
-            NetlinkPayload::from(message),
-        );
+        let mut packet =
+            NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::from(message));
         // A dump ends by itself; whatever else has an answer of its own is
         // acknowledged too, so that its end is known. Only a dump may be
         // repeated: the kernel may have done what else was asked.

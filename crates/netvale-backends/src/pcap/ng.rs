@@ -86,7 +86,11 @@ impl Section {
             kind,
             SECTION | INTERFACE | OLD_PACKET | SIMPLE_PACKET | PACKET
         );
-        let max = if known { MAX_BLOCK as u64 } else { MAX_OTHER.into() };
+        let max = if known {
+            MAX_BLOCK as u64
+        } else {
+            MAX_OTHER.into()
+        };
         let len = total as usize;
         if u64::from(total) > max || len < AROUND || !len.is_multiple_of(4) {
             return Err(input.error(PcapErrorKind::Length {

@@ -310,7 +310,10 @@ impl<R: Read> Input<R> {
         if have < need {
             return Err(self.error(PcapErrorKind::Truncated { what, need, have }));
         }
-        Ok(self.buf.get(self.start..self.start + need).unwrap_or_default())
+        Ok(self
+            .buf
+            .get(self.start..self.start + need)
+            .unwrap_or_default())
     }
 
     /// Uses up `n` bytes that are there.

@@ -9,7 +9,7 @@ use netvale_wire::mac::MacAddr;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use super::table::{MAX_STATIONS, Station, Table};
-use super::{HASHED, HEADER_LEN, SpecError, VxlanConfig, Vni, flow_hash};
+use super::{HASHED, HEADER_LEN, SpecError, Vni, VxlanConfig, flow_hash};
 use crate::OsError;
 use crate::batch::{Batch, BufPool};
 use crate::net::mmsg::{Ask, Messages, Out, recv, send};

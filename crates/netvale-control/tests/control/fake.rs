@@ -22,6 +22,8 @@ pub(crate) const ATOK: u64 = 0x2_4000;
 pub(crate) const KTOA: u64 = 0x2_6000;
 /// A lot of memory, for long lists.
 pub(crate) const BIG: u64 = 0x10_0000;
+/// Its length; what follows it can be read only.
+pub(crate) const BIG_LEN: usize = 0x4_0000;
 /// Can be read only.
 pub(crate) const RO: u64 = 0x4_0000;
 /// Can be written only.
@@ -53,7 +55,8 @@ impl Mem {
             piece(HDR, 0x2_0000, true, true),
             piece(RO, 0x2000, true, false),
             piece(WO, 0x2000, false, true),
-            piece(BIG, 0x4_0000, true, true),
+            piece(BIG, BIG_LEN, true, true),
+            piece(BIG + BIG_LEN as u64, 0x1000, true, false),
         ]))
     }
 

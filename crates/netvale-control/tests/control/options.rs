@@ -8,7 +8,8 @@ use netvale_wire::abi::{
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::fake::{
-    ATOK, BIG, BODY, Call, HDR, KTOA, NOWHERE, OPT_STEP, OPTS, RO, WO, World, head, header, status,
+    ATOK, BIG, BIG_LEN, BODY, Call, HDR, KTOA, NOWHERE, OPT_STEP, OPTS, RO, WO, World, head,
+    header, status,
 };
 
 const EMSGSIZE: Result<(), Errno> = Err(Errno::EMSGSIZE);
@@ -328,6 +329,34 @@ fn bodies_come_back_after_success_with_status_zero_only() {
     w.chain(&[offsets(200).as_bytes()]);
     assert_eq!(stop(&mut w), Ok(()));
     assert_eq!(w.option::<NmReqOptOffsets>(0).nro_max_offset, 200);
+}
+
+#[test]
+fn a_body_that_is_no_answer_need_not_be_writable() {
+    let at = BIG + BIG_LEN as u64 - 24;
+    let body = [0u8; 32];
+    // Not taken, though the call succeeds.
+    let mut w = World::new();
+    w.mem.put(at, &head(opttype::OFFSETS, 0));
+    w.mem.put(at + 24, &body);
+    w.first = at;
+    assert_eq!(stop(&mut w), Ok(()));
+    assert_eq!(w.mem.get::<NmReqOption>(at).nro_status, NOT_SUPPORTED);
+    // Taken, but the call fails: its own error, not that of the copy.
+    let mut w = World::new();
+    let mut first = head(99, 0);
+    first.nro_next = at;
+    w.mem.put(OPTS, &first);
+    w.mem.put(at, &head(opttype::OFFSETS, 0));
+    w.first = OPTS;
+    assert_eq!(register(&mut w), Err(Errno::EOPNOTSUPP));
+    assert_eq!(w.mem.get::<NmReqOption>(at).nro_status, 0);
+    // Taken by a call that succeeds: a fault, and the binding is undone.
+    let mut w = World::new();
+    w.mem.put(at, &head(opttype::OFFSETS, 0));
+    w.first = at;
+    assert_eq!(register(&mut w), Err(Errno::EFAULT));
+    assert_eq!(w.host.calls.last(), Some(&Call::Unregister));
 }
 
 #[test]

@@ -216,6 +216,6 @@ fn unbound(conn: &Conn) -> Result<(), Refusal> {
     }
 }
 
-fn krings(reg: &Registration) -> impl Iterator<Item = KringId> {
+pub(super) fn krings(reg: &Registration) -> impl Iterator<Item = KringId> {
     reg.tx.iter().chain(&reg.rx).map(|r| r.kring)
 }

@@ -231,6 +231,57 @@ fn switches_by_the_names_in_requests() {
     assert_eq!(c.ask(&delete("a-b")).unwrap().0, Reply::Done);
 }
 
+/// One port in two switches: nobody else may have it until it is in one again.
+#[test]
+fn a_second_switch_for_a_port() {
+    let bed = Bed::new();
+    let mut c = bed.connect();
+    let attach = |spec: &str| Request::Attach {
+        spec: spec.into(),
+        nr: true,
+        host: false,
+        mem_id: 0,
+    };
+    let detach = |spec: &str| Request::Detach {
+        spec: spec.into(),
+        nr: true,
+    };
+    let new = Request::NewIf {
+        name: "p".into(),
+        want: Wanted::default(),
+        region: None,
+    };
+    assert_eq!(c.ask(&new).unwrap().0, Reply::Done);
+    let attached = Reply::Attached { port_index: 0 };
+    assert_eq!(c.ask(&attach("vale0:p")).unwrap().0, attached);
+    let (_, fds) = bind(&mut bed.connect(), nr("p"));
+    assert_eq!(fds.len(), 2);
+    assert!(eventually(SOON, || bed.ports()[0].owners.is_empty()));
+    for _ in 0..3 {
+        assert_eq!(c.ask(&attach("vale1:p")).unwrap().0, attached);
+        for name in ["p", "vale0:p", "vale1:p", "p{1"] {
+            assert_eq!(no(&mut c, nr(name)), ErrorKind::Busy, "{name}");
+        }
+        assert_eq!(refused(&mut c, &attach("vale1:p")), ErrorKind::Busy);
+        assert_eq!(refused(&mut c, &attach("vale2:p")), ErrorKind::Busy);
+        assert_eq!(refused(&mut c, &detach("vale0:p")), ErrorKind::Busy);
+        let names: Vec<String> = bed.ports().into_iter().map(|p| p.name).collect();
+        assert_eq!(names, ["vale0:p", "vale1:p"]);
+        assert_eq!(c.ask(&detach("vale1:p")).unwrap().0, attached);
+        bed.assert_sound();
+    }
+    assert_eq!(refused(&mut c, &detach("vale1:p")), ErrorKind::NotFound);
+    assert_eq!(c.ask(&detach("vale0:p")).unwrap().0, attached);
+    let delete = Request::DelIf { name: "p".into() };
+    assert_eq!(c.ask(&delete).unwrap().0, Reply::Done);
+    assert!(bed.ports().is_empty());
+    bed.assert_sound();
+    // The server may end while a port joins two switches.
+    assert_eq!(c.ask(&new).unwrap().0, Reply::Done);
+    c.ask(&attach("vale0:p")).unwrap();
+    c.ask(&attach("vale1:p")).unwrap();
+}
+
 #[test]
 fn parameters_are_there_as_long_as_the_server() {
     let mut bed = Bed::new();

@@ -53,6 +53,8 @@ impl<M: MemSource> Domain<M> {
             automatic: false,
             unnamed: false,
             seat: None,
+            joined: None,
+            second: false,
             tx: vec![],
             rx: vec![],
             owners: vec![],

@@ -108,6 +108,14 @@ impl<M: MemSource> Domain<M> {
                 "{full} was not attached, but opened"
             )));
         }
+        if let Some(index) = self.part(id) {
+            return Ok(index);
+        }
+        if self.port(id).is_some_and(|p| p.joined.is_some()) {
+            return Err(DomainError::Busy(format!(
+                "{port} is in a second switch, from which it must be detached first"
+            )));
+        }
         let seat = self.unseat(id).ok_or_else(|| not_found(&full))?;
         self.rename(id, port);
         if self
@@ -122,7 +130,8 @@ impl<M: MemSource> Domain<M> {
     /// The persistent port of this name, attached to a switch or not.
     pub(super) fn persistent(&self, name: &str) -> Option<PortId> {
         let is = |full: &str| full.rsplit(':').next() == Some(name);
-        let mut all = self.ports.iter().filter(|(_, p)| p.persistent);
+        let all = self.ports.iter();
+        let mut all = all.filter(|(_, p)| p.persistent && !p.second);
         all.find(|(_, p)| is(&p.name)).map(|(id, _)| PortId(id))
     }
 
@@ -143,8 +152,9 @@ impl<M: MemSource> Domain<M> {
     pub fn set_vnet_hdr(&mut self, name: &str, len: u8) -> Result<()> {
         check_header_len(len)?;
         let id = self.find(name).ok_or_else(|| not_found(name))?;
-        if self.port(id).is_none_or(|p| p.kind != PortKind::Vale) {
-            return Err(not_found(name));
+        let p = self.port(id).filter(|p| p.kind == PortKind::Vale);
+        if p.ok_or_else(|| not_found(name))?.joined.is_some() {
+            return Err(DomainError::Busy(format!("{name} joins two switches")));
         }
         self.set_header_of(id, len);
         Ok(())

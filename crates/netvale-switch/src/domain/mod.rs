@@ -21,6 +21,7 @@ mod pipes;
 mod query;
 mod regions;
 mod seats;
+mod second;
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
@@ -269,6 +270,10 @@ struct Port {
     /// We made up its name: no request that says it means this port.
     unnamed: bool,
     seat: Option<Seat>,
+    /// A persistent port in two switches: the port for the other one.
+    joined: Option<PortId>,
+    /// Of those two, the one that came later.
+    second: bool,
     tx: Vec<RingState>,
     rx: Vec<RingState>,
     owners: Vec<u16>,

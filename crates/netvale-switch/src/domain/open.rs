@@ -86,6 +86,9 @@ impl<M: MemSource> Domain<M> {
             Some(p) if p.unnamed => Err(DomainError::Busy(format!(
                 "a port that is no part of {spec} is called {name}"
             ))),
+            Some(p) if p.joined.is_some() => {
+                Err(DomainError::Busy(format!("{name} joins two switches")))
+            }
             _ => Ok(found),
         }
     }

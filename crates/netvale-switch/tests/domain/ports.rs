@@ -1,9 +1,9 @@
 //! Ports of switches and persistent ports: names, rings, buffers.
 
 use netvale_ring::Slot;
-use netvale_ring::layout::BUF_SIZE;
+use netvale_ring::layout::{BUF_SIZE, RegionGeom, StateGeom};
 use netvale_ring::slot::NS_MOREFRAG;
-use netvale_switch::domain::{DomainError, Want};
+use netvale_switch::domain::{Config, DomainError, Want};
 
 use crate::bed::{all, assert_empty, frame, send, spec};
 use crate::common::{Bed, drain, small, want};
@@ -120,6 +120,82 @@ fn persistent_ports_keep_their_names() {
     bed.close(eph);
     delete("p").unwrap();
     assert!(matches!(delete("p"), Err(DomainError::NotFound(_))));
+    assert_empty(&bed);
+}
+
+/// A second seat is a port like another, for the namespace's own use; what is
+/// refused leaves nothing, whatever was done by then.
+#[test]
+fn a_persistent_port_in_two_switches() {
+    let with = |state: StateGeom, ifs| Config {
+        state,
+        global: RegionGeom {
+            ifs,
+            ..small().global
+        },
+        huge: false,
+    };
+    let (switches, ports) = (1, 1);
+    let tight = [
+        with(
+            StateGeom {
+                switches,
+                ..small().state
+            },
+            64,
+        ),
+        with(
+            StateGeom {
+                ports,
+                ..small().state
+            },
+            64,
+        ),
+        with(small().state, 1),
+        with(small().state, 0),
+    ];
+    for (i, config) in tight.into_iter().enumerate() {
+        let bed = Bed::new(config);
+        bed.with(|d| {
+            d.new_interface("p", &want(2, 1, 8, 16), None).unwrap();
+            assert_eq!(d.second_seat("vale1:p"), None, "it has no first one");
+            d.attach(&spec("vale0:p")).unwrap();
+            let second = d.second_seat("vale1:p").unwrap();
+            let owners = [(); 2].map(|()| d.add_owner(1, false).unwrap());
+            let refused = d.attach_second(&second, owners);
+            assert!(matches!(refused, Err(DomainError::NoSpace(_))), "{i}");
+            assert_eq!(d.list().len(), 1);
+            d.detach(&spec("vale0:p")).unwrap();
+            d.delete_interface("p").unwrap();
+        });
+        assert_empty(&bed);
+    }
+    let bed = Bed::new(small());
+    bed.with(|d| {
+        d.new_interface("p", &want(2, 1, 8, 16), None).unwrap();
+        d.attach(&spec("vale0:p")).unwrap();
+        for no in ["vale0:p", "p", "vale1:q", "vale1", "vale1:p{1"] {
+            assert_eq!(d.second_seat(no), None, "{no}");
+        }
+        let second = d.second_seat("vale1:p").unwrap();
+        let owners = [(); 2].map(|()| d.add_owner(1, false).unwrap());
+        let (index, [a, b]) = d.attach_second(&second, owners).unwrap();
+        assert_eq!((index, b.name.as_str()), (0, "vale1:p"));
+        // What the one receives the other sends.
+        assert_eq!((a.tx.len(), a.rx.len()), (2, 1));
+        assert_eq!((b.tx.len(), b.rx.len()), (1, 2));
+        assert_eq!((b.tx[0].slots, b.rx[0].slots), (16, 8));
+        assert_eq!(d.second_seat("vale2:p"), None);
+        let hdr = d.set_vnet_hdr("vale0:p", 12);
+        assert!(matches!(hdr, Err(DomainError::Busy(_))));
+        let first = d.detach(&spec("vale0:p"));
+        assert!(matches!(first, Err(DomainError::Busy(_))));
+        owners.map(|o| d.owner_gone(o));
+        assert_eq!(d.detach(&spec("vale1:p")), Ok(0));
+        d.set_vnet_hdr("vale0:p", 12).unwrap();
+        d.detach(&spec("vale0:p")).unwrap();
+        d.delete_interface("p").unwrap();
+    });
     assert_empty(&bed);
 }
 

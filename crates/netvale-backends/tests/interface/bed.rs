@@ -10,8 +10,9 @@ use netvale_backends::bpf::XdpMode;
 use netvale_ring::layout::{BUF_SIZE, RegionGeom};
 use netvale_shm::{HugePages, Mem, Memfd};
 use netvale_testkit::net::NetNs;
-use netvale_testkit::{PATIENCE, Rng};
+use netvale_testkit::{PATIENCE, Rng, skip};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{AddressFamily, SocketType};
 
 /// An EtherType for experiments, which no stack answers.
 pub(crate) const TYPE: [u8; 2] = [0x88, 0xb5];
@@ -25,9 +26,14 @@ pub(crate) struct Cable {
 }
 
 impl Cable {
-    /// `None` where that is not allowed, after it has been said.
+    /// `None` where that is not possible, after it has been said.
     pub(crate) fn new(test: &str, queues: u32, mtu: u32) -> Option<Self> {
         let left = NetNs::new(test)?;
+        let socket = rustix::net::socket(AddressFamily::XDP, SocketType::RAW, None);
+        if socket.is_err_and(|e| e == rustix::io::Errno::AFNOSUPPORT) {
+            skip(test, "needs a kernel with CONFIG_XDP_SOCKETS");
+            return None;
+        }
         let right = NetNs::make();
         let settings = format!("mtu {mtu} numrxqueues {queues} numtxqueues {queues}");
         left.veth("a", &right, "b", &settings);
@@ -70,8 +76,6 @@ pub(crate) struct Port {
     pub(crate) xsk: Xsk,
     pub(crate) umem: Umem,
     free: Vec<u32>,
-    /// Buffers in the fill ring.
-    lent: u32,
 }
 
 impl Port {
@@ -94,7 +98,6 @@ impl Port {
             xsk,
             umem: umem.clone(),
             free: bufs.rev().collect(),
-            lent: 0,
         }
     }
 
@@ -109,7 +112,6 @@ impl Port {
         for _ in 0..count {
             let buf = self.free.pop().unwrap();
             assert!(fill.put(self.umem.fill_addr(buf).unwrap()));
-            self.lent += 1;
         }
         fill.publish();
         if fill.needs_wakeup() {
@@ -187,7 +189,6 @@ impl Port {
             }
         }
         rx.release();
-        self.lent -= u32::try_from(pieces.len()).unwrap();
         Some(pieces)
     }
 

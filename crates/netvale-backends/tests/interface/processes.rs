@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use netvale_backends::af_xdp::{Frame, RingSizes, Xsk};
 use netvale_backends::bpf::XdpMode;
+use netvale_backends::host::WireSide;
 use netvale_ring::layout::RegionGeom;
 use netvale_shm::Memfd;
 use netvale_shm::channel::Channel;
@@ -85,6 +86,7 @@ fn another_process() {
         "sender" => sender(&channel),
         "worker" => worker(&channel),
         "owner" => owner(&channel),
+        "host owner" => host_owner(&channel),
         _ => panic!("no role {role}"),
     }
 }
@@ -173,6 +175,18 @@ fn owner(channel: &Channel) {
     }
 }
 
+/// Owns the host side of an interface until it is killed, and does nothing.
+fn host_owner(channel: &Channel) {
+    let (_, mut fds) = hear(channel);
+    let ns = NetNs::from_fd(fds.pop().unwrap());
+    let (_tap, link) = crate::host::connect(&ns, WireSide::Packet);
+    link.capture(true).unwrap();
+    channel.send(b"ready", &[]).unwrap();
+    loop {
+        std::thread::sleep(Duration::from_secs(60));
+    }
+}
+
 #[test]
 fn two_processes_register_the_same_memory() {
     let Some(cable) = Cable::new("processes::two_processes_register_the_same_memory", 1, 1500)
@@ -188,7 +202,7 @@ fn two_processes_register_the_same_memory() {
     let other = Other::start("sender");
     other.send("use these", &[file.as_fd(), cable.left.as_fd()]);
     let mut rng = Rng::new(1);
-    for buf in 2..32 {
+    for buf in 2..32_u32 {
         // Written here, sent there: in the same memory.
         let sent = frame(&mut rng, 60 + 47 * buf as usize);
         let at = geom.buf_ofs() + buf as usize * 2112;

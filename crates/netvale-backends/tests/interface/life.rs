@@ -6,11 +6,15 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use netvale_backends::af_xdp::{RingSizes, Xsk, XskConfig, XskError};
-use netvale_backends::bpf::{BpfError, XdpMode, xdp_state};
+use netvale_backends::bpf::{
+    Asm, BpfError, Cell, Program, ProgramKind, Reg, Width, XdpMode, tc_programs, xdp_state,
+};
+use netvale_backends::host::WireSide;
 use netvale_testkit::net::{NetNs, may_administer};
 use netvale_testkit::{PATIENCE, eventually};
 
 use crate::bed::{Cable, Port, config, redirect, region, umem};
+use crate::host::connect;
 use crate::processes::Other;
 
 const LEFT: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
@@ -56,11 +60,18 @@ fn descriptors() -> BTreeMap<String, usize> {
             continue; // closed by another test meanwhile
         };
         let kind = target.to_string_lossy().into_owned();
-        if kind.contains("bpf") {
-            *kinds.entry(kind).or_default() += 1;
+        if let Some(kind) = kind
+            .strip_prefix("anon_inode:")
+            .filter(|k| k.contains("bpf"))
+        {
+            *kinds.entry(kind.to_owned()).or_default() += 1;
         }
     }
     kinds
+}
+
+fn kinds(of: &[(&str, usize)]) -> BTreeMap<String, usize> {
+    of.iter().map(|&(kind, n)| (kind.into(), n)).collect()
 }
 
 #[test]
@@ -97,13 +108,21 @@ fn a_hundred_times_on_and_off_leaves_nothing() {
         let port = Port::open(&cable.right, "b", 0, &memory, 2..10, &config());
         let program = redirect(&cable.right, "b", 1, mode);
         program.connect(0, &port.xsk.socket).unwrap();
-        assert_eq!(descriptors().len(), 2, "a map and a link");
+        assert_eq!(descriptors(), kinds(&[("bpf-map", 1), ("bpf_link", 1)]));
+        if mode == XdpMode::Native {
+            let (_tap, link) = connect(&cable.right, WireSide::Xdp);
+            link.capture(true).unwrap();
+            assert_eq!(descriptors(), kinds(&[("bpf-map", 3), ("bpf_link", 5)]));
+        }
     }
     assert_eq!((all("/proc/self/fd"), maps(), descriptors()), before);
     assert!(cable.left.ping(RIGHT, 64, PATIENCE).is_some());
     let state = cable.right.enter(|| xdp_state(index)).unwrap();
     assert_eq!(state, netvale_backends::bpf::XdpState::default());
     assert!(!cable.right.ip("link show dev b").contains("xdp"));
+    assert!(!cable.right.ip("link").contains("t: "), "no TAP");
+    let programs = cable.right.enter(|| tc_programs(index)).unwrap();
+    assert_eq!(programs, (vec![], vec![]));
 }
 
 /// Mappings of AF_XDP rings.
@@ -241,7 +260,7 @@ fn refusals_say_why_and_what_to_do() {
     cable.right.ip("link set dev b up");
     let port = Port::open(&cable.right, "b", 0, &memory, 2..10, &config());
     let again = port.xsk.socket.as_fd().try_clone_to_owned().unwrap();
-    assert!(Xsk::from_fd(again, RingSizes::all(1 << 14)).is_err());
+    Xsk::from_fd(again, RingSizes::all(1 << 14)).unwrap_err();
 }
 
 #[test]
@@ -273,4 +292,38 @@ fn without_privilege_the_remedy_is_named() {
         program,
         "cannot create a BPF map of 1 sockets (run as root or with CAP_BPF and CAP_NET_ADMIN)"
     );
+}
+
+#[test]
+fn the_verifiers_words_are_in_the_error() {
+    let test = "life::the_verifiers_words_are_in_the_error";
+    if !may_administer() {
+        let _ = NetNs::new(test); // says so
+        return;
+    }
+    let kind = ProgramKind::Xdp { frags: false };
+    let mut asm = Asm::new();
+    asm.load(Width::Word, Reg::R0, Reg::R7, 0); // which nothing has set
+    asm.exit();
+    let no = Program::load(kind, "nv_wrong", &asm.finish()).unwrap_err();
+    assert!(matches!(no, BpfError::Verifier { .. }), "{no:?}");
+    let text = no.to_string();
+    assert!(
+        text.starts_with("the kernel's verifier refuses program nv_wrong: "),
+        "{text}"
+    );
+    assert!(text.contains("R7 !read_ok"), "{text}");
+
+    // Memory of a cell is reached within its bounds only.
+    let cell = Cell::new("nv_cell", 2).unwrap();
+    cell.write(&[1, 2]).unwrap();
+    assert_eq!(cell.read().unwrap(), [1, 2]);
+    let no = cell.write(&[1, 2, 3]).unwrap_err().to_string();
+    assert!(no.starts_with("cannot write the BPF map nv_cell"), "{no}");
+    let mut asm = Asm::new();
+    cell.address(&mut asm, Reg::R1, 1);
+    asm.load(Width::Double, Reg::R0, Reg::R1, 8);
+    asm.exit();
+    let no = Program::load(kind, "nv_beyond", &asm.finish()).unwrap_err();
+    assert!(no.to_string().contains("off=16 size=8"), "{no}");
 }

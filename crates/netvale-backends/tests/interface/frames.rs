@@ -3,7 +3,7 @@
 use std::mem::MaybeUninit;
 use std::time::Duration;
 
-use netvale_backends::af_xdp::{Desc, XskConfig};
+use netvale_backends::af_xdp::{BufLayout, CopyMode, Desc, RingSizes, Umem, Xsk, XskConfig};
 use netvale_backends::bpf::XdpMode;
 use netvale_testkit::net::NetNs;
 use netvale_testkit::{PATIENCE, Rng, eventually};
@@ -102,7 +102,7 @@ fn each_queue_has_its_socket_and_the_rest_goes_to_the_stack() {
         let shared = senders[0].xsk.socket.clone();
         let xsk = cable
             .left
-            .enter(|| netvale_backends::af_xdp::Xsk::open_shared(&shared, index, queue, &config()));
+            .enter(|| Xsk::open_shared(&shared, index, queue, &config()));
         let bufs = 2 + queue * 10..12 + queue * 10;
         senders.push(Port::of(xsk.unwrap(), &memory, bufs));
     }
@@ -123,9 +123,9 @@ fn each_queue_has_its_socket_and_the_rest_goes_to_the_stack() {
 
     let others = stack(&cable.right);
     for round in 0..8 {
-        for queue in 0..4 {
+        for (queue, sender) in senders.iter_mut().enumerate() {
             let sent = frame(&mut rng, 100 + round);
-            senders[queue].send(&sent);
+            sender.send(&sent);
             if let Some(port) = receivers.get_mut(queue) {
                 assert_eq!(port.receive(PATIENCE), Some(sent));
             } else {
@@ -236,4 +236,93 @@ fn what_does_not_fit_is_dropped_and_counted() {
     let sent = frame(&mut rng, 2000);
     a.send(&sent);
     assert_eq!(b.receive(PATIENCE), Some(sent));
+}
+
+#[test]
+fn a_frame_goes_on_through_another_interface_from_where_it_lies() {
+    let test = "frames::a_frame_goes_on_through_another_interface_from_where_it_lies";
+    let Some(cable) = Cable::new(test, 1, 1500) else {
+        return;
+    };
+    let third = NetNs::make();
+    cable.right.veth("c", &third, "d", "mtu 1500");
+    let (file, geom) = region(128);
+    let memory = umem(&file, &geom);
+    let mut a = Port::open(&cable.left, "a", 0, &memory, 2..12, &config());
+    let mut b = Port::open(&cable.right, "b", 0, &memory, 12..22, &config());
+    let mut d = Port::open(&third, "d", 0, &memory, 22..42, &config());
+    // One registration for both sides of the middle.
+    let index = cable.right.index("c");
+    let open = |config: &XskConfig| {
+        cable
+            .right
+            .enter(|| Xsk::open_shared(&b.xsk.socket, index, 0, config))
+    };
+    let mut c = Port::of(open(&config()).unwrap(), &memory, 0..0);
+    // Another for the same queue has no rings of buffers of its own.
+    let sending = XskConfig {
+        sizes: RingSizes {
+            rx: 0,
+            tx: 64,
+            fill: 0,
+            completion: 0,
+        },
+        ..config()
+    };
+    let first = c.xsk.socket.clone();
+    let second = cable
+        .right
+        .enter(|| Xsk::open_shared(&first, index, 0, &sending))
+        .unwrap();
+    assert!(second.rx.is_none() && second.fill.is_none() && second.completion.is_none());
+
+    let into = redirect(&cable.right, "b", 1, XdpMode::Native);
+    into.connect(0, &b.xsk.socket).unwrap();
+    let out = redirect(&third, "d", 1, XdpMode::Native);
+    out.connect(0, &d.xsk.socket).unwrap();
+    b.fill(8);
+    d.fill(16);
+    let mut rng = Rng::new(2);
+    let mut tx = [c.xsk.tx.take().unwrap(), second.tx.unwrap()];
+    for round in 0..16 {
+        let sent = frame(&mut rng, 500 + round);
+        a.send(&sent);
+        let frame = b.receive_in_place(PATIENCE).unwrap()[0];
+        let tx = &mut tx[round % 2];
+        tx.refresh().unwrap();
+        assert!(tx.put(memory.tx_desc(frame).unwrap()));
+        tx.publish();
+        tx.socket().kick_tx().unwrap();
+        assert_eq!(d.receive(PATIENCE), Some(sent));
+        // Its buffer comes back there and receives here again.
+        eventually("it has been sent", || {
+            c.collect();
+            c.free() == round + 1
+        });
+        let fill = b.xsk.fill.as_mut().unwrap();
+        fill.refresh().unwrap();
+        assert!(fill.put(memory.fill_addr(frame.buf).unwrap()));
+        fill.publish();
+    }
+}
+
+#[test]
+fn without_zero_copy_the_best_is_a_copy() {
+    let Some(cable) = Cable::new("frames::without_zero_copy_the_best_is_a_copy", 1, 1500) else {
+        return;
+    };
+    let (file, geom) = region(64);
+    for huge in [false, true] {
+        let layout = BufLayout {
+            huge, // the kernel is asked for zero copy only then
+            ..umem(&file, &geom).layout()
+        };
+        let memory = Umem::new(file.map().unwrap(), layout).unwrap();
+        let best = XskConfig {
+            copy: CopyMode::Best,
+            ..config()
+        };
+        let port = Port::open(&cable.right, "b", 0, &memory, 2..10, &best);
+        assert!(!port.xsk.socket.is_zero_copy().unwrap());
+    }
 }

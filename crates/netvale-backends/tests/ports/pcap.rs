@@ -1,0 +1,1 @@
+use netvale_testkit as _;

@@ -1,0 +1,153 @@
+//! Delivery between regions whose buffers differ in size, which the control
+//! plane may make or a program may bring.
+
+#[cfg(test)]
+mod deliver {
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicU32;
+
+    use netvale_ring::deliver::{Ent, Source, deliver};
+    use netvale_ring::kring::Geom;
+    use netvale_ring::layout::{RegionGeom, StateGeom};
+    use netvale_ring::offsets::Offsets;
+    use netvale_ring::slot::NS_MOREFRAG;
+    use netvale_ring::world::{Party, RegionMap, RegionSource, Regions, Waker, World};
+    use netvale_ring::{KringId, Ring, Slot};
+    use netvale_shm::Mem;
+
+    const SLOTS: u32 = 16;
+
+    fn region(id: u16, buf_size: u32) -> RegionMap {
+        let geom = RegionGeom {
+            ifs: 1,
+            rings: 2,
+            ring_size: 4096,
+            bufs: 2 + 2 * SLOTS,
+            buf_size,
+        };
+        RegionMap::new(id, 1, None, geom, Mem::heap(geom.file_len())).unwrap()
+    }
+
+    /// Makes ring object `obj` of a region, held by kring `obj`.
+    fn ring<'a>(world: &World, map: &'a RegionMap, obj: u32, kring: u32) -> Ring<'a> {
+        let ofs = map.geom.ring_ofs(obj);
+        let ring = map.ring(ofs, SLOTS).unwrap();
+        ring.init(0, 0, map.geom.buf_size, 0, 0);
+        for i in 0..SLOTS {
+            ring.set_slot(i, Slot::new(2 + obj * SLOTS + i, 0, 0));
+        }
+        let k = world.kring(KringId(kring)).unwrap();
+        k.init(
+            0,
+            0,
+            Geom {
+                region: map.id,
+                slots: SLOTS,
+                region_gen: 1,
+                ofs,
+            },
+        );
+        let cursor = k.resv(SLOTS).unwrap().open();
+        k.set_cursor(cursor);
+        ring
+    }
+
+    struct Maps(Vec<RegionMap>);
+    impl RegionSource for Maps {
+        fn map(&self, id: u16, _: u32) -> Option<RegionMap> {
+            self.0.iter().find(|m| m.id == id).cloned()
+        }
+    }
+    struct Nobody;
+    impl Waker for Nobody {
+        fn wake(&self, _: &AtomicU32, _: u32) {}
+    }
+
+    /// A fragment that does not fit the destination's buffer becomes empty, the
+    /// others arrive; a monitor shows as much of each as its buffer takes.
+    #[test]
+    fn smaller_buffers() {
+        let geom = StateGeom {
+            ports: 1,
+            krings: 4,
+            regions: 4,
+            shared_regions: 1,
+            holders: 1,
+            switches: 1,
+        };
+        let world = World::format(Mem::heap(geom.file_len()), geom).unwrap();
+        let (own, other, third) = (region(1, 2048), region(2, 512), region(3, 64));
+        let from = ring(&world, &own, 0, 0);
+        let to = ring(&world, &other, 0, 1);
+        let seen = ring(&world, &third, 0, 2);
+        world
+            .kring(KringId(1))
+            .unwrap()
+            .set_monitors(Some(KringId(2)));
+        let regions = Regions::new(Arc::new(Maps(vec![other.clone(), third.clone()])));
+        let party = Party {
+            world: &world,
+            regions: &regions,
+            own: &own,
+            waker: &Nobody,
+            owner: 1,
+        };
+        let bytes: Vec<u8> = (0..1024u32).map(|i| i.to_le_bytes()[0] ^ 0x5a).collect();
+        let lens = [100u16, 600, 512, 1];
+        let ents: Vec<Ent> = lens
+            .iter()
+            .zip(0u16..)
+            .map(|(&len, at)| {
+                let buf = from.slot(u32::from(at)).buf();
+                assert!(own.bufs().write(buf, 0, &bytes));
+                Ent {
+                    slot: Slot::new(buf, len, 0),
+                    at,
+                    frags: if at == 0 { 4 } else { 0 },
+                    ..Ent::default()
+                }
+            })
+            .collect();
+        let source = Source {
+            kring: KringId(0),
+            ring: from,
+            map: &own,
+            gives: true, // but not into another region
+            offsets: Offsets::NONE,
+        };
+        let done = deliver(&party, &source, KringId(1), &ents, [0].into_iter(), 1, 4);
+        assert_eq!((done.frames, done.bytes), (1, 613));
+        for (i, want) in (0..).zip([100u16, 0, 512, 1]) {
+            let slot = to.slot(i);
+            let more = if i < 3 { NS_MOREFRAG } else { 0 };
+            assert_eq!((slot.len(), slot.flags()), (want, 4 << 8 | more), "{i}");
+            let mut got = vec![0; usize::from(want)];
+            assert!(other.bufs().read(slot.buf(), 0, &mut got));
+            assert_eq!(got, bytes[..got.len()]);
+        }
+        assert_eq!(from.slot(0).buf(), 2, "the sender keeps its buffers");
+        for (i, want) in (0..).zip([64u16, 0, 64, 1]) {
+            let slot = seen.slot(i);
+            let more = if i < 3 { NS_MOREFRAG } else { 0 };
+            assert_eq!((slot.len(), slot.flags()), (want, 4 << 8 | more), "{i}");
+            let mut got = vec![0; usize::from(want)];
+            assert!(third.bufs().read(slot.buf(), 0, &mut got));
+            assert_eq!(got, bytes[..got.len()]);
+        }
+        // A destination that has no room at all is left as it was.
+        let tail = world.kring(KringId(1)).unwrap().resv(SLOTS).unwrap();
+        let before = tail.given_out();
+        let one = [Ent {
+            frags: 1,
+            ..ents[0]
+        }];
+        for _ in 0..11 {
+            deliver(&party, &source, KringId(1), &one, [0].into_iter(), 1, 1);
+        }
+        assert_eq!(before.distance(tail.given_out(), SLOTS), 11);
+        let none = deliver(&party, &source, KringId(1), &one, [0].into_iter(), 1, 1);
+        assert_eq!((none.frames, none.bytes), (0, 0));
+        let [frames, _, full, fault] = world.kring(KringId(1)).unwrap().in_counters();
+        assert_eq!((frames, full, fault), (0, 1, 0), "counted when collected");
+    }
+}

@@ -1,0 +1,93 @@
+//! Attaching and detaching persistent ports.
+
+use std::sync::Arc;
+
+use netvale_shm::Doorbell;
+use netvale_switch::domain::Registration;
+use netvale_wire::name::PortSpec;
+use netvale_wire::proto::ErrorKind;
+
+use super::{Core, parse};
+use crate::joint::Joint;
+use crate::listing::Refusal;
+
+impl Core {
+    /// The index that the port got. `nr`: the name is a request's.
+    pub(super) fn attach(&mut self, spec: &str, nr: bool) -> Result<u32, Refusal> {
+        let name = full_name(spec, nr)?;
+        if let Some(second) = self.domain.second_seat(&name) {
+            return self.join(name, &second);
+        }
+        match nr {
+            true => Ok(self.domain.attach_named(spec)?),
+            false => Ok(self.domain.attach(&parse(spec)?)?),
+        }
+    }
+
+    /// The index that the port had.
+    pub(super) fn detach(&mut self, spec: &str, nr: bool) -> Result<u32, Refusal> {
+        if let Some(joint) = self.joints.remove(&full_name(spec, nr)?) {
+            let owners = joint.owners;
+            drop(joint); // its thread has ended now
+            owners.into_iter().for_each(|o| self.close(o));
+        }
+        match nr {
+            true => Ok(self.domain.detach_named(spec)?),
+            false => Ok(self.domain.detach(&parse(spec)?)?),
+        }
+    }
+
+    /// An attached port is to be in a second switch: it joins the two.
+    fn join(&mut self, name: String, spec: &PortSpec) -> Result<u32, Refusal> {
+        let process = std::process::id();
+        let first = self.domain.add_owner(process, false)?;
+        let second = match self.domain.add_owner(process, false) {
+            Ok(second) => second,
+            Err(e) => {
+                self.close(first);
+                return Err(e.into());
+            }
+        };
+        let owners = [first, second];
+        match self.domain.attach_second(spec, owners) {
+            Ok((index, ends)) => match self.carry(&ends) {
+                Ok(joint) => {
+                    self.joints.insert(name, joint);
+                    Ok(index)
+                }
+                Err(refusal) => {
+                    owners.into_iter().for_each(|o| self.close(o));
+                    self.domain.detach(spec)?;
+                    Err(refusal)
+                }
+            },
+            Err(e) => {
+                owners.into_iter().for_each(|o| self.close(o));
+                Err(e.into())
+            }
+        }
+    }
+
+    fn carry(&mut self, ends: &[Registration; 2]) -> Result<Joint, Refusal> {
+        let os = |e| Refusal::os("join two switches", &e);
+        let bell = Arc::new(Doorbell::new().map_err(os)?);
+        for reg in ends {
+            self.regions.enter(&self.domain, super::open::krings(reg));
+        }
+        let lost = || Refusal::new(ErrorKind::Other, "the port's rings are not in its region");
+        let (region, generation) = (ends[0].region, ends[0].region_gen);
+        let (map, _) = self.domain.region(region, generation).ok_or_else(lost)?;
+        // Before anybody can find the thread asleep.
+        self.bells.insert(ends[0].owner, Arc::clone(&bell));
+        let joint = Joint::start(&self.gear(), ends, map, bell);
+        joint.map_err(os)?.ok_or_else(lost)
+    }
+}
+
+/// Switch and port, as ports are called.
+fn full_name(spec: &str, nr: bool) -> Result<String, Refusal> {
+    match nr {
+        true => Ok(spec.into()),
+        false => Ok(parse(spec)?.port_name()),
+    }
+}
