@@ -32,6 +32,15 @@ pub(crate) enum Failure {
         #[source]
         source: io::Error,
     },
+    /// A file or folder could not be written.
+    #[error("cannot write {}", path.display())]
+    Write {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// The answer of `cargo metadata` is no JSON.
     #[error("cannot parse the answer of cargo metadata")]
     Json(#[from] serde_json::Error),

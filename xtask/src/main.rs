@@ -4,12 +4,14 @@
 //!   where unsafe code may be, licences, orphaned files, forbidden text.
 //! * `cargo xtask ci` is the local gate: formatting, lints, documentation and
 //!   the checks above. The tests themselves are run by `./test`.
+//! * `cargo xtask install` builds the product and installs it below a prefix.
 
 #![forbid(unsafe_code)]
 
 mod check;
 mod ci;
 mod failure;
+mod install;
 mod lexer;
 mod metadata;
 mod policy;
@@ -26,6 +28,8 @@ usage: cargo xtask <command>
 commands:
   check   check the rules of CONTRIBUTING.md that no compiler checks
   ci      run the gate: fmt, clippy, doc, check
+  install --prefix DIR [--release]
+          build programs, libraries, headers and manual pages, and put them there
   help    print this text
 
 exit status: 0 all is well, 1 a rule is broken, 2 wrong usage or no answer
@@ -42,6 +46,13 @@ fn main() -> ExitCode {
     let outcome = match args.as_slice() {
         ["check"] => check::run(),
         ["ci"] => ci::run(),
+        ["install", args @ ..] => match install::Args::parse(args) {
+            Some(args) => install::run(&args),
+            None => {
+                eprint!("xtask: install needs --prefix DIR\n\n{USAGE}");
+                return ExitCode::from(EXIT_NO_ANSWER);
+            }
+        },
         ["help" | "-h" | "--help"] => {
             print!("{USAGE}");
             return ExitCode::SUCCESS;

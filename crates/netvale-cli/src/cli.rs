@@ -11,7 +11,9 @@ use netvale::{Error, ErrorKind, Namespace};
 
 use crate::exit::Code;
 use crate::failure::{Failure, Result};
-use crate::{bench, bridge, control, demo, doctor, fdb, ls, pkt_gen, server_cmd, stats, vale_ctl};
+use crate::{
+    bench, bridge, control, demo, doctor, fdb, ls, pkt_gen, run, server_cmd, stats, vale_ctl,
+};
 
 /// The name the binary was started under.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,6 +88,11 @@ impl Place {
         Ok(self.namespace()?.no_spawn())
     }
 
+    /// The namespace's directory, if the command line says it.
+    pub(crate) fn dir(&self) -> Option<&Path> {
+        self.ns.as_deref()
+    }
+
     /// True if the command line says where.
     pub(crate) fn is_given(&self) -> bool {
         self.ns.is_some()
@@ -138,6 +145,8 @@ enum Command {
     Bridge(bridge::Args),
     /// netmap's switch control, with its options and its output
     ValeCtl(vale_ctl::Args),
+    /// Start an unmodified netmap program on this namespace
+    Run(run::Args),
     /// List the ports of the namespace
     Ls(ls::Args),
     /// Attach a persistent port to a switch
@@ -202,7 +211,7 @@ struct ValeCtlTool {
 }
 
 /// Parses the command line and runs the command.
-pub(crate) fn run(tool: Tool, argv: Vec<OsString>) -> Result<ExitCode> {
+pub(crate) fn main(tool: Tool, argv: Vec<OsString>) -> Result<ExitCode> {
     match tool {
         Tool::Netvale => {
             let cli = parse::<Cli>(argv)?;
@@ -231,6 +240,7 @@ fn run_command(command: Command, place: &Place) -> Result<ExitCode> {
         Command::PktGen(args) => pkt_gen::run(*args, place),
         Command::Bridge(args) => bridge::run(args, place),
         Command::ValeCtl(args) => vale_ctl::run(&args, place),
+        Command::Run(args) => run::run(&args, place),
         Command::Ls(args) => ls::run(&args, place),
         Command::Attach(args) => control::attach(&args, place),
         Command::Detach(args) => control::detach(&args, place),

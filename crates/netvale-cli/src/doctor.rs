@@ -4,6 +4,7 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use netvale::ErrorKind;
 use rustix::fs::{MemfdFlags, SealFlags};
@@ -85,7 +86,7 @@ impl Check {
 
 /// Runs `doctor`.
 pub(crate) fn run(args: &Args, place: &Place) -> Result<Code> {
-    let mut checks = vec![kernel(), memfd(), huge_pages(), files(), memlock(), cpus()];
+    let mut checks = vec![kernel(), memfd(), huge_pages(), files(), memlock(), cpus(), programs()];
     checks.extend(namespace(place));
     let mut code = Code::Done;
     for check in &checks {
@@ -123,6 +124,36 @@ fn kernel() -> Check {
 }
 
 /// Major and minor number of a release name.
+/// Whether programs of netmap's C interface can be started here.
+fn programs() -> Check {
+    let library = match crate::run::library() {
+        Ok(library) => library,
+        Err(e) => {
+            return Check::warn(
+                "programs",
+                e.to_string(),
+                "unmodified netmap programs need it: cargo build --release -p netvale-preload",
+            );
+        }
+    };
+    // With the library in it, a shell finds the device that is not there.
+    let shell = Command::new("/bin/sh")
+        .args(["-c", "test -c /dev/netmap"])
+        .env("LD_PRELOAD", &library)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    if shell.is_ok_and(|s| s.success()) {
+        return Check::ok("programs", "netvale run works");
+    }
+    Check::fail(
+        "programs",
+        format!("{} cannot be loaded into /bin/sh", library.display()),
+        "is it for this machine, and readable?",
+    )
+}
+
 fn version(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit());
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))

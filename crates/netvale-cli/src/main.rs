@@ -25,6 +25,7 @@ mod fdb;
 mod ls;
 mod output;
 mod pkt_gen;
+mod run;
 mod server_cmd;
 mod signals;
 mod stats;
@@ -34,7 +35,7 @@ mod vale_ctl;
 fn main() -> ExitCode {
     let argv: Vec<_> = std::env::args_os().collect();
     let tool = cli::Tool::from_argv0(argv.first());
-    match cli::run(tool, argv) {
+    match cli::main(tool, argv) {
         Ok(code) => code,
         Err(failure) => failure.report(tool.name()),
     }

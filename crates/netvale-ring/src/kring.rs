@@ -222,9 +222,20 @@ impl<'a> Kring<'a> {
     #[inline]
     #[must_use]
     pub fn offsets(self) -> Offsets {
-        if self.words[word::GEOM].load(Relaxed) & HAS_OFFSETS == 0 {
-            return Offsets::NONE;
+        if self.has_offsets() {
+            self.offset_words()
+        } else {
+            Offsets::NONE
         }
+    }
+    /// Whether it ever says so.
+    #[inline]
+    #[must_use]
+    pub fn has_offsets(self) -> bool {
+        self.words[word::GEOM].load(Relaxed) & HAS_OFFSETS != 0
+    }
+    #[cold]
+    fn offset_words(self) -> Offsets {
         let max = self.words[word::OFFSET_MAX].load(Relaxed);
         Offsets::new(
             self.words[word::OFFSET_MASK].load(Relaxed),

@@ -12,7 +12,9 @@
 //! 4. The receiver's sync ([`rx`], [`pipe`]) collects what was published,
 //!    moves `tail` and gives back what the program released.
 //!
-//! Monitors ([`monitor`]) see frames on the way. Nothing here makes a system
+//! A sync that would do nothing is recognised by a few loads ([`idle`]). Frames
+//! may begin behind their buffer's first byte ([`offsets`]). Monitors
+//! ([`monitor`]) see frames on the way. Nothing here makes a system
 //! call, waits, allocates on the way of a frame, or believes a word that it
 //! read from shared memory. `no_std`, and no `unsafe`.
 

@@ -250,9 +250,12 @@ pub fn rxsync(party: &Party<'_>, rx: End<'_>) -> Result<u32, BadWords> {
         && head != rhead.idx()
     {
         let n = rx.ring.span(rhead.idx(), head);
-        release(party, rx, rhead.idx(), n);
+        let tx = rx.kring.peer().and_then(|id| party.world.kring(id));
+        if let Some(tx) = tx {
+            release(party, rx, tx, rhead.idx(), n);
+        }
         rx.kring.publish_pipe_head(rhead.add(n, count));
-        if let Some(tx) = rx.kring.peer().and_then(|id| party.world.kring(id)) {
+        if let Some(tx) = tx {
             party.wake(tx);
         }
     }
@@ -274,11 +277,7 @@ pub fn rxsync(party: &Party<'_>, rx: End<'_>) -> Result<u32, BadWords> {
 }
 
 /// Copies `n` slots from `first` on back into the sender's ring.
-fn release(party: &Party<'_>, rx: End<'_>, first: u32, n: u32) {
-    let Some(tx_id) = rx.kring.peer() else { return };
-    let Some(tx) = party.world.kring(tx_id) else {
-        return;
-    };
+fn release(party: &Party<'_>, rx: End<'_>, tx: Kring<'_>, first: u32, n: u32) {
     let Some(map) = party.map_of(tx) else { return };
     let same = map.id == party.own.id && map.generation == party.own.generation;
     if rx.kring.is_watched() {
@@ -288,23 +287,27 @@ fn release(party: &Party<'_>, rx: End<'_>, first: u32, n: u32) {
             first,
             n,
         };
-        let holder = if same { tx_id } else { rx.id };
+        let holder = if same { tx.id() } else { rx.id };
         monitor::tap_zcopy(party, rx.kring, holder, false, run);
     }
     if !same {
         return; // each end keeps its own buffers
     }
-    let Some(to) = Target::new(tx_id, tx, &map).filter(|t| t.ring.count() == rx.ring.count())
-    else {
+    let g = tx.geom();
+    let to = map.ring(g.ofs, g.slots);
+    let Some(to) = to.filter(|to| to.count() == rx.ring.count()) else {
         rx.kring.count(Counter::FaultState, 1);
         return;
     };
     let (bufs, size) = (party.own.geom.bufs, party.own.geom.buf_size);
-    let from = rx.kring.offsets();
     let mut plain = 0;
-    if from.is_none() && to.offsets.is_none() {
-        (plain, _) = copy_plain(rx.ring, to.ring, party.own, first, n);
+    if !rx.kring.has_offsets() && !tx.has_offsets() {
+        (plain, _) = copy_plain(rx.ring, to, party.own, first, n);
     }
+    if plain == n {
+        return;
+    }
+    let offsets = (rx.kring.offsets(), tx.offsets());
     let mut k = (first + plain) % rx.ring.count();
     for _ in plain..n {
         let slot = rx.ring.slot(k);
@@ -314,9 +317,8 @@ fn release(party: &Party<'_>, rx: End<'_>, first: u32, n: u32) {
             } else {
                 0
             };
-            to.ring
-                .set_slot(k, Slot::new(slot.buf(), len, slot.flags()));
-            hand_ptr(rx.ring, from, to.ring, to.offsets, k);
+            to.set_slot(k, Slot::new(slot.buf(), len, slot.flags()));
+            hand_ptr(rx.ring, offsets.0, to, offsets.1, k);
             if slot.has(NS_BUF_CHANGED) {
                 let clear = slot.flags() & !NS_BUF_CHANGED;
                 rx.ring.set_slot(k, slot.with_flags(clear));

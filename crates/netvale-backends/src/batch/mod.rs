@@ -199,7 +199,8 @@ impl Batch {
     /// The pieces that frame `i` fills, the last one cut to what it uses.
     pub fn pieces(&self, i: usize) -> impl Iterator<Item = Piece> + '_ {
         let mut left = self.frames.get(i).map_or(0, |f| f.len);
-        self.chain(i).iter().map_while(move |p| {
+        let used = self.chain(i).iter().filter(|p| p.len > 0);
+        used.map_while(move |p| {
             let len = left.min(p.len);
             left -= len;
             (len > 0).then_some(Piece { len, ..*p })

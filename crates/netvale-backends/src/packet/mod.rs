@@ -78,6 +78,8 @@ pub struct PacketConfig {
     pub ignore_outgoing: bool,
     /// Frames with this mark are left out.
     pub leave_out_mark: Option<u32>,
+    /// Mark of the frames that are sent, for tc programs and others like us.
+    pub mark: Option<u32>,
     /// Whether sending goes past the queueing discipline (faster; and a tc
     /// program at the interface's egress does not see it).
     pub qdisc_bypass: bool,
@@ -98,6 +100,7 @@ impl PacketConfig {
             promiscuous: true,
             ignore_outgoing: true,
             leave_out_mark: None,
+            mark: None,
             qdisc_bypass: true,
             fanout: None,
             receive_buffer: None,
@@ -362,6 +365,11 @@ impl Base {
         if let Some(mark) = config.leave_out_mark {
             sys::leave_out_mark(base.fd.as_fd(), mark)
                 .map_err(|e| base.os("leave out a mark on interface", e))?;
+        }
+        if let Some(mark) = config.mark {
+            let mark = mark.cast_signed();
+            set_int(base.fd.as_fd(), libc::SOL_SOCKET, libc::SO_MARK, mark)
+                .map_err(|e| base.os("mark what is sent on interface", e))?;
         }
         if let Some(bytes) = config.receive_buffer {
             let bytes = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);

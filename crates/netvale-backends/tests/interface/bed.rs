@@ -62,9 +62,17 @@ pub(crate) fn umem(file: &Memfd, geom: &RegionGeom) -> Umem {
     Umem::new(file.map().unwrap(), layout).unwrap()
 }
 
+/// Small rings, which are passed many times.
+pub(crate) const SIZES: RingSizes = RingSizes {
+    rx: 16,
+    tx: 8,
+    fill: 64,
+    completion: 8,
+};
+
 pub(crate) fn config() -> XskConfig {
     XskConfig {
-        sizes: RingSizes::all(64),
+        sizes: SIZES,
         copy: CopyMode::Copy,
         patience: PATIENCE,
         ..XskConfig::default()

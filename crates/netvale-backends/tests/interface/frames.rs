@@ -10,7 +10,7 @@ use netvale_testkit::{PATIENCE, Rng, eventually};
 use rustix::net::{AddressFamily, Protocol, RecvFlags, SocketType};
 
 use crate::bed::{
-    Cable, Port, TYPE, UNTOUCHED, all_bytes, bytes_of, config, frame, redirect, region, umem,
+    Cable, Port, SIZES, TYPE, UNTOUCHED, all_bytes, bytes_of, config, frame, redirect, region, umem,
 };
 
 const SOON: Duration = Duration::from_millis(100);
@@ -192,7 +192,8 @@ fn what_does_not_fit_is_dropped_and_counted() {
     };
     let several = XskConfig {
         multi_buffer: true,
-        tx_budget: Some(256),
+        sizes: RingSizes { tx: 64, ..SIZES },
+        tx_budget: Some(256), // as far as the ring goes
         ..config()
     };
     let mut rng = Rng::new(5);

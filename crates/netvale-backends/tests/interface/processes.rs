@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use netvale_backends::af_xdp::{Frame, RingSizes, Xsk};
+use netvale_backends::af_xdp::{Frame, Xsk};
 use netvale_backends::bpf::XdpMode;
 use netvale_backends::host::WireSide;
 use netvale_ring::layout::RegionGeom;
@@ -14,7 +14,7 @@ use netvale_testkit::net::NetNs;
 use netvale_testkit::{PATIENCE, Rng, eventually};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
-use crate::bed::{Cable, Port, bytes_of, config, frame, redirect, region, umem};
+use crate::bed::{Cable, Port, SIZES, bytes_of, config, frame, redirect, region, umem};
 
 const ROLE: &str = "NETVALE_XDP_ROLE";
 
@@ -133,7 +133,7 @@ fn sender(channel: &Channel) {
 /// receives, from the buffer where it came.
 fn worker(channel: &Channel) {
     let (_, mut fds) = hear(channel);
-    let xsk = Xsk::from_fd(fds.pop().unwrap(), RingSizes::all(64)).unwrap();
+    let xsk = Xsk::from_fd(fds.pop().unwrap(), SIZES).unwrap();
     let (file, geom) = received_region(fds.pop().unwrap());
     let memory = umem(&file, &geom);
     let mut port = Port::of(xsk, &memory, 60..120);

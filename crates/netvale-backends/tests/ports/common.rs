@@ -13,7 +13,7 @@ use netvale_wire::mac::MacAddr;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 /// A pool in memory that could be shared, with netvale's usual buffers.
-pub fn pool(count: u32) -> BufPool {
+pub(crate) fn pool(count: u32) -> BufPool {
     const STRIDE: u32 = 2112;
     let len = (64 + count * STRIDE) as usize;
     let mem: Mem = Memfd::create("nvtest", len, HugePages::Never)
@@ -24,7 +24,7 @@ pub fn pool(count: u32) -> BufPool {
 }
 
 /// Room for `frames` frames, each `bufs` buffers long, from buffer `first` on.
-pub fn room(batch: &mut Batch, first: u32, frames: u32, bufs: u32) {
+pub(crate) fn room(batch: &mut Batch, first: u32, frames: u32, bufs: u32) {
     batch.clear();
     for frame in 0..frames {
         let chain: Vec<Piece> = (0..bufs)
@@ -39,7 +39,7 @@ pub fn room(batch: &mut Batch, first: u32, frames: u32, bufs: u32) {
 }
 
 /// Puts a frame into buffers from `first` on.
-pub fn put(batch: &mut Batch, pool: &BufPool, first: u32, frame: &[u8]) {
+pub(crate) fn put(batch: &mut Batch, pool: &BufPool, first: u32, frame: &[u8]) {
     let mut chain = Vec::new();
     for (i, part) in (first..).zip(frame.chunks(2048)) {
         let len = u32::try_from(part.len()).unwrap();
@@ -54,26 +54,26 @@ pub fn put(batch: &mut Batch, pool: &BufPool, first: u32, frame: &[u8]) {
 }
 
 /// The bytes of a frame.
-pub fn get(batch: &Batch, pool: &BufPool, i: usize) -> Vec<u8> {
+pub(crate) fn get(batch: &Batch, pool: &BufPool, i: usize) -> Vec<u8> {
     let mut bytes = vec![0; batch.frame_len(i)];
     assert_eq!(batch.read(pool, i, 0, &mut bytes), bytes.len());
     bytes
 }
 
 /// Waits until a descriptor is readable.
-pub fn readable(fd: impl AsFd, time: Duration) -> bool {
+pub(crate) fn readable(fd: impl AsFd, time: Duration) -> bool {
     let timeout = Timespec::try_from(time).unwrap();
     let mut fds = [PollFd::new(&fd, PollFlags::IN)];
     rustix::event::poll(&mut fds, Some(&timeout)).unwrap() > 0
 }
 
 /// The address of a test's station.
-pub fn mac(n: u8) -> MacAddr {
+pub(crate) fn mac(n: u8) -> MacAddr {
     MacAddr([2, 0x4e, 0, 0, 0, n])
 }
 
 /// A UDP datagram in a frame, with all checksums.
-pub fn udp(
+pub(crate) fn udp(
     (src_mac, src): (MacAddr, SocketAddrV4),
     (dst_mac, dst): (MacAddr, SocketAddrV4),
     payload: &[u8],
@@ -99,7 +99,7 @@ pub fn udp(
 }
 
 /// The payload of a frame, if it is UDP over IPv4 to this port.
-pub fn udp_payload(frame: &[u8], port: u16) -> Option<&[u8]> {
+pub(crate) fn udp_payload(frame: &[u8], port: u16) -> Option<&[u8]> {
     let eth = EthHdr::parse(frame).ok()?;
     let packet = frame.get(eth.len()..)?;
     let ip = Ipv4Hdr::parse(packet).ok()?;
@@ -110,6 +110,6 @@ pub fn udp_payload(frame: &[u8], port: u16) -> Option<&[u8]> {
 }
 
 /// `ip:port`.
-pub fn at(ip: [u8; 4], port: u16) -> SocketAddrV4 {
+pub(crate) fn at(ip: [u8; 4], port: u16) -> SocketAddrV4 {
     SocketAddrV4::new(Ipv4Addr::from(ip), port)
 }

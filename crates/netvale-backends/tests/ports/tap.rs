@@ -16,7 +16,7 @@ const HOST: [u8; 4] = [10, 77, 0, 1];
 const HERE: [u8; 4] = [10, 77, 0, 2];
 
 /// A TAP with an address in a namespace, behind which there is a station.
-pub fn tap_with_host(ns: &NetNs, config: &TapConfig) -> Tap {
+pub(crate) fn tap_with_host(ns: &NetNs, config: &TapConfig) -> Tap {
     let tap = ns.enter(|| Tap::open(config)).unwrap();
     let name = tap.name().to_owned();
     ns.ip(&format!("addr add 10.77.0.1/24 dev {name}"));

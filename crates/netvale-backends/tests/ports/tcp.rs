@@ -117,27 +117,20 @@ fn transfer(
     header: HdrLen,
 ) -> [Seen; 2] {
     let listener = b.enter(|| TcpListener::bind(server)).unwrap();
-    let client = {
-        let a = a.again();
-        thread::spawn(move || {
-            exchange(
-                a.enter(|| TcpStream::connect_timeout(&server.into(), PATIENCE).unwrap()),
-                1,
-            );
-        })
-    };
-    let server = thread::spawn(move || exchange(listener.accept().unwrap().0, 2));
     let pool = pool(8 * LONGEST);
     let mut seen = [Seen::default(), Seen::default()];
     let [there, back] = &mut seen;
-    while !(client.is_finished() && server.is_finished()) {
-        let moved = carry(left, right, &pool, header, there);
-        if !(carry(right, left, &pool, header, back) || moved) {
-            thread::yield_now();
+    thread::scope(|scope| {
+        let connect = || TcpStream::connect_timeout(&server.into(), PATIENCE).unwrap();
+        let client = scope.spawn(move || exchange(a.enter(connect), 1));
+        let server = scope.spawn(move || exchange(listener.accept().unwrap().0, 2));
+        while !(client.is_finished() && server.is_finished()) {
+            let moved = carry(left, right, &pool, header, there);
+            if !(carry(right, left, &pool, header, back) || moved) {
+                thread::yield_now();
+            }
         }
-    }
-    client.join().unwrap();
-    server.join().unwrap();
+    });
     seen
 }
 

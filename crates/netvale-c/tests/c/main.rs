@@ -11,8 +11,6 @@ mod examples;
 #[cfg(test)]
 mod headers;
 #[cfg(test)]
-mod install;
-#[cfg(test)]
 mod layout;
 #[cfg(test)]
 mod man;

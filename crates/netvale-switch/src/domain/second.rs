@@ -48,7 +48,9 @@ impl<M: MemSource> Domain<M> {
     ) -> Result<(u32, [Registration; 2])> {
         let made = self.make_second(spec, owners);
         if made.is_err() {
-            owners.map(|owner| self.owner_gone(owner));
+            for owner in owners {
+                self.owner_gone(owner);
+            }
         }
         made
     }
@@ -84,7 +86,9 @@ impl<M: MemSource> Domain<M> {
         let joined = self.join(switch, spec, [id, second], owners, hdr);
         if joined.is_err() {
             // First what lies in it.
-            owners.map(|owner| self.owner_gone(owner));
+            for owner in owners {
+                self.owner_gone(owner);
+            }
             self.discard(second);
         }
         joined

@@ -3,7 +3,6 @@
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering::Relaxed;
 
-use netvale_ring::Slot;
 use netvale_ring::deliver::{Source, Target, deliver_one, deliver_run};
 use netvale_ring::kring::{Counter, KringWindow};
 use netvale_ring::layout::RESERVED_BUFS;
@@ -11,6 +10,7 @@ use netvale_ring::offsets::Offsets;
 use netvale_ring::pipe::End;
 use netvale_ring::slot::{NS_BUF_CHANGED, NS_INDIRECT, NS_MOREFRAG, RingWindow};
 use netvale_ring::world::{Party, RegionMap, Waker, World};
+use netvale_ring::{Ring, Slot};
 
 use super::{MIN_RUN, RUN, TxRing};
 use crate::fdb::FdbWindow;
@@ -126,21 +126,33 @@ pub(super) fn follow(party: &Party<'_>, tx: &TxRing<'_>, r: &Route, first: u32, 
 pub(super) fn measure(from: &Source<'_>, first: u32, left: u32, key: Key) -> Option<(u32, u64)> {
     let most = left.min(RUN).min(from.ring.count() - first);
     let (bufs, limits) = (from.map.bufs(), Limits::of(from.map));
-    let (mut n, mut bytes) = (0, 0);
+    let (mut n, mut bytes, mut seen) = (0, 0, 0);
     for words in from.ring.words(first, most).chunks_exact(2) {
         let slot = Slot::from_bits(words[0].load(Relaxed));
         let same = |head| has_key(head, key);
         if !limits.allow(slot) || !bufs.head(slot.buf(), 0).is_some_and(same) {
             break;
         }
+        n += 1;
+        bytes += u64::from(slot.len());
+        seen |= slot.bits();
+    }
+    if Slot::from_bits(seen).has(NS_BUF_CHANGED) {
+        clear_changed(from.ring, first, n);
+    }
+    (n > 0 && (n == most || n >= MIN_RUN)).then_some((n, bytes))
+}
+
+/// Clears NS_BUF_CHANGED in `n` slots from `first` on, as a program expects.
+#[inline(never)]
+fn clear_changed(ring: Ring<'_>, first: u32, n: u32) {
+    for words in ring.words(first, n).chunks_exact(2) {
+        let slot = Slot::from_bits(words[0].load(Relaxed));
         if slot.has(NS_BUF_CHANGED) {
             let seen = slot.with_flags(slot.flags() & !NS_BUF_CHANGED);
             words[0].store(seen.bits(), Relaxed);
         }
-        n += 1;
-        bytes += u64::from(slot.len());
     }
-    (n > 0 && (n == most || n >= MIN_RUN)).then_some((n, bytes))
 }
 
 /// What a slot must keep to: taken out of the region once, because words

@@ -1,10 +1,11 @@
 //! Registrations in netmap's terms: what is granted, and the error of each
 //! refusal.
 
-use netvale_ring::layout::RegionGeom;
+use netvale_ring::layout::{RegionGeom, StateGeom};
 use netvale_ring::port::PortKind;
 use netvale_switch::domain::{
-    Domain, DomainError, GLOBAL_REGION, MAX_PIPES, NrBind, Offsets, Registration, Result, Want,
+    Config, Domain, DomainError, GLOBAL_REGION, MAX_PIPES, NrBind, Offsets, Registration, Result,
+    Want,
 };
 use netvale_wire::abi::{mode, regflags};
 
@@ -288,8 +289,8 @@ fn pipes_lie_where_their_parent_does() {
 
 #[test]
 fn a_65th_pipe_is_refused_and_leaves_nothing() {
-    let bed = Bed::new(netvale_switch::domain::Config {
-        state: netvale_ring::layout::StateGeom {
+    let bed = Bed::new(Config {
+        state: StateGeom {
             krings: 1024,
             ports: 256,
             ..small().state

@@ -190,7 +190,9 @@ fn a_persistent_port_in_two_switches() {
         assert!(matches!(hdr, Err(DomainError::Busy(_))));
         let first = d.detach(&spec("vale0:p"));
         assert!(matches!(first, Err(DomainError::Busy(_))));
-        owners.map(|o| d.owner_gone(o));
+        for o in owners {
+            d.owner_gone(o);
+        }
         assert_eq!(d.detach(&spec("vale1:p")), Ok(0));
         d.set_vnet_hdr("vale0:p", 12).unwrap();
         d.detach(&spec("vale0:p")).unwrap();
