@@ -8,8 +8,10 @@
 //!
 //! No clock is read here: the caller passes the time since any fixed moment.
 //!
-//! Frames need their checksums and must not wait for segmentation. The
-//! receiving socket is ordinary: the kernel's own vxlan device on the same
+//! Frames need their checksums and must not wait for segmentation. If the way
+//! to another end is a veth, the kernel there leaves even the checksums inside
+//! to it, and they arrive wrong: switch off transmit checksumming at the veth's
+//! other end. The receiving socket is ordinary: the kernel's own vxlan device on the same
 //! address and port excludes it.
 
 mod endpoint;
