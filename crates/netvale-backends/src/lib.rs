@@ -26,6 +26,13 @@ pub mod host;
 mod net;
 #[cfg(feature = "netlink")]
 pub mod netlink;
+#[cfg(any(
+    feature = "tap",
+    feature = "packet",
+    feature = "vxlan",
+    feature = "netlink",
+    feature = "bpf"
+))]
 mod oserr;
 #[cfg(feature = "packet")]
 pub mod packet;
@@ -38,4 +45,11 @@ pub mod tap;
 #[cfg(feature = "vxlan")]
 pub mod vxlan;
 
+#[cfg(any(
+    feature = "tap",
+    feature = "packet",
+    feature = "vxlan",
+    feature = "netlink",
+    feature = "bpf"
+))]
 pub use oserr::OsError;

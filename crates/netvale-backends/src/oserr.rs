@@ -36,7 +36,7 @@ impl OsError {
 
     /// Says what the user can do about it.
     #[must_use]
-    pub(crate) fn hint(mut self, hint: &'static str) -> Self {
+    pub fn hint(mut self, hint: &'static str) -> Self {
         self.hint = Some(hint);
         self
     }

@@ -12,7 +12,7 @@ use netvale::{Error, ErrorKind, Namespace};
 use crate::exit::Code;
 use crate::failure::{Failure, Result};
 use crate::{
-    bench, bridge, control, demo, doctor, fdb, ls, pkt_gen, run, server_cmd, stats, vale_ctl,
+    bench, bridge, capture, control, demo, doctor, fdb, ls, pkt_gen, run, server_cmd, stats, vale_ctl,
 };
 
 /// The name the binary was started under.
@@ -26,6 +26,8 @@ pub(crate) enum Tool {
     Bridge,
     /// netmap's switch control.
     ValeCtl,
+    /// Wireshark's way to our ports.
+    Extcap,
 }
 
 impl Tool {
@@ -38,6 +40,7 @@ impl Tool {
             Some("pkt-gen") => Self::PktGen,
             Some("bridge") => Self::Bridge,
             Some("vale-ctl") => Self::ValeCtl,
+            Some("netvale-extcap") => Self::Extcap,
             _ => Self::Netvale,
         }
     }
@@ -49,6 +52,7 @@ impl Tool {
             Self::PktGen => "pkt-gen",
             Self::Bridge => "bridge",
             Self::ValeCtl => "vale-ctl",
+            Self::Extcap => "netvale-extcap",
         }
     }
 }
@@ -145,6 +149,8 @@ enum Command {
     Bridge(bridge::Args),
     /// netmap's switch control, with its options and its output
     ValeCtl(vale_ctl::Args),
+    /// Write what a port sends and receives to a capture file
+    Capture(capture::Args),
     /// Start an unmodified netmap program on this namespace
     Run(run::Args),
     /// List the ports of the namespace
@@ -232,6 +238,10 @@ pub(crate) fn main(tool: Tool, argv: Vec<OsString>) -> Result<ExitCode> {
             Some(t) => Ok(vale_ctl::run(&t.args, &t.place)?.into()),
             None => Ok(Code::Done.into()),
         },
+        Tool::Extcap => match parse::<capture::extcap::Tool>(argv)? {
+            Some(t) => Ok(capture::extcap::run(&t)?.into()),
+            None => Ok(Code::Done.into()),
+        },
     }
 }
 
@@ -240,6 +250,7 @@ fn run_command(command: Command, place: &Place) -> Result<ExitCode> {
         Command::PktGen(args) => pkt_gen::run(*args, place),
         Command::Bridge(args) => bridge::run(args, place),
         Command::ValeCtl(args) => vale_ctl::run(&args, place),
+        Command::Capture(args) => capture::run(&args, place),
         Command::Run(args) => run::run(&args, place),
         Command::Ls(args) => ls::run(&args, place),
         Command::Attach(args) => control::attach(&args, place),
@@ -303,6 +314,7 @@ mod tests {
         PktGenTool::command().debug_assert();
         BridgeTool::command().debug_assert();
         ValeCtlTool::command().debug_assert();
+        capture::extcap::Tool::command().debug_assert();
     }
 
     #[test]
@@ -312,6 +324,7 @@ mod tests {
             ("/usr/bin/pkt-gen", Tool::PktGen),
             ("./bridge", Tool::Bridge),
             ("vale-ctl", Tool::ValeCtl),
+            ("/x/netvale-extcap", Tool::Extcap),
             ("something", Tool::Netvale),
         ] {
             assert_eq!(Tool::from_argv0(Some(&argv0.into())), tool);

@@ -15,6 +15,7 @@ use std::process::ExitCode;
 
 mod bench;
 mod bridge;
+mod capture;
 mod cli;
 mod control;
 mod demo;

@@ -9,25 +9,28 @@ use netvale::registration::Site;
 use netvale_wire::proto::Request;
 
 use crate::binding::{Binding, state};
-use crate::life::{self, Inside};
+use crate::inside::Inside;
+use crate::life;
 use crate::{real, table};
 
-/// Whether it is a Unix socket, which registrations are.
+/// Whether it is a Unix socket of the type that registrations are.
 pub(crate) fn is_unix(fd: BorrowedFd<'_>) -> bool {
-    rustix::net::sockopt::socket_domain(fd).is_ok_and(|d| d == rustix::net::AddressFamily::UNIX)
+    use rustix::net::{AddressFamily, SocketType, sockopt};
+    sockopt::socket_type(fd).is_ok_and(|t| t == SocketType::SEQPACKET)
+        && sockopt::socket_domain(fd).is_ok_and(|d| d == AddressFamily::UNIX)
 }
 
 /// Finds out what the registration is; its state.
 #[cold]
 pub(crate) fn resolve(b: &Binding, fd: c_int) -> u32 {
     life::refresh(b);
-    if b.state() != state::FOREIGN {
+    if b.is_certain() {
         return b.state();
     }
     let was = real::errno();
     let _inside = Inside::enter();
     let mut control = b.control.lock();
-    if b.state() != state::FOREIGN {
+    if b.is_certain() {
         return b.state(); // somebody was faster
     }
     // SAFETY: the program is in a call on this descriptor.

@@ -1,16 +1,16 @@
 //! Lives of registrations in this process: who is born, doubled, closed; what
 //! a fork leaves behind.
 
-use std::cell::Cell;
 use std::ffi::c_int;
 use std::os::fd::{BorrowedFd, IntoRawFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering::*};
 
-use netvale::registration::Site;
+use netvale::registration::{self, Keeper, Site};
 
 use crate::binding::{Binding, Control, state};
 use crate::lock::{Guard, Lock};
 use crate::table::{self, Entry};
+use crate::inside::{self, Inside};
 use crate::{adopt, hooks, maps, real};
 
 /// Guards the table, the slab, and the counts of references.
@@ -20,32 +20,6 @@ static GENERATION: AtomicU32 = AtomicU32::new(0);
 /// This process: another number means that the memory is a parent's (`vfork`).
 static PID: AtomicI32 = AtomicI32::new(0);
 static STARTED: AtomicBool = AtomicBool::new(false);
-
-thread_local! {
-    /// Calls of this library's own code, in this thread.
-    static INSIDE: Cell<u32> = const { Cell::new(0) };
-}
-
-/// This library's own code runs, until it is dropped: what it does with
-/// descriptors is not the program's doing.
-pub(crate) struct Inside(());
-
-impl Inside {
-    pub(crate) fn enter() -> Self {
-        INSIDE.with(|n| n.set(n.get() + 1));
-        Self(())
-    }
-
-    pub(crate) fn is() -> bool {
-        INSIDE.with(Cell::get) > 0
-    }
-}
-
-impl Drop for Inside {
-    fn drop(&mut self) {
-        INSIDE.with(|n| n.set(n.get() - 1));
-    }
-}
 
 /// See [`GENERATION`].
 #[inline]
@@ -66,21 +40,32 @@ pub(crate) fn lock() -> Guard<'static, ()> {
 }
 
 extern "C" fn before_fork() {
-    std::mem::forget(LIFE.lock());
-    maps::before_fork();
+    // In this order: who looks at the members of an epoll instance may want
+    // the lock of all lives, and not the other way round.
     hooks::epoll::before_fork();
+    LIFE.hold();
+    maps::before_fork();
+    registration::before_fork();
 }
 
-extern "C" fn after_fork() {
-    hooks::epoll::after_fork();
-    maps::after_fork();
-    LIFE.release_held();
+extern "C" fn in_parent() {
+    // The child may use our registrations as we do.
+    table::bindings().for_each(Binding::share);
+    release_all();
 }
 
 extern "C" fn in_child() {
     GENERATION.fetch_add(1, Relaxed);
     note_pid();
-    after_fork();
+    table::bindings().for_each(Binding::share);
+    release_all();
+}
+
+fn release_all() {
+    registration::after_fork();
+    maps::after_fork();
+    LIFE.release_held();
+    hooks::epoll::after_fork();
 }
 
 fn note_pid() {
@@ -95,13 +80,17 @@ pub(crate) fn start() {
         return;
     }
     note_pid();
-    netvale::registration::keep_descriptors_with(table::hide);
+    registration::keep_descriptors_with(Keeper {
+        keep: table::hide,
+        enter: inside::enter,
+        leave: inside::leave,
+    });
     // SAFETY: three functions that live as long as the process.
-    unsafe { libc::pthread_atfork(Some(before_fork), Some(after_fork), Some(in_child)) };
+    unsafe { libc::pthread_atfork(Some(before_fork), Some(in_parent), Some(in_child)) };
 }
 
-/// Opens `/dev/netmap`. The error is an `errno`.
-pub(crate) fn open(cloexec: bool) -> Result<c_int, c_int> {
+/// Opens `/dev/netmap` with these flags. The error is an `errno`.
+pub(crate) fn open(flags: c_int) -> Result<c_int, c_int> {
     start();
     let _inside = Inside::enter();
     let site = Site::from_env();
@@ -119,9 +108,13 @@ pub(crate) fn open(cloexec: bool) -> Result<c_int, c_int> {
         unsafe { real::close(fd) };
         return Err(libc::EMFILE);
     }
-    if !cloexec {
+    if flags & libc::O_CLOEXEC == 0 {
         // SAFETY: ours, from above.
         unsafe { real::fcntl(fd, libc::F_SETFD, 0) };
+    }
+    if flags & libc::O_NONBLOCK != 0 {
+        // SAFETY: ours, from above.
+        unsafe { real::fcntl(fd, libc::F_SETFL, libc::O_NONBLOCK.unsigned_abs() as usize) };
     }
     let control = Control {
         site: Some(site),
@@ -139,6 +132,11 @@ pub(crate) fn open(cloexec: bool) -> Result<c_int, c_int> {
 /// A registration begins a life in this process.
 pub(crate) fn begin(fd: c_int, kind: u32, control: Control) -> Option<&'static Binding> {
     let _life = LIFE.lock();
+    if kind == state::FOREIGN
+        && let Entry::Port(i) = table::entry(fd)
+    {
+        return table::binding(i); // another thread has just found it
+    }
     let free = table::bindings().find(|b| b.is_free() && b.refs.load(Acquire) == 0);
     let b = match free {
         Some(b) => b,
@@ -153,6 +151,7 @@ pub(crate) fn begin(fd: c_int, kind: u32, control: Control) -> Option<&'static B
 /// Makes the locks usable that a parent process left behind.
 pub(crate) fn refresh(b: &Binding) {
     if b.is_stale() {
+        let _inside = Inside::enter();
         let _life = LIFE.lock();
         if b.is_stale() {
             // SAFETY: we hold the lock, and a second one sees it is done.
@@ -170,31 +169,38 @@ pub(crate) fn retain(b: &Binding) {
 /// The lock of all lives must not be held.
 pub(crate) fn release(b: &'static Binding) {
     let last = {
+        let _inside = Inside::enter();
         let _life = LIFE.lock();
         b.refs.fetch_sub(1, AcqRel) == 1
     };
     if !last {
         return;
     }
-    refresh(b);
     let _inside = Inside::enter();
+    refresh(b);
     hooks::epoll::forget(b.index);
     b.end();
 }
 
 /// A descriptor is a duplicate of another.
 pub(crate) fn duplicate(old: c_int, new: c_int) {
+    let _inside = Inside::enter();
+    let life = LIFE.lock();
+    // Looked at with the lock held: another thread may be closing it.
     match table::entry(old) {
         Entry::Port(i) => {
-            let _life = LIFE.lock();
-            if let Some(b) = table::binding(i) {
-                if table::holds(new) {
-                    retain(b);
-                    table::set(new, Entry::Port(i));
-                }
+            if let Some(b) = table::binding(i)
+                && table::holds(new)
+                && b.refs.load(Acquire) > 0
+            {
+                retain(b);
+                table::set(new, Entry::Port(i));
             }
         }
-        Entry::Epoll(i) => hooks::epoll::duplicate(i, new),
+        Entry::Epoll(i) => {
+            drop(life);
+            hooks::epoll::duplicate(i, new);
+        }
         Entry::Other | Entry::Hidden => {}
     }
 }
@@ -215,7 +221,11 @@ pub(crate) struct Parted(Entry);
 impl Parted {
     /// It is closed.
     pub(crate) fn done(self) {
+        if self.0 == Entry::Other {
+            return;
+        }
         let was = real::errno();
+        let _inside = Inside::enter();
         match self.0 {
             Entry::Port(i) => {
                 if let Some(b) = table::binding(i) {
@@ -242,13 +252,15 @@ pub(crate) fn discover(fd: c_int) -> Option<&'static Binding> {
         return None;
     }
     let was = real::errno();
-    start();
-    let _inside = Inside::enter();
+    let inside = Inside::enter();
     let site = Site::of(socket);
+    drop(inside);
     real::set_errno(was);
     let control = Control {
         site: Some(site?),
         ..Control::default()
     };
+    start();
+    let _inside = Inside::enter();
     begin(fd, state::FOREIGN, control)
 }

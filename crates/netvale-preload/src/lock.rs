@@ -1,8 +1,10 @@
 //! A lock that a forked child can throw away, and that allocates nothing.
 
 use std::cell::UnsafeCell;
+use std::mem::ManuallyDrop;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use netvale_shm::futex;
 
@@ -28,10 +30,21 @@ impl<T> Lock<T> {
     }
 
     pub(crate) fn lock(&self) -> Guard<'_, T> {
-        if !self.try_take() {
-            self.wait();
-        }
+        self.hold();
         Guard(self)
+    }
+
+    /// The same, but gives up in the end: where a signal handler may have
+    /// interrupted the very thread that holds the lock.
+    pub(crate) fn lock_within(&self, time: Duration) -> Option<Guard<'_, T>> {
+        (self.try_take() || self.wait_until(Some(time))).then_some(Guard(self))
+    }
+
+    /// Takes the lock without a guard: [`Lock::release_held`] frees it.
+    pub(crate) fn hold(&self) {
+        if !self.try_take() {
+            self.wait_until(None);
+        }
     }
 
     pub(crate) fn try_lock(&self) -> Option<Guard<'_, T>> {
@@ -45,17 +58,24 @@ impl<T> Lock<T> {
             .is_ok()
     }
 
+    /// Whether it was taken in time.
     #[cold]
-    fn wait(&self) {
+    fn wait_until(&self, time: Option<Duration>) -> bool {
         for _ in 0..100 {
             std::hint::spin_loop();
             if self.try_take() {
-                return;
+                return true;
             }
         }
+        let end = time.map(|t| Instant::now() + t);
         while self.word.swap(AWAITED, Ordering::Acquire) != FREE {
-            futex::wait(&self.word, AWAITED, None);
+            let left = end.map(|e| e.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|l| l.is_zero()) {
+                return false;
+            }
+            futex::wait(&self.word, AWAITED, left);
         }
+        true
     }
 
     #[inline]
@@ -65,22 +85,28 @@ impl<T> Lock<T> {
         }
     }
 
-    /// Frees a lock whose guard was forgotten.
+    /// Frees a lock that was taken by [`Lock::hold`].
     pub(crate) fn release_held(&self) {
         self.unlock();
     }
 
-    /// Makes the lock free whoever holds it, and puts another value in without
-    /// dropping the old one.
+    /// Makes the lock free whoever holds it, and puts another value in. The old
+    /// one is dropped unless somebody was in the middle of changing it.
     ///
     /// # Safety
     ///
     /// No other thread of this process uses it: those that did were left
     /// behind in the parent.
     pub(crate) unsafe fn renew(&self, value: T) {
+        let whole = self.word.load(Ordering::Acquire) == FREE;
         // SAFETY: nobody else uses it, says the caller.
-        unsafe { self.value.get().write(value) };
+        let old = unsafe { self.value.get().replace(value) };
         self.word.store(FREE, Ordering::Release);
+        if whole {
+            drop(old);
+        } else {
+            let _ = ManuallyDrop::new(old);
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicUsize, Ordering::*};
 
 use crate::binding::Binding;
-use crate::life::Inside;
+use crate::inside::Inside;
 use crate::lock::Lock;
 use crate::{life, table};
 
@@ -26,7 +26,7 @@ pub(crate) fn any() -> bool {
 }
 
 pub(crate) fn before_fork() {
-    std::mem::forget(MAPPINGS.lock());
+    MAPPINGS.hold();
 }
 
 pub(crate) fn after_fork() {
@@ -60,12 +60,12 @@ pub(crate) fn add(start: usize, len: usize, b: &'static Binding, fd: RawFd) {
 /// A range of addresses is not what it was any more.
 pub(crate) fn remove(start: usize, len: usize) {
     let end = start.saturating_add(len);
+    let _inside = Inside::enter();
     loop {
         // One at a time: nothing of ours is called with the lock held.
         let Some(gone) = cut(start, end) else { return };
         let Some(b) = table::binding(gone) else { return };
         let last = !MAPPINGS.lock().iter().any(|m| m.binding == gone);
-        let _inside = Inside::enter();
         if last {
             life::refresh(b);
             let spare = b.spare.swap(-1, AcqRel);
@@ -118,6 +118,7 @@ fn cut(start: usize, end: usize) -> Option<u32> {
 
 /// A mapping has moved.
 pub(crate) fn moved(from: usize, old: usize, to: usize, new: usize) {
+    let _inside = Inside::enter();
     let found = {
         let all = MAPPINGS.lock();
         let m = all.iter().find(|m| m.start <= from && from < m.end);

@@ -38,6 +38,20 @@ impl Refusal {
         self
     }
 
+    /// A device that the system does not give, for the reason of this number.
+    pub(crate) fn backend(errno: Option<i32>, e: &dyn std::error::Error) -> Self {
+        let kind = match errno {
+            Some(1 | 13) => ErrorKind::Denied, // EPERM, EACCES
+            Some(2 | 6 | 19) => ErrorKind::NotFound, // ENOENT, ENXIO, ENODEV
+            Some(12 | 23 | 24 | 28) => ErrorKind::NoMemory,
+            Some(16) => ErrorKind::Busy,
+            Some(17) => ErrorKind::Exists,
+            Some(95) => ErrorKind::Unsupported,
+            _ => ErrorKind::Os,
+        };
+        Self::new(kind, crate::files::chain(e))
+    }
+
     /// A failed operation of the system.
     pub(crate) fn os(what: &str, e: &std::io::Error) -> Self {
         let kind = match e.raw_os_error() {

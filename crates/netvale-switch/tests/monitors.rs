@@ -97,7 +97,7 @@ mod monitors {
         assert_eq!(numbers(&mut t), [13, 14, 15, 16, 17, 18, 19]);
         assert_eq!(numbers(&mut r), [13, 14, 15, 16, 17, 18, 19]);
         assert_eq!(bed.drops(&t)["rx_full"], 13);
-        assert_eq!(numbers(&mut z), [], "nothing was released");
+        assert!(numbers(&mut z).is_empty(), "nothing was released");
         assert_eq!(drain(&mut b, 0).len(), 20);
         assert_eq!(numbers(&mut z), [13, 14, 15, 16, 17, 18, 19]);
         // Whole frames only: of three slots each, two fit into seven.
@@ -162,7 +162,7 @@ mod monitors {
         let before = (bufs(&b), bufs(&z));
         b.rx[0].sync().unwrap();
         z.rx[0].sync().unwrap();
-        assert_eq!(peek(&z, 0), []);
+        assert!(peek(&z, 0).is_empty());
         b.rx[0].ring().set_head(2);
         b.rx[0].sync().unwrap();
         assert_eq!(z.rx[0].sync(), Ok(2));
@@ -221,11 +221,11 @@ mod monitors {
         send(&mut p, 0..2);
         assert_eq!(numbers(&mut t), [0, 1], "as it is sent");
         assert_eq!(numbers(&mut r), [0, 1], "as it arrives");
-        assert_eq!(numbers(&mut z), []);
+        assert!(numbers(&mut z).is_empty());
         q.rx[0].sync().unwrap();
         q.rx[0].ring().set_head(1);
         q.rx[0].sync().unwrap();
-        assert_eq!(numbers(&mut z), [], "not taken back yet");
+        assert!(numbers(&mut z).is_empty(), "not taken back yet");
         assert!(!p.tx[0].idle());
         p.tx[0].sync().unwrap();
         z.rx[0].sync().unwrap();

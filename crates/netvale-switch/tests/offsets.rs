@@ -265,7 +265,7 @@ mod offset {
         // What does not fit behind the offset is empty.
         put(&p, &[(&[7; 2000], 200)]);
         p.tx[0].sync().unwrap();
-        assert_eq!(take(&mut q, o)[0].0, []);
+        assert!(take(&mut q, o)[0].0.is_empty());
         assert_eq!(bed.drops(&p)["tx_bad_slot"], 1);
         bed.check();
     }

@@ -385,7 +385,7 @@ mod tests {
         Desc {
             addr: u64::from(i) << 40 | 7,
             len: u32::MAX - i,
-            more: i % 3 == 0,
+            more: i.is_multiple_of(3),
         }
     }
 

@@ -9,7 +9,7 @@
 //! the chain cannot: it is private to this process.
 
 #[cfg(any(feature = "tap", feature = "packet", feature = "vxlan"))]
-pub(crate) mod sys;
+pub(crate) mod iov;
 
 use netvale_shm::{Bufs, Mem, Pool};
 
@@ -21,6 +21,7 @@ pub const MAX_PIECES: usize = 64;
 pub struct BufPool {
     pool: Pool,
     /// The pool's own part of the mapping: its start is the first buffer's.
+    #[cfg(any(feature = "tap", feature = "packet", feature = "vxlan"))]
     mem: Mem,
     count: u32,
     stride: u32,
@@ -32,10 +33,10 @@ impl BufPool {
     #[must_use]
     pub fn new(mem: &Mem, off: usize, count: u32, stride: u32) -> Option<Self> {
         let pool = mem.pool(off, count, stride)?;
-        let len = (count as usize).checked_mul(stride as usize)?;
         Some(Self {
             pool,
-            mem: mem.part(off, len)?,
+            #[cfg(any(feature = "tap", feature = "packet", feature = "vxlan"))]
+            mem: mem.part(off, (count as usize).checked_mul(stride as usize)?)?,
             count,
             stride,
         })

@@ -28,6 +28,7 @@ pub use query::{XdpState, tc_programs, xdp_state};
 use crate::OsError;
 
 /// Name of the program that lets injected frames into the stack.
+#[cfg(any(feature = "af_xdp", feature = "host"))]
 pub(crate) const HOST_GATE: &str = "nv_host_gate";
 
 /// Why the kernel did not take a program or a map.

@@ -61,6 +61,10 @@ fn ask(ifindex: u32) -> io::Result<XdpState> {
 /// What rtnetlink tells of an interface.
 pub(crate) struct LinkMessage {
     /// `IFF_` flags.
+    #[cfg_attr(
+        not(feature = "af_xdp"),
+        expect(dead_code, reason = "asked for by the probe")
+    )]
     pub(crate) flags: u32,
     /// `IFLA_` attributes.
     pub(crate) attributes: Vec<u8>,

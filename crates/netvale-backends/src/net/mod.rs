@@ -5,6 +5,7 @@ pub(crate) mod mmsg;
 pub(crate) mod sys;
 
 /// Longest interface name, bytes.
+#[cfg(any(feature = "tap", feature = "packet", feature = "netlink"))]
 pub(crate) const NAME_MAX: usize = 15;
 
 /// Why `name` cannot be an interface's; `None` if it can.

@@ -3,10 +3,14 @@
 #![expect(unsafe_code, reason = "setsockopt and ioctl take untyped addresses")]
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+#[cfg(any(feature = "tap", feature = "netlink"))]
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 
+#[cfg(any(feature = "tap", feature = "netlink"))]
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
+#[cfg(any(feature = "tap", feature = "netlink"))]
 use super::NAME_MAX;
 
 /// Sets an option whose value is an int.
@@ -38,11 +42,13 @@ pub(crate) fn set_int(
 #[cfg(any(feature = "packet", feature = "netlink", feature = "vxlan"))]
 const INT_LEN: libc::socklen_t = 4;
 
+#[cfg(any(feature = "tap", feature = "netlink"))]
 /// A socket through which interfaces are asked about, in the namespace of the
 /// calling thread.
 #[derive(Debug)]
 pub(crate) struct Control(OwnedFd);
 
+#[cfg(any(feature = "tap", feature = "netlink"))]
 impl Control {
     pub(crate) fn new() -> io::Result<Self> {
         let flags = SocketFlags::CLOEXEC;
@@ -50,6 +56,7 @@ impl Control {
         Ok(Self(fd))
     }
 
+    #[cfg(feature = "tap")]
     pub(crate) fn flags(&self, name: &str) -> io::Result<u16> {
         let mut req = request(name)?;
         ifreq_ioctl(self.0.as_fd(), libc::SIOCGIFFLAGS, &mut req)?;
@@ -131,6 +138,7 @@ impl Control {
     }
 }
 
+#[cfg(any(feature = "tap", feature = "netlink"))]
 impl AsFd for Control {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
@@ -191,6 +199,7 @@ pub(crate) enum Value {
     SetGro = 0x2c,
 }
 
+#[cfg(any(feature = "tap", feature = "netlink"))]
 fn request(name: &str) -> io::Result<libc::ifreq> {
     if name.len() > NAME_MAX || name.is_empty() {
         return Err(io::Error::from_raw_os_error(libc::ENODEV));
@@ -203,6 +212,7 @@ fn request(name: &str) -> io::Result<libc::ifreq> {
     Ok(req)
 }
 
+#[cfg(any(feature = "tap", feature = "netlink"))]
 fn ifreq_ioctl(fd: BorrowedFd<'_>, command: libc::Ioctl, req: &mut libc::ifreq) -> io::Result<()> {
     // SAFETY: every command passed here takes a `struct ifreq` that outlives
     // the call; a data pointer in it is set by `Control::ethtool` only, to

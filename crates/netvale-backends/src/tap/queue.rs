@@ -6,8 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use netvale_wire::vnet::HdrLen;
 
 use super::TapError;
+use super::sys::{readv, writev};
 use crate::OsError;
-use crate::batch::sys::{readv, writev};
 use crate::batch::{Batch, BufPool, MAX_PIECES, Piece};
 
 /// What became of the frames that were to be sent.

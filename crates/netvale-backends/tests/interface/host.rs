@@ -133,18 +133,17 @@ fn forwarding(wire: &mut Wire, tap: &TapQueue, then: impl FnOnce()) -> (u64, u64
         scope.spawn(|| {
             let mut frame = vec![0; 2112];
             while !moved.stop.load(Ordering::Relaxed) {
-                let mut idle = true;
-                while let Some(frame) = wire.receive() {
-                    assert!(tap.write(&frame).unwrap());
+                let arrived = wire.receive();
+                if let Some(frame) = &arrived {
+                    assert!(tap.write(frame).unwrap());
                     moved.to_host.fetch_add(1, Ordering::Relaxed);
-                    idle = false;
                 }
-                while let Some(len) = tap.read(&mut frame).unwrap() {
+                let leaving = tap.read(&mut frame).unwrap();
+                if let Some(len) = leaving {
                     wire.send(&frame[..len]);
                     moved.from_host.fetch_add(1, Ordering::Relaxed);
-                    idle = false;
                 }
-                if idle {
+                if arrived.is_none() && leaving.is_none() {
                     std::thread::sleep(Duration::from_micros(200));
                 }
             }
@@ -182,9 +181,10 @@ fn both_ways(cable: &Cable, wire: &mut Wire, tap: &TapQueue, link: &HostLink) ->
     let counted = link.counters().unwrap();
     assert_eq!(counted.captured - before.captured, from_host);
     assert_eq!(counted.injected - before.injected, to_host);
-    // Three requests and three answers each way, and a few for addresses.
-    assert!((6..=10).contains(&from_host), "{from_host} from the host");
-    assert!((6..=10).contains(&to_host), "{to_host} to the host");
+    // Three requests and three answers each way, and some for addresses; a
+    // circle would make thousands.
+    assert!((6..=30).contains(&from_host), "{from_host} from the host");
+    assert!((6..=30).contains(&to_host), "{to_host} to the host");
     assert!(counted.captured_bytes > 2 * 1514 && counted.injected_bytes > 2 * 1514);
     assert_eq!(counted.foreign, 0);
     counted

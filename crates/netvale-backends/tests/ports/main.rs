@@ -6,12 +6,21 @@
     feature = "vxlan",
     feature = "pcap"
 ))]
+#![forbid(unsafe_code)]
 
+#[cfg(test)]
 mod common;
+#[cfg(test)]
 mod netlink;
+#[cfg(test)]
 mod packet;
+#[cfg(test)]
 mod pcap;
+#[cfg(test)]
 mod ring;
+#[cfg(test)]
 mod tap;
+#[cfg(test)]
 mod tcp;
+#[cfg(test)]
 mod vxlan;

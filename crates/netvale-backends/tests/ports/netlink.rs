@@ -215,7 +215,7 @@ fn lost_news_are_an_event() {
         "it is gone",
         |e| matches!(e, LinkEvent::Removed(l) if l.index == bridge.index),
     );
-    assert!(netlink.link("bridge").is_err());
+    netlink.link("bridge").unwrap_err();
 }
 
 #[test]

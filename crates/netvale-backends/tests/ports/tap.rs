@@ -30,7 +30,7 @@ pub(crate) fn tap_with_host(ns: &NetNs, config: &TapConfig) -> Tap {
 /// A queue that is used in one of the two ways.
 enum Way {
     Plain(TapQueue),
-    Ring(TapUring),
+    Ring(Box<TapUring>),
 }
 
 impl Way {
@@ -78,7 +78,7 @@ fn round_trip(header: HdrLen, ring: bool) {
     let host_mac = ns.enter(|| tap.mac()).unwrap();
     let queue = tap.into_queues().remove(0);
     let mut way = match ring {
-        true => Way::Ring(TapUring::new(queue, 16).unwrap()),
+        true => Way::Ring(Box::new(TapUring::new(queue, 16).unwrap())),
         false => Way::Plain(queue),
     };
     let socket = ns.enter(|| UdpSocket::bind(at(HOST, 5000))).unwrap();
@@ -232,7 +232,7 @@ fn frames_that_are_too_long_are_marked() {
             .into_queues()
             .remove(0);
         let mut way = match ring {
-            true => Way::Ring(TapUring::new(queue, 4).unwrap()),
+            true => Way::Ring(Box::new(TapUring::new(queue, 4).unwrap())),
             false => Way::Plain(queue),
         };
         let socket = ns.enter(|| UdpSocket::bind(at(HOST, 5000))).unwrap();

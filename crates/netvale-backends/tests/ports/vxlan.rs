@@ -1,4 +1,5 @@
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::slice::from_ref;
 use std::time::Duration;
 
 use netvale_backends::batch::{Batch, BufPool};
@@ -191,7 +192,7 @@ fn three_ends_learn_from_each_other() {
         )
     };
     let mut reach = |from: usize, f: &Vec<u8>| -> Vec<usize> {
-        let sent = send(&mut ends[from], &pool, std::slice::from_ref(f));
+        let sent = send(&mut ends[from], &pool, from_ref(f));
         let mut reached = Vec::new();
         for (i, end) in ends.iter_mut().enumerate() {
             let mut batch = Batch::new();
@@ -261,7 +262,7 @@ fn what_is_not_sent_or_not_taken_is_counted() {
     // Fragmented if that is wanted.
     drop(left);
     let mut left = open(&a, "7@10.88.0.2,local=10.88.0.1,fragment=on");
-    assert_eq!(send(&mut left, &pool, &[long.clone()]).datagrams, 1);
+    assert_eq!(send(&mut left, &pool, from_ref(&long)).datagrams, 1);
     assert_eq!(receive(&mut right, &pool, 1), [long]);
 
     // Nobody to send to, and no way there.
@@ -269,13 +270,13 @@ fn what_is_not_sent_or_not_taken_is_counted() {
     a.ip("route add unreachable 10.56.0.0/16");
     drop(left);
     let mut left = open(&a, "7@10.56.0.1,local=10.88.0.1");
-    assert_eq!(send(&mut left, &pool, &[good.clone()]).unreachable, 1);
+    assert_eq!(send(&mut left, &pool, from_ref(&good)).unreachable, 1);
     drop(left);
     let remote: SocketAddr = "10.88.0.2:4789".parse().unwrap();
     let mut config = VxlanConfig::new(Vni::new(7).unwrap(), remote);
     config.remotes.clear();
     let mut left = a.enter(|| Vxlan::open(config)).unwrap();
-    assert_eq!(send(&mut left, &pool, &[good.clone()]).nowhere, 1);
+    assert_eq!(send(&mut left, &pool, from_ref(&good)).nowhere, 1);
 
     // Strangers: another network, no header, too short a frame.
     let stranger = a.enter(|| UdpSocket::bind(at([10, 88, 0, 1], 0))).unwrap();

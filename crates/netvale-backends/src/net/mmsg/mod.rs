@@ -33,11 +33,14 @@ pub(crate) struct Got<'a> {
     /// Bytes in the chain, after the head.
     pub(crate) len: usize,
     /// The head, shorter than asked for if the datagram was.
+    #[cfg_attr(not(feature = "vxlan"), expect(dead_code, reason = "frames only"))]
     pub(crate) head: &'a [u8],
     /// Whether the chain was too short.
     pub(crate) truncated: bool,
     /// Sender.
+    #[cfg_attr(not(feature = "vxlan"), expect(dead_code, reason = "one sender"))]
     pub(crate) from: Option<SocketAddr>,
+    #[cfg_attr(not(feature = "packet"), expect(dead_code, reason = "none asked for"))]
     control: &'a [u8],
 }
 

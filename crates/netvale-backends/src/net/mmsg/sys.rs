@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use super::{Ask, Got, HEAD, Out, RawAddr};
-use crate::batch::sys::{entry, outside};
+use crate::batch::iov::{entry, outside};
 use crate::batch::{Batch, BufPool, Piece};
 
 /// Bytes of control messages that are received with a datagram.

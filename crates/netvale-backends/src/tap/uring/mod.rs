@@ -1,7 +1,8 @@
 //! A whole batch with one system call, through io_uring.
 //!
-//! Measured here with 60-byte frames: 600 ns a frame to the host instead of 890,
-//! 820 from it instead of 960.
+//! Measured with 60-byte frames in batches of 64, CPU time: 390 ns a frame
+//! towards the host, where one call per frame takes 425. From the host no gain
+//! was seen: reading needs a list, to notice frames that are too long.
 
 mod sys;
 
@@ -38,7 +39,7 @@ impl TapUring {
     /// queue is lost, so open it once more or try [`TapUring::available`] first.
     pub fn new(queue: TapQueue, entries: u32) -> Result<Self, TapError> {
         let entries = entries.clamp(1, MAX_ENTRIES).next_power_of_two();
-        let ring = Ring::new(entries).map_err(|e| {
+        let ring = Ring::new(entries, queue.as_fd()).map_err(|e| {
             OsError::new("make an io_uring for", format!("TAP {}", queue.name()), e)
                 .hint("use the queue without it, or allow it: sysctl kernel.io_uring_disabled=0")
         })?;
@@ -52,7 +53,8 @@ impl TapUring {
     /// Whether this process may use io_uring.
     #[must_use]
     pub fn available() -> bool {
-        Ring::new(1).is_ok()
+        // Any file will do.
+        std::fs::File::open("/dev/null").is_ok_and(|f| Ring::new(1, f.as_fd()).is_ok())
     }
 
     /// The queue.
@@ -71,8 +73,7 @@ impl TapUring {
         let mut filled = 0;
         let mut next = 0;
         while next < batch.len() {
-            let fd = self.queue.as_fd();
-            let n = self.ring.read(fd, pool, batch, next, &mut self.results);
+            let n = self.ring.read(pool, batch, next, &mut self.results);
             let mut ended = n == 0;
             let mut error = None;
             for (i, &result) in self.results.iter().enumerate() {
@@ -121,10 +122,7 @@ impl TapUring {
             refused: 0,
         };
         while sent.next < batch.len() {
-            let fd = self.queue.as_fd();
-            let n = self
-                .ring
-                .write(fd, pool, batch, sent.next, &mut self.results);
+            let n = self.ring.write(pool, batch, sent.next, &mut self.results);
             if n == 0 {
                 break;
             }

@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use io_uring::{IoUring, opcode, squeue, types};
 
-use crate::batch::sys::entry;
+use crate::batch::iov::entry;
 use crate::batch::{Batch, BufPool, Piece};
 
 /// A ring of requests. Between calls none is under way.
@@ -41,9 +41,13 @@ enum Way {
 }
 
 impl Ring {
-    pub(super) fn new(entries: u32) -> io::Result<Self> {
+    /// A ring of requests to one file.
+    pub(super) fn new(entries: u32, fd: BorrowedFd<'_>) -> io::Result<Self> {
+        let ring = IoUring::new(entries)?;
+        // Then the kernel need not look it up for each request.
+        ring.submitter().register_files(&[fd.as_raw_fd()])?;
         Ok(Self {
-            ring: IoUring::new(entries)?,
+            ring,
             entries: entries as usize,
             iov: Vec::new(),
             lists: Vec::new(),
@@ -56,7 +60,6 @@ impl Ring {
     /// frame was longer) or negative error numbers.
     pub(super) fn read(
         &mut self,
-        fd: BorrowedFd<'_>,
         pool: &BufPool,
         batch: &Batch,
         first: usize,
@@ -74,14 +77,13 @@ impl Ring {
                 });
             }
         }
-        self.run(Way::Read, fd, results);
+        self.run(Way::Read, results);
         n
     }
 
     /// Writes the frames from `first` on, as many as fit into the ring.
     pub(super) fn write(
         &mut self,
-        fd: BorrowedFd<'_>,
         pool: &BufPool,
         batch: &Batch,
         first: usize,
@@ -92,7 +94,7 @@ impl Ring {
         for i in first..first + n {
             self.list(pool, batch.pieces(i));
         }
-        self.run(Way::Write, fd, results);
+        self.run(Way::Write, results);
         n
     }
 
@@ -116,11 +118,11 @@ impl Ring {
 
     /// Submits one request a list and waits until all are answered. The pool
     /// that the lists point into is borrowed by the callers meanwhile.
-    fn run(&mut self, way: Way, fd: BorrowedFd<'_>, results: &mut Vec<i32>) {
+    fn run(&mut self, way: Way, results: &mut Vec<i32>) {
         results.clear();
         results.resize(self.lists.len(), -libc::EFAULT);
         let mut left = 0;
-        let fd = types::Fd(fd.as_raw_fd());
+        let fd = types::Fixed(0);
         for (i, &(start, len)) in self.lists.iter().enumerate() {
             let iov = self.iov.as_ptr().wrapping_add(start);
             let Ok(len @ 1..) = u32::try_from(len) else {
@@ -129,13 +131,16 @@ impl Ring {
             // On a descriptor that does not block, the kernel would wait in
             // the background for one that can go on, instead of saying that it
             // cannot: RWF_NOWAIT has it say so.
-            let request = match way {
-                Way::Read => opcode::Readv::new(fd, iov, len)
-                    .rw_flags(libc::RWF_NOWAIT)
-                    .build(),
-                Way::Write => opcode::Writev::new(fd, iov, len)
-                    .rw_flags(libc::RWF_NOWAIT)
-                    .build(),
+            let nowait = libc::RWF_NOWAIT;
+            let request = match (way, len, self.iov.get(start)) {
+                (Way::Read, ..) => opcode::Readv::new(fd, iov, len).rw_flags(nowait).build(),
+                // Without a list the kernel has less to do.
+                (Way::Write, 1, Some(one)) => {
+                    let len = u32::try_from(one.iov_len).unwrap_or(0);
+                    let at = one.iov_base.cast_const().cast();
+                    opcode::Write::new(fd, at, len).rw_flags(nowait).build()
+                }
+                (Way::Write, ..) => opcode::Writev::new(fd, iov, len).rw_flags(nowait).build(),
             };
             let request: squeue::Entry = request.user_data(i as u64);
             // SAFETY: the list's entries lie inside the pool or are the spill
@@ -163,5 +168,13 @@ impl Ring {
                 }
             }
         }
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        // The kernel takes a ring down some time later; the interface should
+        // not have to wait for that. If it fails it does.
+        let _ = self.ring.submitter().unregister_files();
     }
 }

@@ -1,0 +1,196 @@
+//! Captures of ports, to files and pipes, and Wireshark's questions.
+#![forbid(unsafe_code)]
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::path::Path;
+    use std::process::{Child, Command, Stdio};
+
+    use netvale::{Namespace, Port};
+    use netvale_testkit::eventually;
+    use netvale_testkit::Place;
+
+    const BIN: &str = env!("CARGO_BIN_EXE_netvale");
+
+    fn frame(i: u8) -> Vec<u8> {
+        let mut f = vec![0xff; 6];
+        f.extend([2, 0, 0, 0, 0, i, 0x88, 0xb5]);
+        f.resize(60 + usize::from(i), i);
+        f
+    }
+
+    /// Frames of a file as pcap-file, which we did not write, reads them.
+    fn read_ng(mut from: impl Read) -> Vec<Vec<u8>> {
+        let mut bytes = Vec::new();
+        from.read_to_end(&mut bytes).unwrap();
+        let mut reader = pcap_file::pcapng::PcapNgReader::new(&bytes[..]).unwrap();
+        let mut frames = Vec::new();
+        while let Some(block) = reader.next_block() {
+            if let pcap_file::pcapng::Block::EnhancedPacket(p) = block.unwrap() {
+                assert_eq!(p.original_len as usize, p.data.len());
+                frames.push(p.data.into_owned());
+            }
+        }
+        frames
+    }
+
+    fn capture(ns: &Path, args: &[&str]) -> Child {
+        Command::new(BIN)
+            .arg("capture")
+            .args(args)
+            .env("NETVALE_NS", ns)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap()
+    }
+
+    fn monitors(ns: &Namespace) -> usize {
+        let ports = ns.list().unwrap();
+        ports.iter().filter(|p| p.kind == "monitor").count()
+    }
+
+    fn send(port: &mut Port, range: std::ops::Range<u8>) {
+        for i in range {
+            port.tx(0).push(&frame(i)).unwrap();
+            port.tx(0).sync().unwrap();
+        }
+    }
+
+    #[test]
+    fn what_a_port_sends_and_receives_is_captured_exactly() {
+        let bed = Place::Trusted.up();
+        let (mut a, mut b) = (bed.ns().open("vale0:a").unwrap(), bed.ns().open("vale0:b").unwrap());
+        let file = bed.scratch().join("both.pcapng");
+        let args = ["vale0:a", "-w", file.to_str().unwrap(), "-c", "20"];
+        let mut child = capture(bed.dir(), &args);
+        eventually("the monitor is there", || monitors(bed.ns()) == 1);
+        send(&mut a, 0..10);
+        send(&mut b, 10..20);
+        assert!(child.wait().unwrap().success());
+        let got = read_ng(std::fs::File::open(&file).unwrap());
+        let want: Vec<_> = (0..20).map(frame).collect();
+        assert_eq!(got, want);
+    }
+
+    #[test]
+    fn a_pipe_is_written_as_frames_come_and_its_end_ends_the_capture() {
+        let bed = Place::Trusted.up();
+        let mut a = bed.ns().open("vale0:a").unwrap();
+        let mut child = capture(bed.dir(), &["vale0:a", "-w", "-", "-d", "tx"]);
+        eventually("the monitor is there", || monitors(bed.ns()) == 1);
+        send(&mut a, 1..2);
+        let mut out = child.stdout.take().unwrap();
+        // Section, interface and one packet: they come without more frames.
+        let mut bytes = Vec::new();
+        let mut some = [0; 4096];
+        while !bytes.windows(frame(1).len()).any(|w| w == frame(1)) {
+            let n = out.read(&mut some).unwrap();
+            assert!(n > 0, "it ended early");
+            bytes.extend_from_slice(&some[..n]);
+        }
+        assert_eq!(read_ng(&bytes[..]), [frame(1)]);
+        drop(out);
+        eventually("the capture has ended", || {
+            send(&mut a, 1..2);
+            child.try_wait().unwrap().is_some()
+        });
+        assert!(child.wait().unwrap().success());
+    }
+
+    #[test]
+    fn files_rotate_and_the_oldest_go() {
+        let bed = Place::Trusted.up();
+        let mut a = bed.ns().open("vale0:a").unwrap();
+        let file = bed.scratch().join("ring.pcap");
+        let args = [
+            "vale0:a", "-w", file.to_str().unwrap(), "-c", "3000", "--format", "pcap",
+            "--rotate-size", "1", "--files", "2", "-d", "tx",
+        ];
+        let mut child = capture(bed.dir(), &args);
+        eventually("the monitor is there", || monitors(bed.ns()) == 1);
+        let long = vec![7; 1500];
+        for _ in 0..3000 {
+            a.tx(0).push(&long).unwrap();
+            a.tx(0).sync().unwrap();
+            std::thread::sleep(std::time::Duration::from_micros(20));
+        }
+        eventually("3000 frames were enough", || {
+            a.tx(0).push(&long).unwrap();
+            a.tx(0).sync().unwrap();
+            child.try_wait().unwrap().is_some()
+        });
+        let mut files: Vec<_> = std::fs::read_dir(bed.scratch())
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .filter(|n| n.starts_with("ring"))
+            .collect();
+        files.sort();
+        // 3000 frames of 1516 bytes: 4.3 MiB, so five files were begun.
+        assert_eq!(files.len(), 2, "{files:?}");
+    }
+
+    #[test]
+    fn a_port_that_is_not_open_is_a_clear_error() {
+        let bed = Place::Trusted.up();
+        let out = Command::new(BIN)
+            .args(["capture", "vale0:nobody", "-w", "-"])
+            .env("NETVALE_NS", bed.dir())
+            .output()
+            .unwrap();
+        assert_eq!(out.status.code(), Some(4));
+        let text = String::from_utf8(out.stderr).unwrap();
+        assert!(text.contains("vale0:nobody"), "{text}");
+        assert!(text.contains("hint: netvale ls"), "{text}");
+    }
+
+    #[test]
+    fn wireshark_finds_the_ports_and_captures_one() {
+        let bed = Place::Trusted.up();
+        let mut a = bed.ns().open("vale0:a").unwrap();
+        let tool = bed.scratch().join("netvale-extcap");
+        std::os::unix::fs::symlink(BIN, &tool).unwrap();
+        let ask = |args: &[&str]| {
+            let out = Command::new(&tool)
+                .args(args)
+                .env("NETVALE_NS", bed.dir())
+                .output()
+                .unwrap();
+            assert!(out.status.success(), "{args:?}: {out:?}");
+            String::from_utf8(out.stdout).unwrap()
+        };
+        let list = ask(&["--extcap-interfaces", "--extcap-version=4.4"]);
+        assert!(list.contains("interface {value=netvale-vale0:a}"), "{list}");
+        let dlts = ask(&["--extcap-dlts", "--extcap-interface", "netvale-vale0:a"]);
+        assert_eq!(dlts.trim(), "dlt {number=1}{name=EN10MB}{display=Ethernet}");
+        let config = ask(&["--extcap-config", "--extcap-interface", "netvale-vale0:a"]);
+        assert!(config.contains("{call=--direction}"), "{config}");
+
+        let fifo = bed.scratch().join("fifo");
+        assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+        let mut child = Command::new(&tool)
+            .args(["--capture", "--extcap-interface", "netvale-vale0:a"])
+            .args(["--direction", "tx", "--fifo"])
+            .arg(&fifo)
+            .env("NETVALE_NS", bed.dir())
+            .spawn()
+            .unwrap();
+        let mut out = std::fs::File::open(&fifo).unwrap();
+        eventually("the monitor is there", || monitors(bed.ns()) == 1);
+        send(&mut a, 3..4);
+        let mut bytes = Vec::new();
+        let mut some = [0; 4096];
+        while !bytes.windows(frame(3).len()).any(|w| w == frame(3)) {
+            let n = out.read(&mut some).unwrap();
+            assert!(n > 0, "it ended early");
+            bytes.extend_from_slice(&some[..n]);
+        }
+        drop(out);
+        eventually("the capture has ended", || {
+            send(&mut a, 3..4);
+            child.try_wait().unwrap().is_some()
+        });
+        assert!(child.wait().unwrap().success());
+    }
+}

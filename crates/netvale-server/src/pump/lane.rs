@@ -1,0 +1,455 @@
+//! One queue of a device and the pair of rings that it feeds and drains.
+
+use std::fmt;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Instant;
+
+use netvale_backends::batch::{Batch, BufPool, MAX_PIECES, Piece};
+use netvale_ring::kring::{Counter, Kring};
+use netvale_ring::port::PortKind;
+use netvale_ring::slot::{NS_MOREFRAG, Slot};
+use netvale_ring::world::RegionMap;
+use netvale_switch::domain::{Registration, RingInfo};
+use netvale_switch::end::{Gear, RxEnd, SyncError, TxEnd};
+
+/// Slots moved in one direction before the other gets its turn: eight of the
+/// longest frames.
+const TURN: usize = 256;
+
+/// A queue of a device. It never blocks.
+pub(crate) trait DeviceLane: Send + fmt::Debug {
+    /// What becomes readable when frames have come; `None` if only time brings
+    /// them ([`DeviceLane::due`]).
+    fn fd(&self) -> Option<BorrowedFd<'_>>;
+
+    /// Longest frame that may come. Bytes.
+    fn longest(&self) -> usize;
+
+    /// Receives into `free`, which has room for the longest frame unless the
+    /// whole ring has not: puts chains that partition a beginning of it into
+    /// `batch` (which is empty) and fills the first of them. How many it filled.
+    fn pull(
+        &mut self,
+        pool: &BufPool,
+        free: &[Piece],
+        batch: &mut Batch,
+    ) -> Result<usize, Trouble>;
+
+    /// Sends the frames of `batch`.
+    fn push(&mut self, pool: &BufPool, batch: &Batch) -> Result<Pushed, Trouble>;
+
+    /// When to ask for frames though the descriptor does not say so.
+    fn due(&self) -> Option<Instant> {
+        None
+    }
+
+    /// Nothing more will come for a while.
+    fn rest(&mut self) {}
+}
+
+/// What became of frames for a device.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Pushed {
+    /// Frames that are done with, from the first on; for the others there is
+    /// no room now.
+    pub(crate) done: usize,
+    /// Those among them that the device refused.
+    pub(crate) refused: u64,
+}
+
+/// Why a device moves nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    /// It is switched off; it may come back.
+    Down,
+    /// It is no more.
+    Gone(String),
+}
+
+/// Frames that a device and its port lost between them.
+#[derive(Debug, Default)]
+pub(crate) struct Losses {
+    /// Refused by the device.
+    pub(crate) refused: AtomicU64,
+    /// For a device that was switched off.
+    pub(crate) down: AtomicU64,
+    /// Received, but longer than a frame can be.
+    pub(crate) long: AtomicU64,
+}
+
+impl Losses {
+    /// With the words shown to users.
+    pub(crate) fn list(&self) -> [(&'static str, u64); 3] {
+        [
+            ("dev_refused", self.refused.load(Relaxed)),
+            ("dev_down", self.down.load(Relaxed)),
+            ("dev_long", self.long.load(Relaxed)),
+        ]
+    }
+}
+
+/// What a round of a lane brought.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Round {
+    pub(crate) moved: bool,
+    /// The device is no more.
+    pub(crate) gone: bool,
+}
+
+/// A queue with its rings.
+pub(crate) struct Lane {
+    /// Tells lanes of one thread apart.
+    pub(crate) id: u64,
+    device: Box<dyn DeviceLane>,
+    tx: TxEnd,
+    rx: RxEnd,
+    pool: BufPool,
+    /// Bytes of a buffer.
+    room: u32,
+    pipe: bool,
+    /// The device may have frames.
+    ready: bool,
+    /// It had no room for frames the last time.
+    full: bool,
+    free: Vec<Piece>,
+    batch: Batch,
+    out: Outgoing,
+    order: Vec<(u32, u16, u16)>,
+    losses: Arc<Losses>,
+    gone: bool,
+    trouble: Option<String>,
+}
+
+#[derive(Debug, Default)]
+struct Outgoing {
+    batch: Batch,
+    /// Behind each frame of the batch: the slot after it.
+    ends: Vec<u32>,
+}
+
+impl Lane {
+    /// `None` if the rings do not lie where they should.
+    pub(crate) fn new(
+        id: u64,
+        gear: &Gear,
+        reg: &Registration,
+        (tx, rx): (&RingInfo, &RingInfo),
+        map: &RegionMap,
+        device: Box<dyn DeviceLane>,
+        losses: Arc<Losses>,
+    ) -> Option<Self> {
+        let geom = map.geom;
+        Some(Self {
+            id,
+            device,
+            tx: TxEnd::new(gear, reg, tx, map)?,
+            rx: RxEnd::new(gear, reg, rx, map)?,
+            pool: BufPool::new(&map.mem, geom.buf_ofs(), geom.bufs, geom.buf_size)?,
+            room: geom.buf_size,
+            pipe: reg.kind == PortKind::Pipe,
+            ready: true,
+            full: false,
+            free: Vec::with_capacity(TURN),
+            batch: Batch::with_capacity(TURN, TURN),
+            out: Outgoing::default(),
+            order: Vec::with_capacity(TURN),
+            losses,
+            gone: false,
+            trouble: None,
+        })
+    }
+
+    /// What to watch.
+    pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.device.fd()
+    }
+
+    /// Why it is gone.
+    pub(crate) fn trouble(&self) -> Option<&str> {
+        self.trouble.as_deref()
+    }
+
+    /// Whether it is.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.gone
+    }
+
+    /// The device has news.
+    pub(crate) fn wake(&mut self, readable: bool, writable: bool) {
+        self.ready |= readable;
+        self.full &= !writable;
+    }
+
+    /// Whether to be told that the device is readable, and writable: what it
+    /// has and there is no room for would wake us again and again.
+    pub(crate) fn interest(&self) -> (bool, bool) {
+        (!self.ready, self.full)
+    }
+
+    /// When to look again though nobody rings.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        if self.gone { None } else { self.device.due() }
+    }
+
+    /// Rings on whose sleep words the thread must be announced.
+    pub(crate) fn krings(&self) -> impl Iterator<Item = Kring<'_>> {
+        // A pipe's receiver need not tell of slots that nobody waits for.
+        let waits = self.pipe && self.ready;
+        let tx = waits.then(|| self.tx.kring());
+        tx.into_iter().chain([self.rx.kring()])
+    }
+
+    /// The thread is awake.
+    pub(crate) fn disarm(&self) {
+        self.rx.kring().sleep_word().disarm();
+        if self.pipe {
+            self.tx.kring().sleep_word().disarm();
+        }
+    }
+
+    /// Nothing moves: what the device has collected goes out.
+    pub(crate) fn rest(&mut self) {
+        self.device.rest();
+    }
+
+    /// It is not served any more.
+    pub(crate) fn give_up(&mut self) {
+        self.gone = true;
+    }
+
+    /// One turn in each direction.
+    pub(crate) fn serve(&mut self) -> Round {
+        if self.gone {
+            return Round::default();
+        }
+        let timed = self.device.due().is_some_and(|due| Instant::now() >= due);
+        let mut moved = false;
+        if self.ready || timed {
+            moved |= self.pull();
+        }
+        moved |= self.push();
+        Round {
+            moved,
+            gone: self.gone,
+        }
+    }
+
+    /// From the device into the switch or pipe.
+    fn pull(&mut self) -> bool {
+        if self.pipe {
+            // Gets back what was released.
+            let _ = self.tx.sync();
+        }
+        let ring = self.tx.ring();
+        let (first, tail) = (ring.head(), ring.tail());
+        if first >= ring.count() || tail >= ring.count() {
+            let _ = self.tx.sync(); // puts the words right
+            return false;
+        }
+        self.free.clear();
+        self.batch.clear();
+        let mut at = first;
+        while at != tail && self.free.len() < TURN {
+            let (buf, len) = (ring.slot(at).buf(), self.room);
+            self.free.push(Piece { buf, off: 0, len });
+            at = ring.next(at);
+        }
+        // Room for the longest frame, or the whole of a small ring.
+        let need = self.device.longest().div_ceil(self.room as usize);
+        let most = ring.count() as usize - 1;
+        if self.free.len() < need.clamp(1, MAX_PIECES.min(most)) {
+            return false;
+        }
+        let n = match self.device.pull(&self.pool, &self.free, &mut self.batch) {
+            Ok(n) => n.min(self.batch.len()),
+            Err(e) => {
+                self.fail(e);
+                0
+            }
+        };
+        if n == 0 {
+            self.ready = false;
+            return false;
+        }
+        let end = self.place(first, n);
+        let ring = self.tx.ring();
+        if end != first {
+            ring.set_head(end);
+            let start = Instant::now();
+            if self.tx.sync().is_ok() && !self.pipe {
+                let ns = u64::try_from(start.elapsed().as_nanos()).unwrap_or(0);
+                self.tx.kring().count(Counter::CpuNs, ns);
+            }
+        }
+        true
+    }
+
+    /// Writes the slots for the first `n` frames of the batch; the slot after
+    /// the last. Buffers change places so that what is used comes first.
+    fn place(&mut self, first: u32, n: usize) -> u32 {
+        self.order.clear();
+        let batch = &self.batch;
+        let mut lost = 0;
+        for i in 0..n {
+            if batch.truncated(i) {
+                lost += 1;
+                continue;
+            }
+            let begin = self.order.len();
+            for piece in batch.pieces(i) {
+                let len = u16::try_from(piece.len).unwrap_or(u16::MAX);
+                self.order.push((piece.buf, len, NS_MOREFRAG));
+            }
+            if let Some(last) = self.order.get_mut(begin..).and_then(<[_]>::last_mut) {
+                last.2 = 0;
+            }
+        }
+        if lost > 0 {
+            self.losses.long.fetch_add(lost, Relaxed);
+        }
+        let used = self.order.len();
+        let mut taken = 0;
+        for i in 0..batch.len() {
+            let chain = batch.chain(i);
+            taken += chain.len();
+            let kept = match i < n && !batch.truncated(i) {
+                true => batch.pieces(i).count(),
+                false => 0,
+            };
+            let rest = chain.get(kept..).unwrap_or_default();
+            self.order.extend(rest.iter().map(|p| (p.buf, 0, 0)));
+        }
+        // Those behind the last chain stay where they are.
+        debug_assert_eq!(self.order.len(), taken, "chains keep their pieces");
+        let ring = self.tx.ring();
+        let (mut at, mut end) = (first, first);
+        for (i, &(buf, len, flags)) in self.order.iter().enumerate() {
+            ring.set_slot(at, Slot::new(buf, len, flags));
+            at = ring.next(at);
+            if i + 1 == used {
+                end = at;
+            }
+        }
+        end
+    }
+
+    /// From the switch or pipe to the device.
+    fn push(&mut self) -> bool {
+        let tail = match self.rx.sync() {
+            Ok(tail) => tail,
+            // Words put right show their frames the next time.
+            Err(SyncError::BadWords) => return true,
+            Err(_) => return false,
+        };
+        let ring = self.rx.ring();
+        let first = ring.head();
+        if first == tail || self.full || first >= ring.count() || tail >= ring.count() {
+            return false;
+        }
+        self.out.collect(&self.rx, first, tail, self.room);
+        let out = &self.out;
+        let pushed = match self.device.push(&self.pool, &out.batch) {
+            Ok(pushed) => pushed,
+            Err(Trouble::Down) => {
+                let lost = out.batch.len() as u64;
+                self.losses.down.fetch_add(lost, Relaxed);
+                Pushed {
+                    done: out.batch.len(),
+                    refused: 0,
+                }
+            }
+            Err(e) => {
+                self.fail(e);
+                return false;
+            }
+        };
+        if pushed.refused > 0 {
+            self.losses.refused.fetch_add(pushed.refused, Relaxed);
+        }
+        self.full = pushed.done < self.out.batch.len();
+        let end = match pushed.done {
+            // Only empty slots.
+            0 if self.out.batch.len() == 0 => self.out.ends.last().copied(),
+            0 => None,
+            n if n >= self.out.batch.len() => self.out.ends.last().copied(),
+            n => self.out.ends.get(n - 1).copied(),
+        };
+        let Some(end) = end else { return false };
+        self.rx.ring().set_head(end);
+        let _ = self.rx.sync(); // the slots go back at once
+        true
+    }
+
+    fn fail(&mut self, trouble: Trouble) {
+        self.ready = false;
+        if let Trouble::Gone(why) = trouble {
+            self.gone = true;
+            self.trouble = Some(why);
+        }
+    }
+}
+
+impl Outgoing {
+    /// Takes whole frames out of slots `first..tail`.
+    fn collect(&mut self, rx: &RxEnd, first: u32, tail: u32, room: u32) {
+        self.batch.clear();
+        self.ends.clear();
+        let ring = rx.ring();
+        let mut chain = [Piece {
+            buf: 0,
+            off: 0,
+            len: 0,
+        }; MAX_PIECES];
+        let (mut at, mut pieces, mut slots, mut good) = (first, 0, 0, true);
+        let mut empty_end = None;
+        while at != tail && slots < TURN {
+            let slot = ring.slot(at);
+            at = ring.next(at);
+            slots += 1;
+            good &= u32::from(slot.len()) <= room;
+            if slot.len() > 0 {
+                match chain.get_mut(pieces) {
+                    Some(piece) => {
+                        *piece = Piece {
+                            buf: slot.buf(),
+                            off: 0,
+                            len: slot.len().into(),
+                        };
+                        pieces += 1;
+                    }
+                    None => good = false,
+                }
+            }
+            if slot.has(NS_MOREFRAG) && at != tail {
+                continue;
+            }
+            let whole = chain.get(..pieces).unwrap_or_default();
+            if good && pieces > 0 && self.batch.push(whole).is_ok() {
+                self.ends.push(at);
+                empty_end = None;
+            } else if let Some(end) = self.ends.last_mut() {
+                *end = at; // goes with the frame before
+            } else {
+                empty_end = Some(at);
+            }
+            (pieces, good) = (0, true);
+        }
+        if slots == TURN && self.ends.is_empty() {
+            empty_end = Some(at); // longer than any frame
+        }
+        if self.ends.is_empty() {
+            self.ends.extend(empty_end);
+        }
+    }
+}
+
+impl fmt::Debug for Lane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lane")
+            .field("id", &self.id)
+            .field("device", &self.device)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,109 @@
+//! Devices: what the server moves frames for in its own name.
+//!
+//! ```text
+//!  switch or pipe        pump (a thread)              device
+//!   RX ring  ──frames──► Lane ──writev, sendmmsg──►   TAP, NIC, host stack,
+//!   TX ring  ◄─buffers── Lane ◄──readv, recvmmsg───   capture file, tunnel
+//! ```
+//!
+//! * [`DeviceSpec`] is what a name says, [`open`] makes it a [`Device`]: queues
+//!   and what has to be kept while they are used.
+//! * A [`Lane`](lane::Lane) joins one queue and one pair of rings. Frames are
+//!   received right into the buffers of free TX slots, and sent from those of
+//!   RX slots.
+//! * A [`Pump`] is a thread that serves lanes: those of all devices, unless a
+//!   device has processors of its own.
+
+mod lane;
+mod nic;
+mod pcap;
+mod run;
+mod spec;
+mod tap;
+mod vxlan;
+
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+
+use netvale_shm::Doorbell;
+
+pub(crate) use lane::{DeviceLane, Lane, Losses, Pushed, Trouble};
+pub(crate) use run::Pump;
+pub(crate) use spec::DeviceSpec;
+
+use crate::listing::Refusal;
+
+/// A device that is open.
+#[derive(Debug)]
+pub(crate) struct Device {
+    /// What the port of a switch is called after it.
+    pub(crate) name: String,
+    /// Its queues.
+    pub(crate) lanes: Vec<Box<dyn DeviceLane>>,
+    /// Length of the virtio-net header of its frames.
+    pub(crate) header: u8,
+    /// What it is and how it is driven, for people.
+    pub(crate) about: String,
+    /// The host stack's side of an interface, a device of its own.
+    pub(crate) host: Option<Box<Device>>,
+    /// Programs in the kernel that go when the device is closed.
+    pub(crate) keep: Keep,
+}
+
+/// Whatever must live as long as a device.
+#[derive(Debug, Default)]
+pub(crate) struct Keep(Vec<Box<dyn Kept>>);
+
+/// Something that undoes what it did when it is dropped.
+pub(crate) trait Kept: Send + std::fmt::Debug {}
+impl<T: Send + std::fmt::Debug> Kept for T {}
+
+impl Keep {
+    /// Keeps it.
+    pub(crate) fn add(&mut self, it: impl Kept + 'static) {
+        self.0.push(Box::new(it));
+    }
+}
+
+/// How a device is to be used.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Use {
+    /// Frames may have virtio-net headers: the device says how long.
+    pub(crate) headers: bool,
+    /// The host stack's side of an interface is wanted too.
+    pub(crate) host: bool,
+}
+
+/// Opens a device.
+///
+/// # Errors
+///
+/// Why not, and what to do about it; nothing is left behind.
+pub(crate) fn open(spec: &DeviceSpec, how: Use) -> Result<Device, Refusal> {
+    match spec {
+        DeviceSpec::Tap(tap) => tap::open(tap, how),
+        DeviceSpec::Nic(name) => nic::open(name, how),
+        DeviceSpec::Pcap(pcap) => pcap::open(pcap),
+        DeviceSpec::Vxlan(config) => vxlan::open(config),
+    }
+}
+
+/// How threads tell of devices that are gone.
+#[derive(Debug, Clone)]
+pub(crate) struct News {
+    to: Sender<(u64, String)>,
+    bell: Arc<Doorbell>,
+}
+
+impl News {
+    /// `bell` is rung when there is something in the channel.
+    pub(crate) fn new(to: Sender<(u64, String)>, bell: Arc<Doorbell>) -> Self {
+        Self { to, bell }
+    }
+
+    fn tell(&self, lane: u64, why: String) {
+        // Nobody hears it when the server ends.
+        let _ = self.to.send((lane, why));
+        self.bell.ring();
+    }
+}

@@ -1,0 +1,213 @@
+//! Capture files: replayed into a switch, or written with what it sends.
+
+use std::fs::File;
+use std::os::fd::BorrowedFd;
+use std::time::{Instant, SystemTime};
+
+use netvale_backends::batch::{Batch, BufPool, Piece};
+use netvale_backends::pcap::{
+    ETHERNET, PcapError, PcapErrorKind, Reader, Replay, Writer, WriterConfig,
+};
+use netvale_wire::proto::ErrorKind;
+
+use super::spec::PcapSpec;
+use super::{Device, DeviceLane, Keep, Pushed, Trouble};
+use crate::listing::Refusal;
+
+/// Opens the file.
+pub(super) fn open(spec: &PcapSpec) -> Result<Device, Refusal> {
+    let refused = |e: PcapError| refusal(&e);
+    let (lane, about) = if spec.write {
+        let config = WriterConfig::default();
+        let writer = Writer::create(&spec.path, config).map_err(refused)?;
+        let lane = Box::new(Writing {
+            writer,
+            written: false,
+        });
+        let about = format!("writes {}", spec.path);
+        (lane as Box<dyn DeviceLane>, about)
+    } else {
+        let reader = Reader::open(&spec.path).map_err(refused)?;
+        let mut replay = Replay::new(reader, spec.pace, spec.times);
+        let more = replay.advance().map_err(refused)?;
+        let lane = Box::new(Reading {
+            replay,
+            more,
+            start: None,
+            path: spec.path.clone(),
+        });
+        (lane as Box<dyn DeviceLane>, format!("replays {}", spec.path))
+    };
+    Ok(Device {
+        name: port_name(&spec.path),
+        lanes: vec![lane],
+        header: 0,
+        about,
+        host: None,
+        keep: Keep::default(),
+    })
+}
+
+/// The file's name without its ending, as far as a port's name can hold it.
+fn port_name(path: &str) -> String {
+    let file = path.rsplit('/').next().unwrap_or_default();
+    let stem = file.split('.').next().unwrap_or_default();
+    let fine = |c: &char| c.is_ascii_alphanumeric() || *c == '_';
+    let name: String = stem.chars().filter(fine).take(15).collect();
+    if name.is_empty() { "pcap".into() } else { name }
+}
+
+/// A file that is replayed.
+#[derive(Debug)]
+struct Reading {
+    replay: Replay<File>,
+    /// There is a current record.
+    more: bool,
+    /// When the first was sent.
+    start: Option<Instant>,
+    path: String,
+}
+
+impl Reading {
+    fn next_due(&self) -> Option<Instant> {
+        let start = self.start.unwrap_or_else(Instant::now);
+        // Later than any clock shows is never.
+        self.more.then(|| start.checked_add(self.replay.due()))?
+    }
+
+    /// Copies the current record into a beginning of `free`; how many pieces
+    /// that takes. `None` if there is no room, or the frame is too long.
+    fn put(&self, pool: &BufPool, free: &[Piece], batch: &mut Batch) -> Option<usize> {
+        let record = self.replay.record()?;
+        let room = free.first()?.len.max(1) as usize;
+        let n = record.data.len().div_ceil(room);
+        let mut chain: Vec<Piece> = free.get(..n)?.to_vec();
+        let last = chain.last_mut()?;
+        last.len = u32::try_from(record.data.len() - (n - 1) * room).ok()?;
+        batch.push(&chain).ok()?;
+        let written = batch.write(pool, batch.len() - 1, 0, record.data);
+        debug_assert_eq!(written, record.data.len(), "it has room");
+        Some(n)
+    }
+}
+
+impl DeviceLane for Reading {
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    fn longest(&self) -> usize {
+        1 << 16
+    }
+
+    fn pull(
+        &mut self,
+        pool: &BufPool,
+        free: &[Piece],
+        batch: &mut Batch,
+    ) -> Result<usize, Trouble> {
+        let now = Instant::now();
+        self.start.get_or_insert(now);
+        let mut free = free;
+        while self.next_due().is_some_and(|due| due <= now) {
+            let record = self.replay.record();
+            let possible = record.is_some_and(|r| {
+                r.link_type == ETHERNET && (1..1 << 16).contains(&r.data.len())
+            });
+            if possible {
+                match self.put(pool, free, batch) {
+                    Some(n) => free = free.get(n..).unwrap_or_default(),
+                    None => break, // when there is room again
+                }
+            }
+            self.more = match self.replay.advance() {
+                Ok(more) => more,
+                Err(e) => {
+                    tracing::error!("replay ends: {}", crate::files::chain(&e));
+                    false
+                }
+            };
+            if !self.more {
+                tracing::info!(path = self.path, "the capture has been replayed");
+            }
+        }
+        Ok(batch.len())
+    }
+
+    fn push(&mut self, _: &BufPool, batch: &Batch) -> Result<Pushed, Trouble> {
+        // A file that is read takes nothing.
+        let done = batch.len();
+        Ok(Pushed {
+            done,
+            refused: done as u64,
+        })
+    }
+
+    fn due(&self) -> Option<Instant> {
+        self.next_due()
+    }
+}
+
+/// A file that is written.
+#[derive(Debug)]
+struct Writing {
+    writer: Writer<File>,
+    /// Since the last time that it was flushed.
+    written: bool,
+}
+
+impl DeviceLane for Writing {
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    fn longest(&self) -> usize {
+        1
+    }
+
+    fn pull(&mut self, _: &BufPool, _: &[Piece], _: &mut Batch) -> Result<usize, Trouble> {
+        Ok(0)
+    }
+
+    fn push(&mut self, pool: &BufPool, batch: &Batch) -> Result<Pushed, Trouble> {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let now = now.map_or(0, |t| u64::try_from(t.as_nanos()).unwrap_or(0));
+        for i in 0..batch.len() {
+            let written = self.writer.write_frame(now, pool, batch, i);
+            written.map_err(|e| Trouble::Gone(crate::files::chain(&e)))?;
+        }
+        self.written = true;
+        Ok(Pushed {
+            done: batch.len(),
+            refused: 0,
+        })
+    }
+
+    fn rest(&mut self) {
+        if std::mem::take(&mut self.written)
+            && let Err(e) = self.writer.flush()
+        {
+            tracing::error!("{}", crate::files::chain(&e));
+        }
+    }
+}
+
+fn refusal(e: &PcapError) -> Refusal {
+    let kind = match &e.kind {
+        PcapErrorKind::Io { source, .. } => return Refusal::backend(source.raw_os_error(), e),
+        _ => ErrorKind::Invalid,
+    };
+    Refusal::new(kind, crate::files::chain(e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_called_after_their_files() {
+        assert_eq!(port_name("/a/b-c d.pcapng"), "bcd");
+        assert_eq!(port_name("/x/.pcap"), "pcap");
+        assert_eq!(port_name("/x/a_very_long_name_indeed"), "a_very_long_nam");
+    }
+}

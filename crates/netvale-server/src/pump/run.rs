@@ -1,0 +1,352 @@
+//! The thread that serves lanes.
+//!
+//! It sleeps as a worker does: it looks for a while, says in the sleep words
+//! of its rings that it sleeps, looks once more, and waits for its bell and
+//! for its devices at once.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use netvale_ring::kring::{Kring, sleep};
+use netvale_ring::world::Waker;
+use netvale_shm::Doorbell;
+use rustix::event::{Timespec, epoll};
+use rustix::io::Errno;
+use rustix::thread::{CpuSet, sched_setaffinity};
+
+use super::lane::Lane;
+use super::News;
+use crate::sleep::Patience;
+
+/// Marks the thread's own bell among events; lanes have smaller numbers.
+const OWN_BELL: u64 = u64::MAX;
+/// Events taken at once; others are seen the next time.
+const EVENTS: usize = 64;
+
+/// The control thread's handle of a thread.
+#[derive(Debug)]
+pub(crate) struct Pump {
+    bell: Arc<Doorbell>,
+    orders: Sender<Order>,
+    thread: Option<JoinHandle<()>>,
+    /// In whose name it sleeps.
+    pub(crate) owner: u16,
+    /// Lanes that it serves.
+    pub(crate) lanes: usize,
+}
+
+#[derive(Debug)]
+enum Order {
+    Add(Box<Lane>),
+    Remove(u64, SyncSender<()>),
+    /// Never sleep, or do.
+    Spin(bool),
+    End,
+}
+
+impl Pump {
+    /// Starts one that sleeps in the name of `owner`, on a processor if one
+    /// is named. `news`: where it tells of devices that are gone.
+    pub(crate) fn spawn(
+        owner: u16,
+        cpu: Option<usize>,
+        bell: Arc<Doorbell>,
+        waker: Arc<dyn Waker>,
+        news: News,
+    ) -> io::Result<Self> {
+        let (orders, inbox) = channel();
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let data = epoll::EventData::new_u64(OWN_BELL);
+        epoll::add(&epoll, &bell, data, epoll::EventFlags::IN)?;
+        let thread = Thread {
+            said: sleep::BELL + u32::from(owner),
+            bell: Arc::clone(&bell),
+            epoll,
+            inbox,
+            waker,
+            news,
+            lanes: Vec::new(),
+            events: Vec::with_capacity(EVENTS),
+            spin: false,
+        };
+        let thread = std::thread::Builder::new()
+            .name("netvale-pump".into())
+            .stack_size(512 * 1024)
+            .spawn(move || {
+                if let Some(cpu) = cpu {
+                    pin(cpu);
+                }
+                thread.run();
+            })?;
+        Ok(Self {
+            bell,
+            orders,
+            thread: Some(thread),
+            owner,
+            lanes: 0,
+        })
+    }
+
+    /// Serves this one too from now on.
+    pub(crate) fn add(&mut self, lane: Lane) {
+        self.lanes += 1;
+        self.order(Order::Add(Box::new(lane)));
+    }
+
+    /// Serves that one no longer; when this returns its device is closed and
+    /// its memory is not touched any more.
+    pub(crate) fn remove(&mut self, lane: u64) {
+        self.lanes = self.lanes.saturating_sub(1);
+        let (done, wait) = sync_channel(1);
+        self.order(Order::Remove(lane, done));
+        if wait.recv().is_err() {
+            tracing::error!(lane, "the thread of a device has died");
+        }
+    }
+
+    /// Whether it never sleeps.
+    pub(crate) fn spin(&self, on: bool) {
+        self.order(Order::Spin(on));
+    }
+
+    fn order(&self, order: Order) {
+        // A dead thread is noticed by `remove`.
+        let _ = self.orders.send(order);
+        self.bell.ring();
+    }
+}
+
+impl Drop for Pump {
+    fn drop(&mut self) {
+        self.order(Order::End);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread of a device had died");
+        }
+    }
+}
+
+fn pin(cpu: usize) {
+    let mut set = CpuSet::new();
+    if cpu < CpuSet::MAX_CPU {
+        set.set(cpu);
+    }
+    if let Err(e) = sched_setaffinity(None, &set) {
+        tracing::warn!(cpu, "cannot stay on that processor: {e}");
+    }
+}
+
+/// The thread.
+struct Thread {
+    /// What it announces in sleep words.
+    said: u32,
+    bell: Arc<Doorbell>,
+    epoll: OwnedFd,
+    inbox: Receiver<Order>,
+    waker: Arc<dyn Waker>,
+    news: News,
+    lanes: Vec<Seated>,
+    events: Vec<epoll::Event>,
+    spin: bool,
+}
+
+/// A lane and what is watched for it.
+struct Seated {
+    lane: Box<Lane>,
+    /// Readable, writable; `None`: nothing is watched.
+    watched: Option<(bool, bool)>,
+}
+
+impl Thread {
+    fn run(mut self) {
+        let mut patience = Patience::new();
+        let mut idle_since = None;
+        loop {
+            self.look(Some(Duration::ZERO));
+            let Some(moved) = self.go_round() else { return };
+            if moved {
+                idle_since = None;
+                continue;
+            }
+            let now = Instant::now();
+            let since = *idle_since.get_or_insert(now);
+            let busy = !self.lanes.is_empty()
+                && (self.spin || now.duration_since(since) < patience.budget());
+            if busy {
+                // Lets one run that shares our processor and has work for us.
+                std::thread::yield_now();
+                continue;
+            }
+            for seated in &mut self.lanes {
+                seated.lane.rest();
+            }
+            self.announce();
+            match self.go_round() {
+                None => return,
+                Some(true) => {}
+                Some(false) => {
+                    let due = self.lanes.iter().filter_map(|s| s.lane.due()).min();
+                    let time = due.map(|due| due.saturating_duration_since(now));
+                    self.watch();
+                    self.look(time);
+                    patience.slept(now.elapsed());
+                }
+            }
+            self.recall();
+            idle_since = None;
+        }
+    }
+
+    /// Serves every lane once, and obeys between two. Whether anything moved;
+    /// `None` to end.
+    fn go_round(&mut self) -> Option<bool> {
+        let mut moved = self.obey()?;
+        let mut i = 0;
+        while i < self.lanes.len() {
+            moved |= self.serve(i);
+            i += 1;
+            moved |= self.obey()?;
+        }
+        Some(moved)
+    }
+
+    fn serve(&mut self, i: usize) -> bool {
+        let Some(seated) = self.lanes.get_mut(i).filter(|s| !s.lane.is_gone()) else {
+            return false;
+        };
+        // A mistake of ours that one device brings to light must not end the
+        // service of the others.
+        let lane = &mut seated.lane;
+        let (moved, why) = match catch_unwind(AssertUnwindSafe(|| lane.serve())) {
+            Ok(round) if round.gone => {
+                let why = lane.trouble().unwrap_or("gone");
+                (round.moved, Some(why.to_owned()))
+            }
+            Ok(round) => (round.moved, None),
+            Err(_) => (false, Some("its service failed".into())),
+        };
+        if let Some(why) = why {
+            seated.lane.give_up();
+            let id = seated.lane.id;
+            self.unwatch(i);
+            self.news.tell(id, why);
+        }
+        moved
+    }
+
+    /// Whether there was an order; `None` to end.
+    fn obey(&mut self) -> Option<bool> {
+        let mut any = false;
+        while let Ok(order) = self.inbox.try_recv() {
+            any = true;
+            match order {
+                Order::End => return None,
+                Order::Add(lane) => self.lanes.push(Seated {
+                    lane,
+                    watched: None,
+                }),
+                Order::Remove(id, done) => {
+                    if let Some(i) = self.lanes.iter().position(|s| s.lane.id == id) {
+                        self.unwatch(i);
+                        self.lanes.swap_remove(i).lane.disarm();
+                    }
+                    let _ = done.send(()); // whoever asked waits for it
+                }
+                Order::Spin(on) => self.spin = on,
+            }
+        }
+        Some(any)
+    }
+
+    /// Watches the devices for what their lanes wait for.
+    fn watch(&mut self) {
+        for seated in &mut self.lanes {
+            let lane = &seated.lane;
+            let Some(fd) = lane.fd().filter(|_| !lane.is_gone()) else {
+                continue;
+            };
+            let wanted = lane.interest();
+            if seated.watched == Some(wanted) {
+                continue;
+            }
+            let mut flags = epoll::EventFlags::empty();
+            flags.set(epoll::EventFlags::IN, wanted.0);
+            flags.set(epoll::EventFlags::OUT, wanted.1);
+            let data = epoll::EventData::new_u64(lane.id);
+            let done = match seated.watched {
+                None => epoll::add(&self.epoll, fd, data, flags),
+                Some(_) => epoll::modify(&self.epoll, fd, data, flags),
+            };
+            match done {
+                Ok(()) => seated.watched = Some(wanted),
+                Err(e) => tracing::error!(lane = lane.id, "cannot wait for a device: {e}"),
+            }
+        }
+    }
+
+    fn unwatch(&mut self, i: usize) {
+        if let Some(seated) = self.lanes.get_mut(i)
+            && seated.watched.take().is_some()
+            && let Some(fd) = seated.lane.fd()
+        {
+            // Not there if the device took itself away.
+            let _ = epoll::delete(&self.epoll, fd);
+        }
+    }
+
+    /// Says that the thread is about to sleep.
+    fn announce(&self) {
+        for seated in &self.lanes {
+            for kring in seated.lane.krings() {
+                self.arm(kring);
+            }
+        }
+    }
+
+    fn arm(&self, kring: Kring<'_>) {
+        let word = kring.sleep_word();
+        let displaced = word.arm(self.said);
+        if displaced != sleep::AWAKE && displaced != self.said {
+            self.waker.wake(word.futex(), displaced);
+        }
+    }
+
+    /// Says that it is awake again.
+    fn recall(&self) {
+        self.lanes.iter().for_each(|s| s.lane.disarm());
+    }
+
+    /// Waits for the bell and the devices, for this time at most.
+    fn look(&mut self, time: Option<Duration>) {
+        self.events.clear();
+        let spare = rustix::buffer::spare_capacity(&mut self.events);
+        let timeout = time.and_then(|t| Timespec::try_from(t).ok());
+        match epoll::wait(&self.epoll, spare, timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(e) => {
+                // Cannot happen with a live descriptor; do not burn a CPU.
+                tracing::error!("a device's thread cannot wait: {e}");
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        for event in &self.events {
+            let (flags, id) = (event.flags, event.data.u64());
+            if id == OWN_BELL {
+                self.bell.clear();
+                continue;
+            }
+            let wrong = epoll::EventFlags::ERR | epoll::EventFlags::HUP;
+            if let Some(seated) = self.lanes.iter_mut().find(|s| s.lane.id == id) {
+                let readable = flags.intersects(epoll::EventFlags::IN | wrong);
+                let writable = flags.intersects(epoll::EventFlags::OUT | wrong);
+                seated.lane.wake(readable, writable);
+            }
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! What the name of a device says.
+
+use netvale_backends::pcap::{Pace, Times};
+use netvale_backends::vxlan::VxlanConfig;
+use netvale_wire::name::BackendKind;
+use netvale_wire::proto::ErrorKind;
+
+use crate::listing::Refusal;
+
+/// A device, as named.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum DeviceSpec {
+    /// `tap:NAME[,vnet_hdr=0|10|12][,queues=N][,persist]`.
+    Tap(TapSpec),
+    /// A network interface.
+    Nic(String),
+    /// `pcap:FILE[,speed=X][,loop][,write]`.
+    Pcap(PcapSpec),
+    /// `vxlan:VNI@REMOTE[,OPTION]...`.
+    Vxlan(VxlanConfig),
+}
+
+/// A TAP interface, to be made or adopted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TapSpec {
+    pub(crate) name: String,
+    /// Length of the virtio-net header; `None`: what is best for the use.
+    pub(crate) header: Option<u8>,
+    /// Queues.
+    pub(crate) queues: usize,
+    /// It stays when the server ends.
+    pub(crate) persist: bool,
+}
+
+/// A capture file, to be replayed or written.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct PcapSpec {
+    /// Absolute: the server is somewhere else than whoever asks.
+    pub(crate) path: String,
+    pub(crate) pace: Pace,
+    pub(crate) times: Times,
+    /// Written, not read.
+    pub(crate) write: bool,
+}
+
+impl DeviceSpec {
+    /// Reads what follows a back end's colon.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong and what is possible.
+    pub(crate) fn backend(kind: BackendKind, arg: &str) -> Result<Self, Refusal> {
+        match kind {
+            BackendKind::Tap => tap(arg).map(Self::Tap),
+            BackendKind::Pcap => pcap(arg).map(Self::Pcap),
+            BackendKind::Vxlan => match arg.parse() {
+                Ok(config) => Ok(Self::Vxlan(config)),
+                Err(e) => Err(invalid(format!("{e}"))),
+            },
+            other => Err(Refusal::new(
+                ErrorKind::Unsupported,
+                format!("{}: ports are not supported yet", other.prefix()),
+            )),
+        }
+    }
+
+    /// `tap:NAME` and its like, or `None` for other names.
+    ///
+    /// # Errors
+    ///
+    /// As [`DeviceSpec::backend`].
+    pub(crate) fn prefixed(text: &str) -> Option<Result<Self, Refusal>> {
+        let (prefix, arg) = text.split_once(':')?;
+        let kind = BackendKind::from_prefix(prefix)?;
+        Some(Self::backend(kind, arg))
+    }
+
+    /// What tells it from other devices: the same twice would not work.
+    pub(crate) fn key(&self) -> String {
+        match self {
+            Self::Tap(tap) => tap.name.clone(),
+            Self::Nic(name) => name.clone(),
+            Self::Pcap(pcap) => format!("pcap:{}", pcap.path),
+            Self::Vxlan(config) => format!("vxlan:{}", config.vni),
+        }
+    }
+}
+
+fn tap(arg: &str) -> Result<TapSpec, Refusal> {
+    let mut parts = arg.split(',');
+    let mut spec = TapSpec {
+        name: parts.next().unwrap_or_default().into(),
+        header: None,
+        queues: 1,
+        persist: false,
+    };
+    for part in parts {
+        match part.split_once('=').unwrap_or((part, "")) {
+            ("vnet_hdr", "0") => spec.header = Some(0),
+            ("vnet_hdr", "10") => spec.header = Some(10),
+            ("vnet_hdr", "12") => spec.header = Some(12),
+            ("queues", n) => {
+                // As many as a port has rings.
+                let queues = n.parse().ok().filter(|n| (1..=16).contains(n));
+                let wrong = || invalid(format!("tap: queues={n}: expected 1 to 16"));
+                spec.queues = queues.ok_or_else(wrong)?;
+            }
+            ("persist", "") => spec.persist = true,
+            _ => {
+                return Err(invalid(format!(
+                    "tap: {part:?} is not one of vnet_hdr=0, vnet_hdr=10, vnet_hdr=12, \
+                     queues=N, persist"
+                )));
+            }
+        }
+    }
+    Ok(spec)
+}
+
+fn pcap(arg: &str) -> Result<PcapSpec, Refusal> {
+    let mut parts = arg.split(',');
+    let mut spec = PcapSpec {
+        path: parts.next().unwrap_or_default().into(),
+        pace: Pace::Times(1.0),
+        times: Times::Count(1),
+        write: false,
+    };
+    for part in parts {
+        match part.split_once('=').unwrap_or((part, "")) {
+            ("speed", "max") => spec.pace = Pace::AtOnce,
+            ("speed", x) => {
+                let speed = x.parse().ok().filter(|s: &f64| s.is_finite() && *s > 0.0);
+                let wrong = || invalid(format!("pcap: speed={x}: expected a number, or max"));
+                spec.pace = Pace::Times(speed.ok_or_else(wrong)?);
+            }
+            ("loop", "") => spec.times = Times::Forever,
+            ("write", "") => spec.write = true,
+            _ => {
+                return Err(invalid(format!(
+                    "pcap: {part:?} is not one of speed=X, speed=max, loop, write"
+                )));
+            }
+        }
+    }
+    if !spec.path.starts_with('/') {
+        return Err(invalid(format!(
+            "pcap: {:?} is no absolute path, and the server is in another directory",
+            spec.path
+        )));
+    }
+    Ok(spec)
+}
+
+pub(super) fn invalid(message: impl Into<String>) -> Refusal {
+    Refusal::new(ErrorKind::Invalid, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<DeviceSpec, String> {
+        DeviceSpec::prefixed(text).unwrap().map_err(|r| r.message)
+    }
+
+    #[test]
+    fn every_option_is_understood() {
+        let tap = TapSpec {
+            name: "t0".into(),
+            header: Some(10),
+            queues: 4,
+            persist: true,
+        };
+        let text = "tap:t0,vnet_hdr=10,queues=4,persist";
+        assert_eq!(read(text), Ok(DeviceSpec::Tap(tap)));
+        let pcap = PcapSpec {
+            path: "/a b.pcap".into(),
+            pace: Pace::Times(2.5),
+            times: Times::Forever,
+            write: false,
+        };
+        let text = "pcap:/a b.pcap,speed=2.5,loop";
+        assert_eq!(read(text), Ok(DeviceSpec::Pcap(pcap)));
+        let vxlan = read("vxlan:42@192.0.2.7").unwrap();
+        assert_eq!(vxlan.key(), "vxlan:42");
+        assert!(DeviceSpec::prefixed("eth0").is_none());
+        assert!(DeviceSpec::prefixed("vale0:tap0").is_none());
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (text, says) in [
+            ("tap:t0,queues=0", "1 to 16"),
+            ("tap:t0,vnet_hdr=11", "vnet_hdr=11"),
+            ("tap:t0,persist=1x,", "is not one of"),
+            ("pcap:x", "absolute"),
+            ("pcap:/x,speed=-1", "speed=-1"),
+            ("pcap:/x,speed=nan", "speed=nan"),
+            ("vxlan:x", "VNI@REMOTE"),
+            ("vfio:0000:00:00.0", "not supported"),
+        ] {
+            let e = read(text).unwrap_err();
+            assert!(e.contains(says), "{text}: {e}");
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Tunnels to switches on other hosts.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Instant;
+
+use netvale_backends::batch::{Batch, BufPool, Piece};
+use netvale_backends::vxlan::{Vxlan, VxlanConfig, VxlanError};
+use netvale_wire::proto::ErrorKind;
+
+use super::{Device, DeviceLane, Keep, Pushed, Trouble};
+use crate::listing::Refusal;
+
+/// Longest frame in a datagram.
+const LONGEST: usize = 65_507;
+/// Frames asked for at once: each needs room for the longest that is usual.
+const AT_ONCE: usize = 128;
+
+/// Opens this end of the tunnel.
+pub(super) fn open(config: &VxlanConfig) -> Result<Device, Refusal> {
+    let endpoint = Vxlan::open(config.clone()).map_err(|e| refusal(&e))?;
+    let about = format!(
+        "VXLAN {} at {} to {} ends",
+        config.vni,
+        config.local,
+        config.remotes.len()
+    );
+    let lane = VxlanLane {
+        endpoint,
+        start: Instant::now(),
+    };
+    Ok(Device {
+        name: format!("vxlan{}", config.vni),
+        lanes: vec![Box::new(lane)],
+        header: 0,
+        about,
+        host: None,
+        keep: Keep::default(),
+    })
+}
+
+#[derive(Debug)]
+struct VxlanLane {
+    endpoint: Vxlan,
+    start: Instant,
+}
+
+impl DeviceLane for VxlanLane {
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.endpoint.as_fd())
+    }
+
+    fn longest(&self) -> usize {
+        LONGEST
+    }
+
+    fn pull(
+        &mut self,
+        pool: &BufPool,
+        free: &[Piece],
+        batch: &mut Batch,
+    ) -> Result<usize, Trouble> {
+        chains(free, LONGEST, AT_ONCE, batch);
+        let now = self.start.elapsed();
+        let got = self.endpoint.recv(pool, batch, now);
+        got.map_err(|e| Trouble::Gone(crate::files::chain(&e)))
+    }
+
+    fn push(&mut self, pool: &BufPool, batch: &Batch) -> Result<Pushed, Trouble> {
+        let now = self.start.elapsed();
+        let sent = self.endpoint.send(pool, batch, 0, now);
+        let sent = sent.map_err(|e| Trouble::Gone(crate::files::chain(&e)))?;
+        let refused =
+            sent.malformed + sent.too_long + sent.full + sent.unreachable + sent.nowhere;
+        Ok(Pushed {
+            done: batch.len(),
+            refused,
+        })
+    }
+}
+
+/// Divides `free` into chains that hold `longest` bytes each, `most` at most;
+/// what is left of it makes no chain.
+pub(super) fn chains(free: &[Piece], longest: usize, most: usize, batch: &mut Batch) {
+    let room = free.first().map_or(1, |p| p.len.max(1) as usize);
+    let each = longest.div_ceil(room).clamp(1, free.len().max(1));
+    for chain in free.chunks_exact(each).take(most) {
+        // Never more pieces than a frame may have.
+        let _ = batch.push(chain);
+    }
+}
+
+fn refusal(e: &VxlanError) -> Refusal {
+    let kind = match e {
+        VxlanError::Config(_) | VxlanError::Remotes { .. } => ErrorKind::Invalid,
+        VxlanError::InUse { .. } => ErrorKind::Busy,
+        VxlanError::NotOurs { .. } => ErrorKind::NotFound,
+        VxlanError::Os(e) => return Refusal::backend(e.errno(), e),
+        _ => ErrorKind::Other,
+    };
+    Refusal::new(kind, crate::files::chain(e))
+}
