@@ -1,23 +1,37 @@
 //! `netvale attach`, `detach`, `newif`, `delif`: changes to a namespace.
 
-use netvale::{PortInfo, RingConfig};
+use std::path::Path;
+
+use netvale::{Error, ErrorKind, Namespace, PortInfo, RingConfig};
+use netvale_server::remote::Remote;
+use netvale_wire::proto::{self, Reply, Request};
 use serde::Serialize;
 
 use crate::cli::Place;
 use crate::exit::Code;
-use crate::failure::Result;
+use crate::failure::{Result, io_error};
 use crate::output;
 
 /// What was typed after `attach`.
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_long_help = "Example:\n  \
-    netvale newif p0 && netvale attach vale0:p0\n\n\
-    Prints the port's index on the switch (0 to 253).")]
+    netvale newif p0 && netvale attach vale0:p0\n  \
+    netvale attach vale0 tap:tap0\n  \
+    netvale attach vale0 eth0 --host\n\n\
+    Prints the port's index on the switch (0 to 253). Devices:\n  \
+    eth0                                               an interface, taken from the host\n  \
+    tap:NAME[,vnet_hdr=0|10|12][,queues=N][,persist]   a TAP interface, made if need be\n  \
+    pcap:FILE[,speed=X|max][,loop]                     a capture, replayed (speed in times)\n  \
+    pcap:FILE,write                                    a capture, written\n  \
+    vxlan:VNI@ADDRESS[,remote=ADDRESS]...              a tunnel to other hosts")]
 pub(crate) struct AttachArgs {
-    /// Switch and port, as vale0:p0
-    #[arg(value_name = "SWITCH:PORT")]
+    /// Switch and port, as vale0:p0, or only the switch before a device
+    #[arg(value_name = "SWITCH[:PORT]")]
     spec: String,
-    /// Attach the host's end of a device too
+    /// Interface, or tap:, pcap:, vxlan: device
+    #[arg(value_name = "DEVICE")]
+    device: Option<String>,
+    /// Attach the host's end of an interface too, as SWITCH:PORT^
     #[arg(long)]
     host: bool,
     /// Print JSON; the index has no unit
@@ -124,16 +138,120 @@ struct Made<'a> {
     memory_id: u16,
 }
 
-/// Attaches a persistent port to a switch.
+/// Attaches a persistent port or a device to a switch.
 pub(crate) fn attach(args: &AttachArgs, place: &Place) -> Result<Code> {
-    let index = place.namespace()?.attach(&args.spec, args.host)?;
-    show_index("netvale.attach.v1", &args.spec, index, args.json)
+    let spec = match &args.device {
+        Some(device) => format!("{}:{}", args.spec, absolute(device)?),
+        None => args.spec.clone(),
+    };
+    let index = attach_spec(&place.namespace()?, &spec, args.host)?;
+    show_index("netvale.attach.v1", &spec, index, args.json)
 }
 
 /// Detaches a port.
 pub(crate) fn detach(args: &DetachArgs, place: &Place) -> Result<Code> {
-    let index = place.namespace_if_running()?.detach(&args.spec)?;
+    let index = detach_spec(&place.namespace_if_running()?, &args.spec)?;
     show_index("netvale.detach.v1", &args.spec, index, args.json)
+}
+
+/// Attaches what `spec` says; its index.
+pub(crate) fn attach_spec(namespace: &Namespace, spec: &str, host: bool) -> Result<u32> {
+    let Some(dir) = namespace.path() else {
+        return Ok(namespace.attach(spec, host)?);
+    };
+    let request = Request::Attach {
+        spec: spec.into(),
+        nr: true,
+        host,
+        mem_id: 0,
+    };
+    index(namespace, dir, &request)
+}
+
+/// Detaches it; the index that it had.
+pub(crate) fn detach_spec(namespace: &Namespace, spec: &str) -> Result<u32> {
+    let Some(dir) = namespace.path() else {
+        return Ok(namespace.detach(spec)?);
+    };
+    let request = Request::Detach {
+        spec: spec.into(),
+        nr: true,
+    };
+    index(namespace, dir, &request)
+}
+
+fn index(namespace: &Namespace, dir: &Path, request: &Request) -> Result<u32> {
+    match ask(namespace, dir, request)? {
+        Reply::Attached { port_index } => Ok(port_index),
+        _ => Err(unexpected().into()),
+    }
+}
+
+/// Has the server poll a device without sleeping, or stop that.
+pub(crate) fn poll(namespace: &Namespace, request: &Request) -> Result<()> {
+    let Some(dir) = namespace.path() else {
+        let message = "without a server no device is polled";
+        return Err(Error::new(ErrorKind::Unavailable, message).into());
+    };
+    match ask(namespace, dir, request)? {
+        Reply::Done => Ok(()),
+        _ => Err(unexpected().into()),
+    }
+}
+
+/// Asks the server of a namespace, which is started if the namespace says so.
+fn ask(namespace: &Namespace, dir: &Path, request: &Request) -> Result<Reply> {
+    // Connects, and so starts the server.
+    namespace.list()?;
+    let gone = |e| io_error("cannot ask the server", &e);
+    let (mut remote, hello, _) = Remote::connect(dir, false).map_err(gone)?;
+    for reply in [hello, remote.ask(request).map_err(gone)?.0] {
+        match reply {
+            Reply::Error {
+                kind,
+                message,
+                hint,
+            } => {
+                let error = Error::new(kind_of(kind), message);
+                return Err(match hint {
+                    Some(hint) => error.with_hint(hint).into(),
+                    None => error.into(),
+                });
+            }
+            Reply::Hello { .. } => {}
+            reply => return Ok(reply),
+        }
+    }
+    Err(unexpected().into())
+}
+
+fn unexpected() -> Error {
+    Error::new(ErrorKind::Peer, "unexpected answer of the server")
+}
+
+fn kind_of(kind: proto::ErrorKind) -> ErrorKind {
+    match kind {
+        proto::ErrorKind::NotFound | proto::ErrorKind::End => ErrorKind::NotFound,
+        proto::ErrorKind::Busy => ErrorKind::Busy,
+        proto::ErrorKind::Invalid => ErrorKind::Usage,
+        proto::ErrorKind::Exists => ErrorKind::Exists,
+        proto::ErrorKind::NoMemory => ErrorKind::NoSpace,
+        proto::ErrorKind::Denied
+        | proto::ErrorKind::Unsupported
+        | proto::ErrorKind::NoDevice => ErrorKind::Unavailable,
+        proto::ErrorKind::Protocol => ErrorKind::Peer,
+        _ => ErrorKind::Io,
+    }
+}
+
+/// A device with the path of its file as the server can find it.
+fn absolute(device: &str) -> Result<String> {
+    let Some(path) = device.strip_prefix("pcap:").filter(|p| !p.starts_with('/')) else {
+        return Ok(device.into());
+    };
+    let here = std::env::current_dir();
+    let here = here.map_err(|e| io_error("cannot find the current directory", &e))?;
+    Ok(format!("pcap:{}/{path}", here.display()))
 }
 
 fn show_index(schema: &'static str, name: &str, port_index: u32, json: bool) -> Result<Code> {

@@ -7,7 +7,10 @@
 
 use netvale::{Error, ErrorKind, Namespace, PortInfo, RingConfig};
 
+use netvale_wire::proto::Request;
+
 use crate::cli::Place;
+use crate::control;
 use crate::exit::Code;
 use crate::failure::{Failure, Result};
 use crate::ls;
@@ -47,13 +50,14 @@ pub(crate) struct Args {
     /// Delete a persistent port
     #[arg(short = 'r', long, value_name = "NAME", group = "action")]
     remove: Option<String>,
-    /// For -n: tx slots[,rx slots[,tx rings[,rx rings]]]
+    /// For -n: tx slots[,rx slots[,tx rings[,rx rings]]]; for -p: 1 (one
+    /// thread) or 2 (one for each ring)[,first cpu[,cpus]]
     #[arg(short = 'C', long, value_name = "LIST")]
     config: Option<String>,
-    /// Not available: have the server poll a device
+    /// Have the server poll a device; with -C mode,first cpu,cpus
     #[arg(short = 'p', long, value_name = "SWITCH:PORT", group = "action")]
     poll: Option<String>,
-    /// Not available: stop polling a device
+    /// Stop polling a device
     #[arg(short = 'P', long, value_name = "SWITCH:PORT", group = "action")]
     no_poll: Option<String>,
     /// For -n: memory to live in, by number or by the port it belongs to
@@ -84,7 +88,12 @@ enum Action {
         memory: Memory,
     },
     Remove(String),
-    Poll(String),
+    Poll {
+        name: String,
+        on: bool,
+        /// Mode, first processor, processors.
+        how: [u16; 3],
+    },
 }
 
 /// Where a new port lives.
@@ -122,9 +131,12 @@ impl TryFrom<&Args> for Action {
         } else if args.remove.is_some() {
             Self::Remove(text(&args.remove))
         } else if args.poll.is_some() || args.no_poll.is_some() {
-            Self::Poll(text(
-                args.poll.as_ref().map_or(&args.no_poll, |_| &args.poll),
-            ))
+            let on = args.poll.is_some();
+            Self::Poll {
+                name: text(if on { &args.poll } else { &args.no_poll }),
+                on,
+                how: polling(args.config.as_deref())?,
+            }
         } else if args.new.is_some() {
             Self::New {
                 name: text(&args.new),
@@ -135,6 +147,17 @@ impl TryFrom<&Args> for Action {
             Self::ListAll
         })
     }
+}
+
+/// One thread on the first processor, unless the list says otherwise.
+fn polling(list: Option<&str>) -> Result<[u16; 3]> {
+    let given = list.map_or(Ok(Vec::new()), parse_list)?;
+    if given.len() > 3 {
+        return Err(Failure::usage("-C: one to three numbers for -p"));
+    }
+    let mut how = [1, 0, 1];
+    how[..given.len()].copy_from_slice(&given);
+    Ok(how)
 }
 
 fn ring_config(list: Option<&str>) -> Result<RingConfig> {
@@ -170,13 +193,15 @@ pub(crate) fn run(args: &Args, place: &Place) -> Result<Code> {
         Action::List(name) => list(place, &name),
         Action::Get(name) => told("get info for", &name, show_info(place, &name)),
         Action::Attach { spec, host } => {
-            let index = place.namespace().and_then(|n| Ok(n.attach(&spec, host)?));
+            let index = place
+                .namespace()
+                .and_then(|n| control::attach_spec(&n, &spec, host));
             let shown = index.and_then(|i| show_attached(args.verbose, i));
             told("attach", &spec, shown)
         }
         Action::Detach(spec) => {
             let detached = place.namespace_if_running();
-            let detached = detached.and_then(|n| Ok(n.detach(&spec).map(drop)?));
+            let detached = detached.and_then(|n| control::detach_spec(&n, &spec).map(drop));
             told("detach", &spec, detached)
         }
         Action::New {
@@ -194,10 +219,18 @@ pub(crate) fn run(args: &Args, place: &Place) -> Result<Code> {
             let removed = removed.and_then(|n| Ok(n.delete_interface(&name)?));
             told("delete", &name, removed)
         }
-        Action::Poll(name) => {
-            let message = "no device is polled by the server";
-            let error = Error::new(ErrorKind::Unavailable, message);
-            told("poll", &name, Err(error.into()))
+        Action::Poll { name, on, how } => {
+            let [mode, first_cpu, cpus] = how.map(u32::from);
+            let request = Request::Polling {
+                name: name.clone(),
+                on,
+                mode,
+                first_cpu,
+                cpus,
+            };
+            let done = place.namespace_if_running();
+            let done = done.and_then(|n| control::poll(&n, &request));
+            told("poll", &name, done)
         }
     }
 }
@@ -316,6 +349,11 @@ mod tests {
             spec: "vale0:p0".into(),
             host,
         };
+        let poll = |on, how| Action::Poll {
+            name: "vale0:p0".into(),
+            on,
+            how,
+        };
         for (line, expected) in [
             ("", Action::ListAll),
             ("-l vale0:a", Action::List("vale0:a".into())),
@@ -324,8 +362,9 @@ mod tests {
             ("-h vale0:p0", attach(true)),
             ("-v -d vale0:p0", Action::Detach("vale0:p0".into())),
             ("-r p0", Action::Remove("p0".into())),
-            ("-p vale0:p0 -C 1,2", Action::Poll("vale0:p0".into())),
-            ("-P vale0:p0", Action::Poll("vale0:p0".into())),
+            ("-p vale0:p0 -C 2,1", poll(true, [2, 1, 1])),
+            ("-p vale0:p0", poll(true, [1, 0, 1])),
+            ("-P vale0:p0", poll(false, [1, 0, 1])),
         ] {
             assert_eq!(action(line).as_ref(), Ok(&expected), "{line}");
         }

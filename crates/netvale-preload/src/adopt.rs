@@ -64,7 +64,9 @@ pub(crate) fn scan() {
     let flags = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC;
     // SAFETY: a C string.
     let dir = unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, AT.as_ptr(), flags) };
-    let Ok(dir) = c_int::try_from(dir) else { return };
+    let Ok(dir) = c_int::try_from(dir) else {
+        return;
+    };
     if dir < 0 {
         return;
     }
@@ -72,9 +74,16 @@ pub(crate) fn scan() {
     loop {
         // SAFETY: the kernel writes into `space` no more than it has.
         let n = unsafe {
-            libc::syscall(libc::SYS_getdents64, dir, space.as_mut_ptr(), size_of_val(&space))
+            libc::syscall(
+                libc::SYS_getdents64,
+                dir,
+                space.as_mut_ptr(),
+                size_of_val(&space),
+            )
         };
-        let Ok(n @ 1..) = usize::try_from(n) else { break };
+        let Ok(n @ 1..) = usize::try_from(n) else {
+            break;
+        };
         let mut bytes = [0u8; 1024];
         for (to, from) in bytes.chunks_exact_mut(8).zip(space) {
             to.copy_from_slice(&from.to_ne_bytes());
@@ -84,7 +93,9 @@ pub(crate) fn scan() {
         while rest.len() > 19 {
             let len = usize::from(u16::from_ne_bytes([rest[16], rest[17]]));
             let digits = rest[19..].iter().take_while(|b| b.is_ascii_digit());
-            let fd = digits.fold(0i32, |n, &d| n.wrapping_mul(10).wrapping_add(i32::from(d - b'0')));
+            let fd = digits.fold(0i32, |n, &d| {
+                n.wrapping_mul(10).wrapping_add(i32::from(d - b'0'))
+            });
             // The standard three are not worth asking about, mostly; but a
             // shell may have put one there.
             if rest[19].is_ascii_digit() && fd != dir && table::holds(fd) {

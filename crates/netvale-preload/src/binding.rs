@@ -3,6 +3,7 @@
 use std::ffi::c_int;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering::*};
+use std::time::Duration;
 
 use libc::{POLLERR, POLLIN, POLLOUT, POLLRDNORM, POLLWRNORM, c_short};
 use netvale::registration::{Attachment, Greeting, Site};
@@ -45,6 +46,8 @@ pub(crate) struct Binding {
     pub(crate) spare: AtomicI32,
     /// `poll` for input sends what is queued.
     tx_poll: AtomicBool,
+    /// Another process may use the registration too.
+    shared: AtomicBool,
     /// Threads that sleep.
     sleepers: Lock<u32>,
     /// The sync loop has been told to end; stays until a loop has seen it.
@@ -89,6 +92,7 @@ impl Binding {
             bell: AtomicI32::new(-1),
             spare: AtomicI32::new(-1),
             tx_poll: AtomicBool::new(true),
+            shared: AtomicBool::new(false),
             sleepers: Lock::new(0),
             kloop_stop: AtomicBool::new(false),
             kloop_runs: AtomicBool::new(false),
@@ -120,6 +124,25 @@ impl Binding {
         !self.is_free() && self.state.load(Acquire) >> state::BITS != life::generation()
     }
 
+    /// Whether our state is that of the registration: not if it has been left
+    /// behind, or another process may have bound it.
+    pub(crate) fn is_certain(&self) -> bool {
+        match self.state() {
+            state::FOREIGN => false,
+            state::OPEN => !self.is_shared(),
+            _ => true,
+        }
+    }
+
+    /// Another process has it too, from now on.
+    pub(crate) fn share(&self) {
+        self.shared.store(true, Release);
+    }
+
+    pub(crate) fn is_shared(&self) -> bool {
+        self.shared.load(Acquire)
+    }
+
     pub(crate) fn set_state(&self, kind: u32) {
         self.state
             .store(kind | life::generation() << state::BITS, Release);
@@ -141,6 +164,7 @@ impl Binding {
         *self.control.lock() = control;
         self.kloop_stop.store(false, Release);
         self.tx_poll.store(true, Release);
+        self.shared.store(kind == state::FOREIGN, Release);
         *self.spin.lock() = Spin::new();
         self.set_state(kind);
     }
@@ -155,28 +179,37 @@ impl Binding {
         self.kloop_runs.store(false, Release);
         // SAFETY: threads that used them stayed in the parent, and those of
         // this process come here first.
-        unsafe {
-            self.tx.renew(None);
-            self.rx.renew(RxLane::default());
-            self.control.renew(Control::default());
-            self.spin.renew(Spin::new());
-            self.sleepers.renew(0);
-        }
+        unsafe { self.tx.renew(None) };
+        // SAFETY: as above.
+        unsafe { self.rx.renew(RxLane::default()) };
+        // SAFETY: as above.
+        unsafe { self.control.renew(Control::default()) };
+        // SAFETY: as above.
+        unsafe { self.spin.renew(Spin::new()) };
+        // SAFETY: as above.
+        unsafe { self.sleepers.renew(0) };
         self.set_state(state::FOREIGN);
     }
 
     /// Takes the rings of a registration into use.
-    pub(crate) fn attach(&self, control: &mut Control, a: Attachment, flags: u64) -> Result<(), Errno> {
+    pub(crate) fn attach(
+        &self,
+        control: &mut Control,
+        a: Attachment,
+        flags: u64,
+    ) -> Result<(), Errno> {
         use netvale_wire::abi::regflags;
-        let (tx, rx) = match (Tx::of(&a), Rx::of(&a)) {
-            (Some(tx), Some(rx)) => (tx, rx),
-            _ => return Err(Errno::EIO),
+        let (Some(tx), Some(rx)) = (Tx::of(&a), Rx::of(&a)) else {
+            return Err(Errno::EIO);
         };
         *self.tx.lock() = Some(tx);
         let mut lane = self.rx.lock();
         lane.rx = Some(rx);
         lane.stamp = Stamp::default();
-        lane.stamp.on_request = control.site.as_ref().is_some_and(crate::rules::no_timestamp);
+        lane.stamp.on_request = control
+            .site
+            .as_ref()
+            .is_some_and(crate::rules::no_timestamp);
         drop(lane);
         self.tx_poll
             .store(flags & regflags::NO_TX_POLL == 0, Release);
@@ -204,8 +237,10 @@ impl Binding {
         let mut control = self.control.lock();
         self.epoch.fetch_add(1, AcqRel);
         self.kloop_stop.store(true, Release);
-        if control.attached.is_some() {
+        if let Some(a) = &control.attached {
             crate::rules::report(&control, self);
+            // Who still sleeps on it has to see that it is closed.
+            a.bell.ring();
         }
         self.detach(&mut control);
         *control = Control::default();
@@ -260,14 +295,19 @@ impl Binding {
         let wants_rx = events & (POLLIN | POLLRDNORM);
         let mut revents = 0;
         if wants_tx != 0 || self.tx_poll.load(Relaxed) {
-            let found = match &mut *self.tx.lock() {
-                Some(tx) => tx.sync(),
-                None => return POLLERR,
-            };
-            revents |= outcome(found, wants_tx);
+            // If it is not to be had, nothing is known, and nothing reported.
+            if let Some(mut tx) = self.tx.lock_within(PATIENCE) {
+                let found = match &mut *tx {
+                    Some(tx) => tx.sync(),
+                    None => return POLLERR,
+                };
+                revents |= outcome(found, wants_tx);
+            }
         }
-        if wants_rx != 0 {
-            let RxLane { rx, stamp } = &mut *self.rx.lock();
+        if wants_rx != 0
+            && let Some(mut lane) = self.rx.lock_within(PATIENCE)
+        {
+            let RxLane { rx, stamp } = &mut *lane;
             let found = match rx {
                 Some(rx) => rx.sync(stamp),
                 None => return POLLERR,
@@ -291,25 +331,27 @@ impl Binding {
         mix
     }
 
-    /// Announces a sleeper; whether there are others already: then a wake-up
-    /// may be for them, and nobody should sleep for long.
-    pub(crate) fn arm(&self, events: c_short) -> bool {
-        let mut sleepers = self.sleepers.lock();
-        *sleepers += 1;
+    /// Announces a sleeper; whether it is the only one: a wake-up may be for
+    /// others, and then nobody should sleep for long. `None` if it cannot be
+    /// announced.
+    pub(crate) fn arm(&self, events: c_short) -> Option<bool> {
+        let mut sleepers = self.sleepers.lock_within(PATIENCE)?;
         if events & (POLLIN | POLLRDNORM) != 0
-            && let Some(rx) = &self.rx.lock().rx
+            && let Some(rx) = &self.rx.lock_within(PATIENCE)?.rx
         {
             rx.arm();
         }
         if events & (POLLOUT | POLLWRNORM) != 0
-            && let Some(tx) = &*self.tx.lock()
+            && let Some(tx) = &*self.tx.lock_within(PATIENCE)?
         {
             tx.arm();
         }
-        *sleepers > 1
+        *sleepers += 1;
+        Some(*sleepers == 1 && !self.is_shared())
     }
 
-    /// Takes it back; silences the bell if nobody else sleeps.
+    /// Takes it back; silences the bell if nobody else sleeps. To be called
+    /// once for every [`Binding::arm`] that succeeded.
     pub(crate) fn disarm(&self, events: c_short) {
         let mut sleepers = self.sleepers.lock();
         *sleepers = sleepers.saturating_sub(1);
@@ -337,7 +379,9 @@ impl Binding {
 
     /// Nothing has come for long: looks whether a dead sender is in the way.
     pub(crate) fn repair(&self, fd: c_int) {
-        if let Some(rx) = &mut self.rx.lock().rx {
+        if let Some(mut lane) = self.rx.lock_within(PATIENCE)
+            && let Some(rx) = &mut lane.rx
+        {
             // SAFETY: the program is in a call on this descriptor.
             rx.repair(unsafe { BorrowedFd::borrow_raw(fd) });
         }
@@ -347,6 +391,10 @@ impl Binding {
         &self.spin
     }
 }
+
+/// Longest wait for a lane that somebody else is syncing. It may be this very
+/// thread, in the middle of a sync when a signal's handler called us.
+const PATIENCE: Duration = Duration::from_millis(20);
 
 fn outcome(found: Found, wants: c_short) -> c_short {
     let ready = if found.ready { wants } else { 0 };

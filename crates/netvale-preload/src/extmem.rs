@@ -59,7 +59,7 @@ fn shape(want: &Memory) -> Result<RegionGeom, Errno> {
     let buf_size = or(want.bufs.size, 2048).next_multiple_of(64);
     let least = or(want.bufs.count, 4098);
     let if_size = or(want.ifs.size, 1024);
-    if !(1..=100).contains(&ifs) || if_size < 56 || if_size > IF_SIZE {
+    if !(1..=100).contains(&ifs) || !(56..=IF_SIZE).contains(&if_size) {
         return Err(Errno::EINVAL);
     }
     if !(2..=1024).contains(&rings) || !(256..=128 << 10).contains(&ring_size) {
@@ -130,7 +130,13 @@ pub(crate) fn prepare(site: &Site, want: &Extmem) -> Result<Prepared, Errno> {
     let geom = shape(&want.memory)?;
     let key = identity(want.addr).ok_or(Errno::EFAULT)?;
     let mut g = [0; 5];
-    g.copy_from_slice(&[geom.ifs, geom.rings, geom.ring_size, geom.bufs, geom.buf_size]);
+    g.copy_from_slice(&[
+        geom.ifs,
+        geom.rings,
+        geom.ring_size,
+        geom.bufs,
+        geom.buf_size,
+    ]);
     let request = Request::NewRegion { key, geom: g };
     let (reply, fds) = site.ask(&request).map_err(|e| Errno(e.errno()))?;
     let (Reply::Region(info), Some(file)) = (reply, fds.into_iter().next()) else {

@@ -96,7 +96,9 @@ impl Sets {
             return 0;
         }
         // SAFETY: the set has all words below `n`, says the caller of select.
-        let word = unsafe { set.add(i).read() };
+        let at = unsafe { set.add(i) };
+        // SAFETY: as above.
+        let word = unsafe { at.read() };
         match usize::try_from(self.n % WORD) {
             // The last word counts as far as `n` goes.
             Ok(rest @ 1..) if i == usize::try_from(self.n / WORD).unwrap_or(0) => {

@@ -4,6 +4,7 @@ use std::ffi::c_int;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::Ordering::*;
 
+use netvale::ErrorKind;
 use netvale::registration::{Attachment, Site};
 use netvale_control::{
     Attach, Bound, Errno, Host, Kloop, ListEntry, Memory, NewIf, Offsets, Port, Register,
@@ -30,6 +31,17 @@ pub(crate) fn ioctl(b: &'static Binding, fd: c_int, cmd: u32, arg: usize) -> Res
 fn errno(e: &netvale::Error) -> Errno {
     rules::complain(e);
     Errno(e.errno())
+}
+
+/// Whether this process has the descriptors free that a registration takes:
+/// its own duplicate, a link, what the answer brings.
+fn room(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+    let mut reserve = [const { None }; 6];
+    for free in &mut reserve {
+        let dup = rustix::io::fcntl_dupfd_cloexec(socket, 3);
+        *free = Some(dup.map_err(|e| Errno(e.raw_os_error()))?);
+    }
+    Ok(())
 }
 
 fn slots(n: u32) -> u16 {
@@ -66,9 +78,8 @@ fn nr_request(want: &Register) -> NrRequest {
 }
 
 fn port(r: &Registered) -> Port {
-    let slots = |rings: &[netvale_wire::proto::RingPlace]| {
-        rings.first().map_or(0, |p| u32::from(p.slots))
-    };
+    let slots =
+        |rings: &[netvale_wire::proto::RingPlace]| rings.first().map_or(0, |p| u32::from(p.slots));
     Port {
         memsize: r.region.size,
         mem_id: r.region.id,
@@ -155,6 +166,8 @@ impl Host for Descriptor {
         }
         // SAFETY: the program is in a call on this descriptor.
         let socket = unsafe { BorrowedFd::borrow_raw(self.fd) };
+        // Later would be too late: the server would think that we have it.
+        room(socket)?;
         let bind = |control: &mut Control| {
             let greeting = match control.greeting.take() {
                 Some(greeting) => greeting,
@@ -164,7 +177,16 @@ impl Host for Descriptor {
             control.greeting = Some(greeting);
             done
         };
-        let attached = bind(&mut control).map_err(|e| errno(&e))?;
+        let attached = match bind(&mut control) {
+            Ok(attached) => attached,
+            Err(e) => {
+                drop(control);
+                if matches!(e.kind(), ErrorKind::Peer | ErrorKind::Io) {
+                    self.unregister(); // the server may have done it
+                }
+                return Err(errno(&e));
+            }
+        };
         control.offsets = attached.registered.offsets.map(|o| Offsets {
             max: o.max,
             initial: o.initial,
@@ -198,7 +220,7 @@ impl Host for Descriptor {
         if let Some(Ok((socket, greeting))) = fresh {
             control.greeting = Some(greeting);
             drop(control);
-            crate::hooks::fd::exchange(self.fd, self.binding, socket);
+            crate::hooks::fd::exchange(self.fd, self.binding, &socket);
         }
     }
 

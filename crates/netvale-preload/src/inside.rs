@@ -7,17 +7,18 @@ use libc::{c_long, sigset_t};
 
 /// Signals that are held back: all but those that report a fault of the
 /// running code, and the two that the C library keeps to itself.
-const HELD_BACK: u64 = {
-    let bit = |n: c_int| 1u64 << (n - 1);
-    !(bit(libc::SIGSEGV)
-        | bit(libc::SIGBUS)
-        | bit(libc::SIGILL)
-        | bit(libc::SIGFPE)
-        | bit(libc::SIGTRAP)
-        | bit(libc::SIGSYS)
-        | bit(32)
-        | bit(33))
-};
+const HELD_BACK: u64 = !(bit(libc::SIGSEGV)
+    | bit(libc::SIGBUS)
+    | bit(libc::SIGILL)
+    | bit(libc::SIGFPE)
+    | bit(libc::SIGTRAP)
+    | bit(libc::SIGSYS)
+    | bit(32)
+    | bit(33));
+
+const fn bit(signal: c_int) -> u64 {
+    1 << (signal - 1)
+}
 
 /// Bytes of the kernel's signal set.
 const SIGSET: usize = 8;
@@ -65,7 +66,7 @@ impl Drop for Calm {
     }
 }
 
-// SAFETY: as in the C library; the numbers are those of Linux.
+// As in the C library; the numbers are those of Linux.
 unsafe extern "C" {
     fn pthread_setcancelstate(state: c_int, old: *mut c_int) -> c_int;
 }

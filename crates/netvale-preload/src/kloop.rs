@@ -9,6 +9,7 @@ use netvale_control::{Errno, Kloop};
 use netvale_wire::abi::csb;
 
 use crate::binding::{Binding, state};
+use crate::inside::Outside;
 use crate::real;
 
 /// A word of a control block.
@@ -43,15 +44,16 @@ struct Block<'a> {
 unsafe fn blocks<'a>((atok, ktoa): (u64, u64), n: usize) -> Vec<Block<'a>> {
     let block = |i| {
         // SAFETY: as the caller says.
-        unsafe {
-            Block {
-                head: word(atok, i, csb::SIZE, csb::atok::HEAD),
-                cur: word(atok, i, csb::SIZE, csb::atok::CUR),
-                wants_kick: word(atok, i, csb::SIZE, csb::atok::APPL_NEED_KICK),
-                hwcur: word(ktoa, i, csb::SIZE, csb::ktoa::HWCUR),
-                hwtail: word(ktoa, i, csb::SIZE, csb::ktoa::HWTAIL),
-                takes_kick: word(ktoa, i, csb::SIZE, csb::ktoa::KERN_NEED_KICK),
-            }
+        let atok = |at| unsafe { word(atok, i, csb::SIZE, at) };
+        // SAFETY: as the caller says.
+        let ktoa = |at| unsafe { word(ktoa, i, csb::SIZE, at) };
+        Block {
+            head: atok(csb::atok::HEAD),
+            cur: atok(csb::atok::CUR),
+            wants_kick: atok(csb::atok::APPL_NEED_KICK),
+            hwcur: ktoa(csb::ktoa::HWCUR),
+            hwtail: ktoa(csb::ktoa::HWTAIL),
+            takes_kick: ktoa(csb::ktoa::KERN_NEED_KICK),
         }
     };
     (0..n).map(block).collect()
@@ -118,14 +120,29 @@ pub(crate) fn run(b: &Binding, arrays: (u64, u64), want: &Kloop) -> Result<(), E
     if b.kloop_runs.swap(true, AcqRel) {
         return Err(Errno::EBUSY);
     }
-    let epoch = b.epoch();
-    let done = rounds(b, epoch, arrays, want, signals.as_deref());
-    if b.epoch() == epoch {
-        // It has been seen.
-        b.kloop_stop.store(false, Release);
+    let running = Running {
+        b,
+        epoch: b.epoch(),
+    };
+    // The program's signals and cancellations reach the loop.
+    let _outside = Outside::enter();
+    rounds(b, running.epoch, arrays, want, signals.as_deref())
+}
+
+/// A loop runs, until this is dropped.
+struct Running<'a> {
+    b: &'a Binding,
+    epoch: u32,
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        if self.b.epoch() == self.epoch {
+            // It has been seen.
+            self.b.kloop_stop.store(false, Release);
+        }
+        self.b.kloop_runs.store(false, Release);
     }
-    b.kloop_runs.store(false, Release);
-    done
 }
 
 fn rounds(
@@ -143,26 +160,12 @@ fn rounds(
     // SAFETY: checked when they were given; a program that has unmapped them
     // since gets the fault itself.
     let blocks = unsafe { blocks(arrays, ntx + nrx) };
-    let event_driven =
-        signals.is_some_and(|all| !all.is_empty() && all.iter().all(|s| s.io >= 0));
+    let event_driven = signals.is_some_and(|all| !all.is_empty() && all.iter().all(|s| s.io >= 0));
     while !b.kloop_stop.load(Acquire) && b.epoch() == epoch {
         if b.state() != state::CSB {
             return Err(Errno::ENXIO);
         }
-        let mut moved = false;
-        for (i, block) in blocks.iter().enumerate() {
-            moved |= serve(b, i, ntx, block);
-            if let Some(s) = signals.and_then(|all| all.get(i))
-                && s.irq >= 0
-                && moved
-                && block.wants_kick.load(Acquire) != 0
-            {
-                let one = 1u64;
-                // SAFETY: writes 8 bytes of ours.
-                unsafe { libc::syscall(libc::SYS_write, s.irq, &raw const one, 8usize) };
-            }
-        }
-        if moved {
+        if round(b, &blocks, ntx, signals.unwrap_or_default()) {
             continue;
         }
         if event_driven {
@@ -174,6 +177,26 @@ fn rounds(
         }
     }
     Ok(())
+}
+
+/// Syncs all rings, and tells the program of those where something moved;
+/// whether there were any.
+fn round(b: &Binding, blocks: &[Block<'_>], ntx: usize, signals: &[Signals]) -> bool {
+    let mut moved = false;
+    for (i, block) in blocks.iter().enumerate() {
+        let news = serve(b, i, ntx, block);
+        moved |= news;
+        if let Some(s) = signals.get(i)
+            && s.irq >= 0
+            && news
+            && block.wants_kick.load(SeqCst) != 0
+        {
+            let one = 1u64;
+            // SAFETY: writes 8 bytes of ours.
+            unsafe { libc::syscall(libc::SYS_write, s.irq, &raw const one, 8usize) };
+        }
+    }
+    moved
 }
 
 /// Syncs one ring; whether something moved.
@@ -216,11 +239,11 @@ const REST_MS: c_int = 500;
 
 /// Sleeps until the program signals a ring, or frames arrive.
 fn rest(b: &Binding, blocks: &[Block<'_>], signals: &[Signals], ntx: usize) {
-    let events = libc::POLLIN;
+    let events = libc::POLLIN | libc::POLLOUT;
     for block in blocks {
         block.takes_kick.store(1, SeqCst);
     }
-    b.arm(events);
+    let armed = b.arm(events);
     let mut fds: Vec<libc::pollfd> = signals
         .iter()
         .map(|s| s.io)
@@ -232,9 +255,7 @@ fn rest(b: &Binding, blocks: &[Block<'_>], signals: &[Signals], ntx: usize) {
         })
         .collect();
     // What came before the announcement.
-    let news = (0..blocks.len()).any(|i| {
-        blocks[i].head.load(SeqCst) != blocks[i].hwcur.load(Relaxed) || serve(b, i, ntx, &blocks[i])
-    });
+    let news = round(b, blocks, ntx, signals);
     if !news {
         let t = crate::wait::to_timespec(Duration::from_millis(u64::from(REST_MS.unsigned_abs())));
         // SAFETY: as many entries as said.
@@ -252,7 +273,9 @@ fn rest(b: &Binding, blocks: &[Block<'_>], signals: &[Signals], ntx: usize) {
             unsafe { libc::syscall(libc::SYS_read, p.fd, &raw mut count, 8usize) };
         }
     }
-    b.disarm(events);
+    if armed.is_some() {
+        b.disarm(events);
+    }
     for block in blocks {
         block.takes_kick.store(0, SeqCst);
     }

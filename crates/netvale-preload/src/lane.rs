@@ -12,7 +12,7 @@ use netvale_ring::slot::{Ring, RingWindow};
 use netvale_ring::world::RegionMap;
 use netvale_shm::{Doorbell, futex};
 use netvale_switch::domain::RingInfo;
-use netvale_switch::end::{Gear, RxEnd, SyncError, TxEnd};
+use netvale_switch::end::{Gear, Indirect, RxEnd, SyncError, TxEnd};
 use netvale_wire::abi;
 
 /// What a sync of a lane found.
@@ -109,7 +109,12 @@ impl Tx {
                 far: Far::of(a)?,
             });
         };
-        let end = |r| TxEnd::new(gear, &a.reg, r, &a.map);
+        let memory: Arc<dyn Indirect> = Arc::new(crate::user::Own);
+        let end = |r| {
+            let mut end = TxEnd::new(gear, &a.reg, r, &a.map)?;
+            end.set_indirect(Arc::clone(&memory));
+            Some(end)
+        };
         Some(Self::Near {
             ends: a.reg.tx.iter().map(end).collect::<Option<_>>()?,
             gear: gear.clone(),
@@ -156,9 +161,7 @@ impl Tx {
         match self {
             Self::Near {
                 ends, gear, owner, ..
-            } => ends
-                .iter()
-                .for_each(|end| arm(gear, *owner, end.kring())),
+            } => ends.iter().for_each(|end| arm(gear, *owner, end.kring())),
             Self::Far { far, .. } => {
                 far.sleeps(true);
                 far.kick();
@@ -267,9 +270,9 @@ impl Rx {
     /// Announces a sleeper who waits for frames.
     pub(crate) fn arm(&self) {
         match self {
-            Self::Near { ends, gear, owner } => ends
-                .iter()
-                .for_each(|end| arm(gear, *owner, end.kring())),
+            Self::Near { ends, gear, owner } => {
+                ends.iter().for_each(|end| arm(gear, *owner, end.kring()))
+            }
             Self::Far { far, .. } => {
                 far.sleeps(true);
                 far.kick();

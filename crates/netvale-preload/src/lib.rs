@@ -14,6 +14,7 @@
 //! | [`lane`] | the rings of a registration, and their syncs |
 //! | [`wait`] | sleeping until one of them has something |
 //! | [`host`] | requests: the server's side of the control ABI |
+//! | [`inside`] | our own code's calls, and signals meanwhile |
 //! | [`real`] | the functions that we stand in front of |
 //!
 //! # Rules
@@ -36,6 +37,7 @@ mod extmem;
 mod fdset;
 pub mod hooks;
 mod host;
+mod inside;
 mod kloop;
 mod lane;
 mod life;

@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering::*};
 use netvale::registration::{self, Keeper, Site};
 
 use crate::binding::{Binding, Control, state};
+use crate::inside::{self, Inside};
 use crate::lock::{Guard, Lock};
 use crate::table::{self, Entry};
-use crate::inside::{self, Inside};
 use crate::{adopt, hooks, maps, real};
 
 /// Guards the table, the slab, and the counts of references.
@@ -20,6 +20,7 @@ static GENERATION: AtomicU32 = AtomicU32::new(0);
 /// This process: another number means that the memory is a parent's (`vfork`).
 static PID: AtomicI32 = AtomicI32::new(0);
 static STARTED: AtomicBool = AtomicBool::new(false);
+static STARTING: Lock<()> = Lock::new(());
 
 /// See [`GENERATION`].
 #[inline]
@@ -40,6 +41,8 @@ pub(crate) fn lock() -> Guard<'static, ()> {
 }
 
 extern "C" fn before_fork() {
+    // A handler of a signal would find them held by its own thread.
+    inside::enter();
     // In this order: who looks at the members of an epoll instance may want
     // the lock of all lives, and not the other way round.
     hooks::epoll::before_fork();
@@ -66,6 +69,7 @@ fn release_all() {
     maps::after_fork();
     LIFE.release_held();
     hooks::epoll::after_fork();
+    inside::leave();
 }
 
 fn note_pid() {
@@ -76,7 +80,12 @@ fn note_pid() {
 
 /// Once, before the first registration.
 pub(crate) fn start() {
-    if STARTED.swap(true, AcqRel) {
+    if STARTED.load(Acquire) {
+        return;
+    }
+    let _inside = Inside::enter();
+    let _starting = STARTING.lock();
+    if STARTED.load(Acquire) {
         return;
     }
     note_pid();
@@ -87,6 +96,7 @@ pub(crate) fn start() {
     });
     // SAFETY: three functions that live as long as the process.
     unsafe { libc::pthread_atfork(Some(before_fork), Some(in_parent), Some(in_child)) };
+    STARTED.store(true, Release);
 }
 
 /// Opens `/dev/netmap` with these flags. The error is an `errno`.

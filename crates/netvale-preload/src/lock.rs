@@ -90,6 +90,16 @@ impl<T> Lock<T> {
         self.unlock();
     }
 
+    /// What is behind it, while it is held by [`Lock::hold`].
+    ///
+    /// # Safety
+    ///
+    /// The caller holds it, and uses nothing else to get at the value.
+    pub(crate) unsafe fn peek(&self) -> &T {
+        // SAFETY: as the caller says.
+        unsafe { &*self.value.get() }
+    }
+
     /// Makes the lock free whoever holds it, and puts another value in. The old
     /// one is dropped unless somebody was in the middle of changing it.
     ///

@@ -64,7 +64,9 @@ pub(crate) fn remove(start: usize, len: usize) {
     loop {
         // One at a time: nothing of ours is called with the lock held.
         let Some(gone) = cut(start, end) else { return };
-        let Some(b) = table::binding(gone) else { return };
+        let Some(b) = table::binding(gone) else {
+            return;
+        };
         let last = !MAPPINGS.lock().iter().any(|m| m.binding == gone);
         if last {
             life::refresh(b);

@@ -52,13 +52,17 @@ impl Next {
 /// `errno`.
 pub(crate) fn errno() -> c_int {
     // SAFETY: always points to the calling thread's own number.
-    unsafe { *libc::__errno_location() }
+    let at = unsafe { libc::__errno_location() };
+    // SAFETY: as above.
+    unsafe { *at }
 }
 
 /// Sets `errno`.
 pub(crate) fn set_errno(n: c_int) {
     // SAFETY: as above.
-    unsafe { *libc::__errno_location() = n };
+    let at = unsafe { libc::__errno_location() };
+    // SAFETY: as above.
+    unsafe { *at = n };
 }
 
 /// `-1`, and `errno`.
@@ -164,6 +168,14 @@ next! {
         syscall(libc::SYS_recvmsg, fd, msg, flags);
     recvmmsg = c"recvmmsg" (fd: c_int, v: *mut mmsghdr, n: c_uint, flags: c_int, t: *mut timespec) -> c_int,
         syscall(libc::SYS_recvmmsg, fd, v, n, flags, t);
+    poll = c"poll" (fds: *mut pollfd, n: nfds_t, ms: c_int) -> c_int, {
+        let t = u64::try_from(ms).ok().map(|ms| timespec {
+            tv_sec: c_long::try_from(ms / 1000).unwrap_or(c_long::MAX),
+            tv_nsec: c_long::try_from(ms % 1000 * 1_000_000).unwrap_or(0),
+        });
+        let t = t.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+        syscall(libc::SYS_ppoll, fds, n, t, NULL, SIGSET)
+    };
     ppoll = c"ppoll" (fds: *mut pollfd, n: nfds_t, t: *const timespec, mask: *const sigset_t) -> c_int, {
         // The kernel writes the rest of the time into what it is given.
         let mut own = if t.is_null() { std::mem::zeroed() } else { *t };
@@ -183,6 +195,8 @@ next! {
     };
     epoll_ctl = c"epoll_ctl" (ep: c_int, op: c_int, fd: c_int, event: *mut epoll_event) -> c_int,
         syscall(libc::SYS_epoll_ctl, ep, op, fd, event);
+    epoll_wait = c"epoll_wait" (ep: c_int, events: *mut epoll_event, n: c_int, ms: c_int) -> c_int,
+        syscall(libc::SYS_epoll_pwait, ep, events, n, ms, NULL, SIGSET);
     epoll_pwait = c"epoll_pwait" (ep: c_int, events: *mut epoll_event, n: c_int, ms: c_int, mask: *const sigset_t) -> c_int,
         syscall(libc::SYS_epoll_pwait, ep, events, n, ms, mask, SIGSET);
     epoll_pwait2 = c"epoll_pwait2" (ep: c_int, events: *mut epoll_event, n: c_int, t: *const timespec, mask: *const sigset_t) -> c_int,
@@ -198,6 +212,8 @@ next! {
         syscall(libc::SYS_newfstatat, dir, path, st, flags);
     statx = c"statx" (dir: c_int, path: *const c_char, flags: c_int, mask: c_uint, st: *mut libc::statx) -> c_int,
         syscall(libc::SYS_statx, dir, path, flags, mask, st);
+    access = c"access" (path: *const c_char, mode: c_int) -> c_int,
+        syscall(libc::SYS_faccessat, libc::AT_FDCWD, path, mode);
     faccessat = c"faccessat" (dir: c_int, path: *const c_char, mode: c_int, flags: c_int) -> c_int,
         syscall(libc::SYS_faccessat2, dir, path, mode, flags);
 }
@@ -256,7 +272,12 @@ pub(crate) unsafe fn mmap(
     // SAFETY: the caller keeps mmap's contract; all arguments are as wide as
     // the kernel takes them.
     let at = unsafe { syscall(libc::SYS_mmap, addr, len, prot, flags, fd, offset) };
-    std::ptr::with_exposed_provenance_mut(at.cast_unsigned() as usize)
+    pointer(at)
+}
+
+/// What a call returned that returns an address.
+fn pointer(at: c_long) -> *mut c_void {
+    std::ptr::with_exposed_provenance_mut(at.cast_unsigned().try_into().unwrap_or(usize::MAX))
 }
 
 /// `munmap`, straight from the kernel.
@@ -286,5 +307,5 @@ pub(crate) unsafe fn mremap(
 ) -> *mut c_void {
     // SAFETY: the caller keeps mremap's contract.
     let at = unsafe { syscall(libc::SYS_mremap, addr, old, new, c_long::from(flags), to) };
-    std::ptr::with_exposed_provenance_mut(at.cast_unsigned() as usize)
+    pointer(at)
 }

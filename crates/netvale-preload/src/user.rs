@@ -3,6 +3,7 @@
 use std::mem::size_of_val;
 
 use netvale_control::{Errno, UserMem};
+use netvale_switch::end::Indirect;
 
 /// This process.
 pub(crate) struct Own;
@@ -27,11 +28,21 @@ fn copy(write: bool, addr: u64, bytes: *mut u8, len: usize) -> Result<(), Errno>
         libc::SYS_process_vm_readv
     };
     let was = crate::real::errno();
+    // Asked anew, because of forks.
+    // SAFETY: asks for a number.
+    let pid = unsafe { libc::getpid() };
     // SAFETY: the local part is the caller's buffer; the other is checked by
     // the kernel.
     let n = unsafe {
-        let pid = libc::syscall(libc::SYS_getpid);
-        libc::syscall(nr, pid, &raw const local, 1usize, &raw const remote, 1usize, 0usize)
+        libc::syscall(
+            nr,
+            libc::c_long::from(pid),
+            &raw const local,
+            1usize,
+            &raw const remote,
+            1usize,
+            0usize,
+        )
     };
     let error = crate::real::errno();
     crate::real::set_errno(was);
@@ -70,5 +81,11 @@ impl UserMem for Own {
 
     fn write(&self, addr: u64, bytes: &[u8]) -> Result<(), Errno> {
         copy(true, addr, bytes.as_ptr().cast_mut(), size_of_val(bytes))
+    }
+}
+
+impl Indirect for Own {
+    fn fetch(&self, ptr: u64, dst: &mut [u8]) -> bool {
+        copy(false, ptr, dst.as_mut_ptr(), dst.len()).is_ok()
     }
 }

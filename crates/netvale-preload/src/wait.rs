@@ -3,41 +3,79 @@
 //! Syncs happen inside `poll`, as they do in netmap: before sleeping, after
 //! each wake-up, and once more when the time is over. While nothing is ready
 //! the kernel waits on the bells of the registrations instead of on their
-//! sockets.
+//! sockets. Epoll instances among the descriptors are asked for what their
+//! registrations have; for the rest the kernel knows.
 
 use std::ffi::c_int;
 use std::time::{Duration, Instant};
 
-use libc::{POLLERR, POLLHUP, POLLIN, POLLNVAL, c_short, pollfd, sigset_t, timespec};
+use libc::{POLLERR, POLLHUP, POLLIN, POLLNVAL, POLLRDNORM, c_short, pollfd, sigset_t, timespec};
 
 use crate::binding::Binding;
-use crate::{real, table};
+use crate::fdset::Fds;
+use crate::hooks::epoll;
+use crate::inside::Calm;
+use crate::real;
+use crate::table::{self, Entry};
 
 /// A sleeper looks up this often, in case nobody could wake it.
-const SLICE: Duration = Duration::from_millis(500);
-/// The same if several threads sleep on one registration.
+pub(crate) const SLICE: Duration = Duration::from_millis(500);
+/// The same if others sleep on one of its registrations too.
 const SHARED_SLICE: Duration = Duration::from_millis(5);
-/// Descriptors that are looked after without allocating.
-const FEW: usize = 64;
+/// Registrations that are looked after without allocating.
+const FEW: usize = 8;
 
 /// A registration among the descriptors of a call.
 #[derive(Clone, Copy)]
 pub(crate) struct Watched {
-    /// Its place among them.
+    /// The place among them of itself, or of the epoll instance that has it.
     pub(crate) at: usize,
     pub(crate) fd: c_int,
     pub(crate) events: c_short,
     pub(crate) binding: &'static Binding,
     pub(crate) epoch: u32,
+    /// It is in an epoll instance.
+    pub(crate) nested: bool,
 }
 
 impl Watched {
     /// Syncs and tells what is ready.
-    pub(crate) fn check(&self) -> c_short {
+    fn check(&self) -> c_short {
         if self.binding.epoch() != self.epoch {
             return POLLNVAL; // closed meanwhile by another thread
         }
         self.binding.check(self.fd, self.events)
+    }
+}
+
+/// The registrations of a call.
+pub(crate) struct List {
+    few: [Option<Watched>; FEW],
+    n: usize,
+    many: Vec<Option<Watched>>,
+}
+
+impl List {
+    pub(crate) const fn new() -> Self {
+        Self {
+            few: [None; FEW],
+            n: 0,
+            many: Vec::new(),
+        }
+    }
+
+    pub(crate) fn push(&mut self, w: Watched) {
+        match self.few.get_mut(self.n) {
+            Some(free) => {
+                *free = Some(w);
+                self.n += 1;
+            }
+            None => self.many.push(Some(w)),
+        }
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Watched> {
+        self.few[..self.n].iter().chain(&self.many).flatten()
     }
 }
 
@@ -55,7 +93,9 @@ impl Until {
         match time {
             None => Self::Forever,
             Some(t) if t.is_zero() => Self::Now,
-            Some(t) => Instant::now().checked_add(t).map_or(Self::Forever, Self::At),
+            Some(t) => Instant::now()
+                .checked_add(t)
+                .map_or(Self::Forever, Self::At),
         }
     }
 
@@ -73,11 +113,15 @@ impl Until {
 }
 
 /// Looks for a while before it sleeps. Whether something came.
-pub(crate) fn spin(all: &[Watched], until: Until, mut look: impl FnMut() -> bool) -> bool {
-    let Some(first) = all.first() else {
+pub(crate) fn spin(all: &List, until: Until, mut look: impl FnMut() -> bool) -> bool {
+    let Some(first) = all.iter().next() else {
         return false;
     };
-    let budget = first.binding.spin().lock().budget();
+    let Some(mut spin) = first.binding.spin().try_lock() else {
+        return false; // somebody else does it
+    };
+    let budget = spin.budget();
+    drop(spin);
     let Some(budget) = until.left(budget).filter(|b| !b.is_zero()) else {
         return false;
     };
@@ -93,25 +137,49 @@ pub(crate) fn spin(all: &[Watched], until: Until, mut look: impl FnMut() -> bool
             break false;
         }
     };
-    first.binding.spin().lock().learn(came);
+    if let Some(mut spin) = first.binding.spin().try_lock() {
+        spin.learn(came);
+    }
     came
 }
 
-/// Announces a sleeper on all; how long it may sleep at once.
-pub(crate) fn arm(all: &[Watched]) -> Duration {
-    let mut slice = SLICE;
-    for w in all {
-        if w.binding.arm(w.events) || w.binding.bell().is_none() {
-            slice = SHARED_SLICE;
-        }
-    }
-    slice
+/// A sleeper that is announced on all registrations of a call. Taken back
+/// when dropped, be it because the thread is cancelled.
+pub(crate) struct Armed<'a> {
+    all: &'a List,
+    /// How many of them know.
+    n: usize,
+    /// How long it may sleep at once.
+    pub(crate) slice: Duration,
 }
 
-/// Takes it back.
-pub(crate) fn disarm(all: &[Watched]) {
-    for w in all {
-        w.binding.disarm(w.events);
+impl<'a> Armed<'a> {
+    pub(crate) fn on(all: &'a List) -> Self {
+        let mut this = Self {
+            all,
+            n: 0,
+            slice: SLICE,
+        };
+        for w in all.iter() {
+            let Some(alone) = w.binding.arm(w.events) else {
+                // A handler's call has interrupted whoever could do it.
+                this.slice = SHARED_SLICE;
+                break;
+            };
+            this.n += 1;
+            if !alone || w.binding.bell().is_none() {
+                this.slice = SHARED_SLICE;
+            }
+        }
+        this
+    }
+}
+
+impl Drop for Armed<'_> {
+    fn drop(&mut self) {
+        for w in self.all.iter().take(self.n) {
+            w.binding.disarm(w.events);
+        }
     }
 }
 
@@ -122,28 +190,73 @@ pub(crate) fn to_timespec(t: Duration) -> timespec {
     }
 }
 
-/// The registrations among descriptors.
-pub(crate) fn watched(fds: &[pollfd], into: &mut Vec<Watched>) {
-    for (at, p) in fds.iter().enumerate() {
-        if let Some(binding) = table::port(p.fd) {
-            into.push(Watched {
-                at,
-                fd: p.fd,
-                events: p.events,
-                binding,
-                epoch: binding.epoch(),
-            });
+/// What a call is told of, other than what the kernel knows.
+struct Scene {
+    all: List,
+    /// Some descriptor does not exist, as far as the program may know.
+    hidden: bool,
+    /// Some epoll instance has registrations.
+    nested: bool,
+}
+
+impl Scene {
+    fn of(fds: &[pollfd]) -> Self {
+        let mut this = Self {
+            all: List::new(),
+            hidden: false,
+            nested: false,
+        };
+        for (at, p) in fds.iter().enumerate() {
+            match table::entry(p.fd) {
+                Entry::Other => {}
+                Entry::Hidden => this.hidden = true,
+                Entry::Port(i) => {
+                    if let Some(binding) = table::binding(i) {
+                        this.all.push(Watched {
+                            at,
+                            fd: p.fd,
+                            events: p.events,
+                            binding,
+                            epoch: binding.epoch(),
+                            nested: false,
+                        });
+                    }
+                }
+                Entry::Epoll(number) => {
+                    this.nested = true;
+                    if p.events & (POLLIN | POLLRDNORM) != 0 {
+                        epoll::watched(number, at, &mut this.all);
+                    }
+                }
+            }
         }
+        this
+    }
+
+    /// Syncs all registrations; whether one is ready.
+    fn look(&self, fds: &mut [pollfd]) -> bool {
+        for w in self.all.iter() {
+            fds[w.at].revents = 0;
+        }
+        let mut ready = false;
+        for w in self.all.iter() {
+            let revents = w.check() & (w.events | POLLERR | POLLHUP | POLLNVAL);
+            let p = &mut fds[w.at];
+            p.revents |= match w.nested {
+                false => revents,
+                true if revents & !POLLNVAL == 0 => 0,
+                true => p.events & (POLLIN | POLLRDNORM),
+            };
+            ready |= p.revents != 0;
+        }
+        ready
     }
 }
 
 /// Whether any of them is a registration, or an epoll instance with one.
 #[inline]
 pub(crate) fn any(fds: &[pollfd]) -> bool {
-    table::highest() >= 0
-        && fds
-            .iter()
-            .any(|p| !matches!(table::entry(p.fd), table::Entry::Other))
+    fds.iter().any(|p| table::entry(p.fd) != Entry::Other)
 }
 
 /// `poll`, with registrations among the descriptors.
@@ -153,90 +266,119 @@ pub(crate) fn any(fds: &[pollfd]) -> bool {
 /// `mask` is null or a signal mask.
 pub(crate) unsafe fn poll(fds: &mut [pollfd], until: Until, mask: *const sigset_t) -> c_int {
     let was = real::errno();
-    let mut all = Vec::with_capacity(fds.len().min(FEW));
-    watched(fds, &mut all);
+    let scene = Scene::of(fds);
     // What the kernel is asked: bells in the place of registrations.
-    let mut asked: Vec<pollfd> = fds.to_vec();
-    for p in &mut asked {
-        if matches!(table::entry(p.fd), table::Entry::Hidden) {
-            p.fd = -2 - p.fd; // to the program there is no such descriptor
-        }
-    }
-    let hidden: Vec<bool> = asked.iter().zip(&*fds).map(|(a, p)| a.fd != p.fd).collect();
+    let mut asked = Fds::of(fds);
+    let asked = asked.as_mut();
+    let mut calm: Option<Calm> = None;
     loop {
-        let mut ready = look(fds, &all);
-        if !ready && spin(&all, until, || look(fds, &all)) {
-            ready = true;
-        }
+        let mut ready = scene.look(fds);
+        ready = ready || spin(&scene.all, until, || scene.look(fds));
         let mut wait = Duration::ZERO;
-        let mut armed = false;
-        if !ready && let Some(left) = until.left(SLICE) {
-            wait = left.min(arm(&all));
-            armed = true;
+        let mut armed = None;
+        if !ready
+            && !scene.hidden
+            && let Some(left) = until.left(SLICE)
+        {
+            calm.get_or_insert_with(Calm::begin);
+            let announced = armed.insert(Armed::on(&scene.all));
+            wait = left.min(announced.slice);
             // What came before the announcement.
-            if look(fds, &all) {
+            if scene.look(fds) {
                 ready = true;
                 wait = Duration::ZERO;
             }
         }
-        for w in &all {
+        for (a, p) in asked.iter_mut().zip(&*fds) {
+            (a.fd, a.revents) = match table::entry(p.fd) {
+                Entry::Hidden => (-1, 0),
+                _ => (p.fd, 0),
+            };
+        }
+        for w in scene.all.iter().filter(|w| !w.nested) {
             // A negative number is passed over.
-            let bell = if armed && !ready { w.binding.bell() } else { None };
-            asked[w.at].fd = bell.unwrap_or(-1);
+            let bell = armed.as_ref().and_then(|_| w.binding.bell());
+            asked[w.at].fd = bell.filter(|_| !ready).unwrap_or(-1);
             asked[w.at].events = POLLIN;
-            asked[w.at].revents = 0;
         }
         let t = to_timespec(wait);
+        let mask = match (&calm, mask.is_null()) {
+            (Some(calm), true) => calm.before(),
+            _ => mask,
+        };
+        let n = asked.len() as libc::nfds_t;
         // SAFETY: as many entries as said; the mask is the caller's.
-        let n = unsafe { real::ppoll(asked.as_mut_ptr(), asked.len() as libc::nfds_t, &raw const t, mask) };
+        let n = unsafe { real::ppoll(asked.as_mut_ptr(), n, &raw const t, mask) };
         let error = real::errno();
-        if armed {
-            disarm(&all);
-        }
+        drop(armed);
         if n < 0 {
-            real::set_errno(error);
-            return -1;
+            if !(ready && error == libc::EINTR) {
+                real::set_errno(error);
+                return -1;
+            }
+            asked.iter_mut().for_each(|a| a.revents = 0);
         }
         // The kernel's own answers, for all others.
-        let mut count = 0;
-        for (i, (p, a)) in fds.iter_mut().zip(&asked).enumerate() {
-            if all.iter().any(|w| w.at == i) {
+        let mut others = false;
+        let mut next = scene.all.iter().peekable();
+        for (at, (p, a)) in fds.iter_mut().zip(&*asked).enumerate() {
+            let mut ours = false;
+            while let Some(w) = next.next_if(|w| w.at == at) {
+                ours |= !w.nested;
+            }
+            if ours {
                 continue;
             }
-            p.revents = if hidden[i] { POLLNVAL } else { a.revents };
-            count += c_int::from(p.revents != 0);
+            match table::entry(p.fd) {
+                Entry::Hidden => p.revents = POLLNVAL,
+                Entry::Epoll(_) => {
+                    let old = if ready { p.revents } else { 0 };
+                    p.revents = old | confirmed(a);
+                }
+                _ => p.revents = a.revents,
+            }
+            others |= p.revents != 0;
         }
-        if count > 0 && !ready {
-            look(fds, &all);
+        if !ready && (others || n > 0) {
+            let kept = scene.nested.then(|| Fds::of(fds));
+            scene.look(fds);
+            if let Some(mut kept) = kept {
+                // What the kernel said of epoll instances holds as well.
+                for (p, k) in fds.iter_mut().zip(kept.as_mut()) {
+                    if matches!(table::entry(p.fd), Entry::Epoll(_)) {
+                        p.revents |= k.revents;
+                    }
+                }
+            }
         }
-        count += all
-            .iter()
-            .map(|w| c_int::from(fds[w.at].revents != 0))
-            .sum::<c_int>();
+        let count = fds.iter().filter(|p| p.revents != 0).count();
         if count > 0 {
             real::set_errno(was);
-            return count;
+            return c_int::try_from(count).unwrap_or(c_int::MAX);
         }
         if wait >= SLICE {
-            all.iter().for_each(|w| w.binding.repair(w.fd));
+            scene.all.iter().for_each(|w| w.binding.repair(w.fd));
         }
         if until.left(SLICE).is_none() {
             // The last look, after the time is over.
-            look(fds, &all);
+            scene.look(fds);
             real::set_errno(was);
-            let ready = all.iter().filter(|w| fds[w.at].revents != 0).count();
+            let ready = fds.iter().filter(|p| p.revents != 0).count();
             return c_int::try_from(ready).unwrap_or(c_int::MAX);
         }
     }
 }
 
-/// Syncs all registrations; whether one is ready.
-fn look(fds: &mut [pollfd], all: &[Watched]) -> bool {
-    let mut ready = false;
-    for w in all {
-        let revents = w.check() & (w.events | POLLERR | POLLHUP | POLLNVAL);
-        fds[w.at].revents = revents;
-        ready |= revents != 0;
+/// What the kernel says of an epoll instance, when the bells that it watches
+/// for us are silent again.
+fn confirmed(asked: &pollfd) -> c_short {
+    if asked.revents == 0 {
+        return 0;
     }
-    ready
+    let mut again = [*asked];
+    // SAFETY: one entry.
+    match unsafe { real::poll(again.as_mut_ptr(), 1, 0) } {
+        n if n > 0 => again[0].revents,
+        _ => 0,
+    }
 }

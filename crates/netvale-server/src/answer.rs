@@ -19,12 +19,15 @@ use netvale_wire::proto::{Context, ErrorKind, PROTOCOL_VERSION, Reply, Request, 
 use crate::bells::Bells;
 use crate::config::{Config, PortConfig};
 use crate::conn::Conn;
+use crate::control::StartError;
 use crate::files::FileSource;
 use crate::joint::Joint;
 use crate::listing::{self, Refusal};
 use crate::regions::{SharedRegions, as_source};
 use crate::worker::Worker;
+use devices::{Devices, Polling};
 
+mod devices;
 mod look;
 mod open;
 mod seats;
@@ -45,6 +48,7 @@ pub(crate) struct Core {
     fenced: HashMap<String, Fenced>,
     /// Persistent ports in two switches, by their name in the second.
     joints: HashMap<String, Joint>,
+    pub(crate) devices: Devices,
     config: Config,
     instance: u64,
     started: Instant,
@@ -97,6 +101,7 @@ impl Core {
             owners: HashMap::new(),
             fenced: HashMap::new(),
             joints: HashMap::new(),
+            devices: Devices::new().map_err(|e| DomainError::NoSpace(e.to_string()))?,
             config,
             instance: u64::try_from(nanos & u128::from(u64::MAX)).unwrap_or(0),
             started: Instant::now(),
@@ -133,6 +138,18 @@ impl Core {
                 PortSpec::parse(&spec).map_err(|e| DomainError::Invalid(format!("{spec}: {e}")))?;
             self.domain.attach(&spec)?;
             self.seated = true;
+        }
+        Ok(())
+    }
+
+    /// Attaches the devices of the configuration.
+    pub(crate) fn attach_all(&mut self) -> Result<(), StartError> {
+        for a in std::mem::take(&mut self.config.attach) {
+            self.attach_configured(&a).map_err(|r| StartError::Device {
+                device: a.device.clone(),
+                switch: a.switch.clone(),
+                message: r.message,
+            })?;
         }
         Ok(())
     }
@@ -322,20 +339,39 @@ impl Core {
     }
 
     fn look_for_persistent(&mut self) {
-        self.persistent = self.domain.list().iter().any(|p| p.persistent);
+        let any = self.domain.list().iter().any(|p| p.persistent);
+        self.persistent = any || self.devices.any();
     }
 
     /// Requests that change the namespace.
     fn change(&mut self, conn: &Conn, request: Request) -> Result<Reply, Refusal> {
         match request {
-            // A persistent port brings its memory along, and has no host side.
             Request::Attach {
-                spec, nr, mem_id, ..
+                spec,
+                nr,
+                host,
+                mem_id,
             } => {
                 self.domain.layout(mem_id)?;
-                let port_index = self.attach(&spec, nr)?;
+                let port_index = self.attach(&spec, nr, host, mem_id)?;
                 self.seated = true;
                 Ok(Reply::Attached { port_index })
+            }
+            Request::Polling {
+                name,
+                on,
+                mode,
+                first_cpu,
+                cpus,
+            } => {
+                let ask = Polling {
+                    on,
+                    mode,
+                    first_cpu,
+                    cpus,
+                };
+                self.poll_device(&name, ask)?;
+                Ok(Reply::Done)
             }
             Request::Detach { spec, nr } => Ok(Reply::Attached {
                 port_index: self.detach(&spec, nr)?,
@@ -364,6 +400,10 @@ impl Core {
                 Ok(Reply::Done)
             }
             Request::SetHdr { name, len } => {
+                if self.devices.about(&name).is_some() {
+                    let message = format!("the header of {name} is its device's");
+                    return Err(Refusal::new(ErrorKind::Busy, message));
+                }
                 self.domain.set_vnet_hdr(&name, len)?;
                 Ok(Reply::Done)
             }
@@ -401,6 +441,7 @@ impl Drop for Core {
     fn drop(&mut self) {
         self.workers.clear(); // joins them
         self.joints.clear();
+        self.devices.end();
     }
 }
 

@@ -15,6 +15,7 @@ use serde::Deserialize;
 /// namespace = "/run/netvale"
 /// isolated = false           # true: trust nobody
 /// workers = 1                # threads that serve isolated ports
+/// pumps = 1                  # threads that serve devices
 /// huge_pages = "auto"        # auto, never, require
 /// ageing_seconds = 300       # 0: stations are never forgotten
 /// mode = "0660"              # of the socket; opens it to others
@@ -38,6 +39,12 @@ use serde::Deserialize;
 /// rings = 1
 /// slots = 1024
 /// attach = "vale0"
+///
+/// [[attach]]                 # devices, attached at the start
+/// switch = "vale0"
+/// device = "tap:tap0"        # or an interface: "eth0"
+/// host = false               # true: the host stack behind it too
+/// cpus = []                  # processors of threads of its own
 /// ```
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -49,6 +56,8 @@ pub struct Config {
     pub isolated: bool,
     /// Threads that serve isolated ports.
     pub workers: usize,
+    /// Threads that serve devices.
+    pub pumps: usize,
     /// Pages of the shared region.
     pub huge_pages: HugePages,
     /// Who else may connect; `None`: nobody.
@@ -65,6 +74,8 @@ pub struct Config {
     pub user_extra_bufs: u32,
     /// Persistent ports.
     pub ports: Vec<PortConfig>,
+    /// Devices to attach.
+    pub attach: Vec<AttachConfig>,
 }
 
 /// Who besides the server's own user may connect.
@@ -91,6 +102,22 @@ pub struct PortConfig {
     /// Switch to attach it to.
     #[serde(default)]
     pub attach: Option<String>,
+}
+
+/// A device to attach at the start.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AttachConfig {
+    /// The switch.
+    pub switch: String,
+    /// An interface, or a back end as port names have it (`tap:tap0`).
+    pub device: String,
+    /// The host stack behind an interface gets a port too.
+    #[serde(default)]
+    pub host: bool,
+    /// Processors of threads of its own, one each; none: the common threads.
+    #[serde(default)]
+    pub cpus: Vec<usize>,
 }
 
 /// Why a configuration cannot be used.
@@ -125,6 +152,7 @@ impl Config {
             service: false,
             isolated: false,
             workers: 1,
+            pumps: 1,
             huge_pages: HugePages::Auto,
             access: None,
             domain: domain::Config::default(),
@@ -133,6 +161,7 @@ impl Config {
             user_connections: 256,
             user_extra_bufs: 8192,
             ports: Vec::new(),
+            attach: Vec::new(),
         }
     }
 
@@ -164,6 +193,7 @@ impl Config {
         set(&mut c.namespace, file.namespace);
         set(&mut c.isolated, file.isolated);
         set(&mut c.workers, file.workers);
+        set(&mut c.pumps, file.pumps);
         set(&mut c.ageing, file.ageing_seconds.map(Duration::from_secs));
         if let Some(pages) = file.huge_pages {
             c.huge_pages = match pages {
@@ -197,6 +227,7 @@ impl Config {
         set(&mut region.rings, file.region.rings);
         set(&mut region.bufs, file.region.bufs);
         c.ports = file.port;
+        c.attach = file.attach;
         c.check()?;
         Ok(c)
     }
@@ -210,6 +241,12 @@ impl Config {
             return Err(format!(
                 "workers must be 1 to {MAX_WORKERS}, not {}",
                 self.workers
+            ));
+        }
+        if !(1..=MAX_WORKERS).contains(&self.pumps) {
+            return Err(format!(
+                "pumps must be 1 to {MAX_WORKERS}, not {}",
+                self.pumps
             ));
         }
         let most = RegionGeom {
@@ -246,6 +283,7 @@ struct File {
     namespace: Option<PathBuf>,
     isolated: Option<bool>,
     workers: Option<usize>,
+    pumps: Option<usize>,
     huge_pages: Option<Pages>,
     ageing_seconds: Option<u64>,
     mode: Option<String>,
@@ -256,6 +294,8 @@ struct File {
     region: Region,
     #[serde(default)]
     port: Vec<PortConfig>,
+    #[serde(default)]
+    attach: Vec<AttachConfig>,
 }
 
 #[derive(Deserialize)]
@@ -322,6 +362,8 @@ mod tests {
         );
         assert_eq!(c.ports.len(), 1);
         assert_eq!(c.ports[0].attach.as_deref(), Some("vale0"));
+        assert_eq!(c.attach[0].device, "tap:tap0");
+        assert_eq!((c.pumps, c.attach[0].cpus.len()), (d.pumps, 0));
     }
 
     #[test]

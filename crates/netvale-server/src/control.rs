@@ -52,6 +52,16 @@ pub enum StartError {
     /// Memory or a port of the configuration.
     #[error("cannot make what the configuration asks for")]
     Domain(#[from] DomainError),
+    /// A device of the configuration.
+    #[error("cannot attach {device} to {switch}: {message}")]
+    Device {
+        /// The device.
+        device: String,
+        /// The switch.
+        switch: String,
+        /// Why not.
+        message: String,
+    },
     /// The system.
     #[error("cannot wait for events")]
     Os(#[from] io::Error),
@@ -59,7 +69,8 @@ pub enum StartError {
 
 const LISTENER: u64 = 0;
 const STOP: u64 = 1;
-const FIRST_CONN: u64 = 2;
+const DEVICES: u64 = 2;
+const FIRST_CONN: u64 = 3;
 /// Events taken at once.
 const EVENTS: usize = 64;
 /// Requests of one connection, and connections taken, before others get a turn.
@@ -84,9 +95,11 @@ impl Server {
         let params = dir.make_params(&config.domain)?;
         let mut core = Core::new(config)?;
         core.make_ports()?;
+        core.attach_all()?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(io::Error::from)?;
         let listener = dir.listen(core.config().access.as_ref())?;
         add(&epoll, &listener, LISTENER)?;
+        add(&epoll, &core.devices.bell, DEVICES)?;
         if let Some(stop) = &stop {
             add(&epoll, stop, STOP)?;
         }
@@ -133,6 +146,10 @@ impl Server {
                 match token {
                     LISTENER => self.accept(),
                     STOP => self.core.ending = true,
+                    DEVICES => {
+                        self.core.hear_of_devices();
+                        self.look_for_zombies();
+                    }
                     _ => self.serve(token, flags),
                 }
             }

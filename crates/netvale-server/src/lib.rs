@@ -10,6 +10,7 @@
 //!   │  its end is the registration's end          │ ports to serve
 //!   │                                             ▼
 //!   └── private region + two pipes ────────► worker threads (the engine)
+//!                              devices ────► pump threads (the engine)
 //! ```
 //!
 //! 1. [`Server::start`] takes the namespace directory and listens in it.
@@ -35,12 +36,13 @@ mod files;
 mod joint;
 mod listing;
 mod params;
+mod pump;
 mod regions;
 pub mod remote;
 mod sleep;
 mod timers;
 mod worker;
 
-pub use config::{Access, Config, ConfigError, PortConfig};
+pub use config::{Access, AttachConfig, Config, ConfigError, PortConfig};
 pub use control::{Server, StartError};
 pub use dir::DirError;

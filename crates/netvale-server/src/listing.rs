@@ -226,6 +226,7 @@ pub(crate) fn port(e: PortEntry) -> PortInfo {
         buf_size: e.buf_size,
         rings: e.rings,
         vnet_hdr: e.vnet_hdr,
+        device: None,
     }
 }
 

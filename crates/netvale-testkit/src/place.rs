@@ -242,7 +242,8 @@ impl Drop for Server {
 }
 
 /// The `netvale` program of this build: `NETVALE_SERVER`, or the one beside
-/// the test programs, which is built if it is not there.
+/// the test programs. It and the library for `netvale run` are built if they
+/// are not there.
 ///
 /// # Panics
 ///
@@ -258,7 +259,7 @@ pub fn program() -> PathBuf {
     let profile = exe.ancestors().nth(2).unwrap();
     let path = profile.join("netvale");
     let _one_at_a_time = BUILDING.lock();
-    if !path.is_file() {
+    if !path.is_file() || !profile.join("libnetvale_preload.so").is_file() {
         build(profile);
     }
     assert!(
@@ -278,8 +279,8 @@ fn build(profile: &Path) {
         "--quiet",
         "--package",
         "netvale-cli",
-        "--bin",
-        "netvale",
+        "--package",
+        "netvale-preload",
     ]);
     match profile.file_name() {
         Some(name) if name != "debug" => command.arg("--profile").arg(name),

@@ -21,13 +21,23 @@ use netvale_wire::proto::{Context, RegionInfo, Registered, Reply, Request};
 use crate::client::{self, link::Link, session::Session};
 use crate::{Error, ErrorKind, Result};
 
-/// What a library may do with the descriptors that it keeps open for itself.
-static KEEPER: OnceLock<fn(OwnedFd) -> OwnedFd> = OnceLock::new();
+static KEEPER: OnceLock<Keeper> = OnceLock::new();
 
-/// Has `keeper` look at every descriptor that is to stay open for longer than
-/// a call, other than registrations: it may move it out of the way of the
-/// program. The first one that is set stays.
-pub fn keep_descriptors_with(keeper: fn(OwnedFd) -> OwnedFd) {
+/// What a library does with the descriptors that it keeps open for itself.
+#[derive(Debug, Clone, Copy)]
+pub struct Keeper {
+    /// Looks at every descriptor that is to stay open for longer than a call,
+    /// other than registrations: it may move it out of the way of the program.
+    pub keep: fn(OwnedFd) -> OwnedFd,
+    /// Called before such descriptors are used in the middle of a sync, where
+    /// the library does not know of it.
+    pub enter: fn(),
+    /// Called after that, as often as `enter`.
+    pub leave: fn(),
+}
+
+/// Sets the keeper of this process. The first one that is set stays.
+pub fn keep_descriptors_with(keeper: Keeper) {
     // A second one would see descriptors that the first has moved.
     let _ = KEEPER.set(keeper);
 }
@@ -35,9 +45,43 @@ pub fn keep_descriptors_with(keeper: fn(OwnedFd) -> OwnedFd) {
 /// The descriptor, as the keeper wants it.
 pub(crate) fn kept(fd: OwnedFd) -> OwnedFd {
     match KEEPER.get() {
-        Some(keeper) => keeper(fd),
+        Some(keeper) => (keeper.keep)(fd),
         None => fd,
     }
+}
+
+/// Kept descriptors are in use, until it is dropped.
+pub(crate) struct InUse(());
+
+impl InUse {
+    pub(crate) fn begin() -> Self {
+        if let Some(keeper) = KEEPER.get() {
+            (keeper.enter)();
+        }
+        Self(())
+    }
+}
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        if let Some(keeper) = KEEPER.get() {
+            (keeper.leave)();
+        }
+    }
+}
+
+/// To be called before this process forks, if registrations are to be used in
+/// the child too; [`after_fork`] must follow in the same thread, in both.
+///
+/// What the child finds of its parent's sessions is left alone: threads that
+/// used them are not there any more. It makes its own.
+pub fn before_fork() {
+    client::session::before_fork();
+}
+
+/// See [`before_fork`].
+pub fn after_fork() {
+    client::session::after_fork();
 }
 
 /// A namespace, and the context in which this process takes part in it.
@@ -46,6 +90,9 @@ pub struct Site {
     dir: PathBuf,
     isolated: bool,
 }
+
+/// File that every server of a namespace holds a lock on.
+const LOCK_NAME: &str = "lock";
 
 /// Name of the environment variable that, if it is set to other than `0`,
 /// keeps [`Site::from_env`] out of the shared memory of others.
@@ -77,12 +124,14 @@ impl Site {
             return None;
         }
         let dir = path.parent()?;
-        Some(Self {
-            // A long name was reached through a descriptor of the server's.
-            dir: match dir.starts_with("/proc") {
-                true => own.dir,
-                false => dir.to_owned(),
-            },
+        // A long name was reached through a descriptor of the server's.
+        let dir = match dir.starts_with("/proc") {
+            true => own.dir,
+            false => dir.to_owned(),
+        };
+        // Others may call a socket so: a namespace has a lock beside it.
+        dir.join(LOCK_NAME).is_file().then_some(Self {
+            dir,
             isolated: own.isolated,
         })
     }

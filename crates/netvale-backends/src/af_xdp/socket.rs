@@ -222,8 +222,8 @@ impl Xsk {
 
     /// The rings of a socket that another process made and passed on, with the
     /// sizes that it gave them. Of the two processes only one may use a ring.
-    /// No privilege is needed. The [`Umem`] that finds frames here must begin
-    /// where the registered one does in the memory's file.
+    /// No privilege is needed. The [`Umem`] that finds frames here must be of
+    /// the same buffers as the registered one.
     ///
     /// # Errors
     ///
@@ -390,7 +390,7 @@ fn no_socket(e: rustix::io::Errno) -> OsError {
 
 fn register(fd: BorrowedFd<'_>, umem: &Umem) -> Result<(), OsError> {
     use rustix::io::Errno;
-    let mem = umem.mem();
+    let mem = umem.pages();
     let registration = XdpUmemReg {
         addr: mem.as_ptr().expose_provenance() as u64,
         len: mem.len() as u64,

@@ -1,5 +1,7 @@
 //! Which memory frames are in, and where in it.
 
+use std::ops::{Range, RangeInclusive};
+
 use netvale_shm::Mem;
 
 use super::{Desc, XskError};
@@ -7,7 +9,7 @@ use super::{Desc, XskError};
 /// Bytes that the kernel keeps free before each received frame.
 const HEADROOM: u32 = 256;
 /// A chunk of a UMEM with chunks at any address has 2048 bytes to a page.
-const CHUNKS: std::ops::RangeInclusive<u32> = 2048..=4096;
+const CHUNKS: RangeInclusive<u32> = 2048..=4096;
 /// In a descriptor: the chunk's address, above it the frame's offset in it.
 const OFFSET_SHIFT: u32 = 48;
 const PAGE: u64 = 4096;
@@ -50,50 +52,84 @@ pub struct Frame {
 /// programs expect it. The end of the buffer before it is thus headroom; nothing
 /// is written there, because no program of ours adds metadata.
 ///
-/// Registering memory pins *all* of it: give only the part that the sockets
-/// need ([`Mem::part`], from a page border). Other processes may register the
-/// same memory for sockets of their own.
+/// Registering memory pins it, so that untouched pages cost memory from then
+/// on: [`Umem::part`] gives the kernel only those that hold certain buffers.
+/// Other processes may register the same memory for sockets of their own.
 #[derive(Debug, Clone)]
 pub struct Umem {
     mem: Mem,
     layout: BufLayout,
+    bufs: Range<u32>,
+    /// The pages to register, and where in `mem` they begin.
+    pages: Mem,
+    origin: u64,
 }
 
 impl Umem {
     /// Bytes before a buffer that the kernel counts as its.
     pub const HEADROOM: u32 = HEADROOM;
 
-    /// Checks that sockets can use this memory. Nothing is registered yet.
+    /// All buffers. Nothing is registered yet.
     ///
     /// # Errors
     ///
     /// [`XskError::Layout`] if the memory does not begin on a page border, the
     /// buffers are not inside, or a frame's size is not possible.
     pub fn new(mem: Mem, layout: BufLayout) -> Result<Self, XskError> {
-        let wrong = |why| Err(XskError::Layout { why, layout });
-        if !(mem.as_ptr().addr() as u64).is_multiple_of(PAGE) {
-            return wrong("the memory does not begin on a page border");
-        }
-        if layout.usable > layout.stride {
-            return wrong("frames are longer than the distance of buffers");
-        }
-        if !CHUNKS.contains(&layout.usable.saturating_add(HEADROOM)) {
-            return wrong("frames must have 1792 to 3840 bytes");
-        }
-        if !layout.first.is_multiple_of(64) || !layout.stride.is_multiple_of(64) {
-            return wrong("buffers do not begin on multiples of 64");
-        }
-        let bytes = u64::from(layout.count) * u64::from(layout.stride);
-        if layout.count == 0 || layout.first.saturating_add(bytes) > mem.len() as u64 {
-            return wrong("the buffers are not inside the memory");
-        }
-        if mem.len() as u64 >= 1 << OFFSET_SHIFT {
-            return wrong("the memory is larger than descriptors can say");
-        }
-        Ok(Self { mem, layout })
+        Self::part(mem, layout, 0..layout.count)
     }
 
-    /// The memory.
+    /// Some of the buffers, which keep their numbers. Nothing is registered
+    /// yet.
+    ///
+    /// # Errors
+    ///
+    /// As [`Umem::new`], and if these are none of the buffers.
+    pub fn part(mem: Mem, layout: BufLayout, bufs: Range<u32>) -> Result<Self, XskError> {
+        let wrong = |why| XskError::Layout { why, layout };
+        if !(mem.as_ptr().addr() as u64).is_multiple_of(PAGE) {
+            return Err(wrong("the memory does not begin on a page border"));
+        }
+        if layout.usable > layout.stride {
+            return Err(wrong("frames are longer than the distance of buffers"));
+        }
+        if !CHUNKS.contains(&layout.usable.saturating_add(HEADROOM)) {
+            return Err(wrong("frames must have 1792 to 3840 bytes"));
+        }
+        if !layout.first.is_multiple_of(64) || !layout.stride.is_multiple_of(64) {
+            return Err(wrong("buffers do not begin on multiples of 64"));
+        }
+        let at = |buf: u32| {
+            let bytes = u64::from(buf) * u64::from(layout.stride);
+            layout.first.saturating_add(bytes)
+        };
+        let len = mem.len() as u64;
+        if layout.count == 0 || at(layout.count) > len {
+            return Err(wrong("the buffers are not inside the memory"));
+        }
+        if len >= 1 << OFFSET_SHIFT {
+            return Err(wrong("the memory is larger than descriptors can say"));
+        }
+        if bufs.is_empty() || bufs.end > layout.count {
+            return Err(wrong("the part is not of these buffers"));
+        }
+        let first = at(bufs.start).saturating_sub(u64::from(HEADROOM));
+        let origin = first - first % PAGE;
+        let end = at(bufs.end).next_multiple_of(PAGE).min(len);
+        let pages = usize::try_from(origin)
+            .ok()
+            .zip(usize::try_from(end - origin).ok())
+            .and_then(|(origin, len)| mem.part(origin, len));
+        Ok(Self {
+            pages: pages.ok_or_else(|| wrong("the buffers are not inside the memory"))?,
+            mem,
+            layout,
+            bufs,
+            origin,
+        })
+    }
+
+    /// The memory in which the buffers are.
     #[must_use]
     pub fn mem(&self) -> &Mem {
         &self.mem
@@ -103,6 +139,18 @@ impl Umem {
     #[must_use]
     pub fn layout(&self) -> BufLayout {
         self.layout
+    }
+
+    /// The buffers that can be used.
+    #[must_use]
+    pub fn bufs(&self) -> Range<u32> {
+        self.bufs.clone()
+    }
+
+    /// The memory that the kernel is given.
+    #[must_use]
+    pub fn pages(&self) -> &Mem {
+        &self.pages
     }
 
     /// What a chunk is to the kernel, in bytes.
@@ -174,27 +222,32 @@ impl Umem {
     #[must_use]
     pub fn device_can_reach(&self, buf: u32) -> bool {
         let page = if self.layout.huge { HUGE_PAGE } else { PAGE };
-        let base = self.mem.as_ptr().addr() as u64 % page;
+        let base = self.pages.as_ptr().addr() as u64 % page;
         self.fill_addr(buf).is_some_and(|start| {
             let start = base + start;
             start / page == (start + u64::from(self.chunk()) - 1) / page
         })
     }
 
+    /// Where a buffer is in the pages.
     #[inline]
     fn offset_of(&self, buf: u32) -> Option<u64> {
-        (buf < self.layout.count)
-            .then(|| self.layout.first + u64::from(buf) * u64::from(self.layout.stride))
+        let bytes = u64::from(buf) * u64::from(self.layout.stride);
+        self.bufs
+            .contains(&buf)
+            .then(|| self.layout.first + bytes - self.origin)
     }
 
-    /// The buffer that holds the byte at an offset, and where in it.
+    /// The buffer that holds a byte of the pages, and where in it.
     #[inline]
     fn buf_at(&self, offset: u64) -> Option<(u32, u32)> {
-        let inside = offset.checked_sub(self.layout.first)?;
+        let inside = offset
+            .checked_add(self.origin)?
+            .checked_sub(self.layout.first)?;
         let stride = u64::from(self.layout.stride);
         let buf = u32::try_from(inside / stride).ok()?;
         let offset = u32::try_from(inside % stride).ok()?;
-        (buf < self.layout.count).then_some((buf, offset))
+        self.bufs.contains(&buf).then_some((buf, offset))
     }
 }
 
@@ -274,6 +327,28 @@ mod tests {
     }
 
     #[test]
+    fn a_part_has_its_own_pages_and_the_same_numbers() {
+        let whole = umem();
+        let part = Umem::part(whole.mem().clone(), whole.layout(), 5..8).unwrap();
+        // From 256 bytes before buffer 5 to the end of buffer 7, in pages.
+        let (from, to): (u64, u64) = (4096 + 5 * 2112 - 256, 4096 + 8 * 2112);
+        let len = part.pages().len();
+        assert_eq!(part.origin, from / 4096 * 4096);
+        assert_eq!(part.origin + len as u64, to.next_multiple_of(4096));
+        for buf in 5..8 {
+            let fill = part.fill_addr(buf).unwrap();
+            assert_eq!(fill + part.origin, whole.fill_addr(buf).unwrap());
+            assert_eq!(part.filled_buf(fill), Some(buf));
+            assert_eq!(part.completed_buf(fill + 256), Some(buf));
+            assert!(fill + 256 + 2112 <= len as u64);
+        }
+        assert_eq!((part.fill_addr(4), part.fill_addr(8)), (None, None));
+        let before = whole.fill_addr(4).unwrap() + 256;
+        assert_eq!(part.completed_buf(before.wrapping_sub(part.origin)), None);
+        assert_eq!(part.completed_buf(len as u64), None);
+    }
+
+    #[test]
     fn impossible_layouts_are_refused_with_the_reason() {
         let good = umem().layout();
         let mem = Mem::heap(4096 + 10 * 2112);
@@ -299,6 +374,11 @@ mod tests {
                 ..good
             })
             .contains("64")
+        );
+        let none = Umem::part(mem.clone(), good, 3..3).unwrap_err();
+        assert!(none.to_string().contains("not of these"));
+        assert!(
+            Umem::part(mem.clone(), good, 3..11).is_err_and(|e| e.to_string().contains("part"))
         );
         let unaligned = Umem::new(
             mem.part(64, 8192).unwrap(),

@@ -213,7 +213,8 @@ fn last_lines(log: &[u8]) -> String {
 }
 
 /// A program attached to an interface, until this is dropped or the process
-/// ends, however that happens.
+/// ends, however that happens. (A child that is being started at that instant
+/// holds it until it runs its own program.)
 #[derive(Debug)]
 pub struct Link {
     _fd: OwnedFd,

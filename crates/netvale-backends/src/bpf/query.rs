@@ -201,7 +201,7 @@ mod tests {
     fn loopback_has_no_program_and_nothing_is_no_interface() {
         assert_eq!(xdp_state(1).unwrap(), XdpState::default());
         let e = xdp_state(0x7fff_fff0).unwrap_err();
-        let text = "cannot ask for the XDP programs of interface 2147483632";
-        assert_eq!(e.to_string(), text);
+        let text = "cannot ask for the XDP programs of interface 2147483632 (there is no such";
+        assert!(e.to_string().starts_with(text), "{e}");
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use super::ng::{Block, Section};
@@ -79,7 +80,7 @@ pub(super) struct Place {
 }
 
 impl Reader<File> {
-    /// Opens a file.
+    /// Opens a file or a pipe that has a name; `-` is the standard input.
     ///
     /// # Errors
     ///
@@ -87,7 +88,16 @@ impl Reader<File> {
     pub fn open(path: impl AsRef<Path>) -> Result<Self, PcapError> {
         let path = path.as_ref();
         let name = path.display().to_string();
-        let file = File::open(path).map_err(|e| PcapError::io(&name, 0, "open", e))?;
+        let file = if name == "-" {
+            // Not through Stdin, which would read ahead on its own.
+            std::io::stdin()
+                .as_fd()
+                .try_clone_to_owned()
+                .map(File::from)
+        } else {
+            File::open(path)
+        };
+        let file = file.map_err(|e| PcapError::io(&name, 0, "open", e))?;
         Self::new(file, name)
     }
 }

@@ -6,11 +6,11 @@ use std::time::Duration;
 use netvale_backends::af_xdp::{
     BufLayout, CopyMode, Frame, Redirect, RingSizes, Umem, Xsk, XskConfig,
 };
-use netvale_backends::bpf::XdpMode;
+use netvale_backends::bpf::{BpfError, XdpMode};
 use netvale_ring::layout::{BUF_SIZE, RegionGeom};
 use netvale_shm::{HugePages, Mem, Memfd};
 use netvale_testkit::net::NetNs;
-use netvale_testkit::{PATIENCE, Rng, skip};
+use netvale_testkit::{PATIENCE, Rng, eventually, skip};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketType};
 
@@ -60,6 +60,14 @@ pub(crate) fn umem(file: &Memfd, geom: &RegionGeom) -> Umem {
         huge: file.is_huge(),
     };
     Umem::new(file.map().unwrap(), layout).unwrap()
+}
+
+/// Some of them.
+pub(crate) fn part(file: &Memfd, geom: &RegionGeom, bufs: std::ops::Range<u32>) -> Umem {
+    let layout = umem(file, geom).layout();
+    let part = Umem::part(file.map().unwrap(), layout, bufs).unwrap();
+    assert!(part.pages().len() < part.mem().len());
+    part
 }
 
 /// Small rings, which are passed many times.
@@ -238,8 +246,19 @@ pub(crate) fn frame(rng: &mut Rng, len: usize) -> Vec<u8> {
     bytes
 }
 
-/// The program of an interface.
+/// The program of an interface. What was attached before may be held a moment
+/// longer by a process that another test is just starting.
 pub(crate) fn redirect(ns: &NetNs, name: &str, queues: u32, mode: XdpMode) -> Redirect {
     let index = ns.index(name);
-    ns.enter(|| Redirect::attach(index, queues, mode)).unwrap()
+    let mut made = None;
+    eventually("the place is free", || {
+        match ns.enter(|| Redirect::attach(index, queues, mode)) {
+            Err(BpfError::Busy { .. } | BpfError::Loop { .. }) => false,
+            other => {
+                made = Some(other);
+                true
+            }
+        }
+    });
+    made.unwrap().unwrap()
 }

@@ -10,7 +10,8 @@ use netvale_testkit::{PATIENCE, Rng, eventually};
 use rustix::net::{AddressFamily, Protocol, RecvFlags, SocketType};
 
 use crate::bed::{
-    Cable, Port, SIZES, TYPE, UNTOUCHED, all_bytes, bytes_of, config, frame, redirect, region, umem,
+    Cable, Port, SIZES, TYPE, UNTOUCHED, all_bytes, bytes_of, config, frame, part, redirect,
+    region, umem,
 };
 
 const SOON: Duration = Duration::from_millis(100);
@@ -24,7 +25,7 @@ fn exact(test: &str, mode: XdpMode) {
     let mut rng = Rng::new(7);
     let (tx_file, tx_geom) = region(64);
     let (rx_file, rx_geom) = region(64);
-    let rx_umem = umem(&rx_file, &rx_geom);
+    let rx_umem = part(&rx_file, &rx_geom, 2..66);
     let mut a = Port::open(
         &cable.left,
         "a",

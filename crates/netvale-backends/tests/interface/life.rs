@@ -91,7 +91,8 @@ fn a_hundred_times_on_and_off_leaves_nothing() {
         assert!(status.unwrap().success());
         return;
     }
-    let cable = Cable::new(test, 1, 1500).unwrap();
+    // Queues in turns: each takes a while to be free again.
+    let cable = Cable::new(test, 4, 1500).unwrap();
     addresses(&cable);
     let (file, geom) = region(16);
     let memory = umem(&file, &geom);
@@ -105,9 +106,10 @@ fn a_hundred_times_on_and_off_leaves_nothing() {
         } else {
             XdpMode::Generic
         };
-        let port = Port::open(&cable.right, "b", 0, &memory, 2..10, &config());
-        let program = redirect(&cable.right, "b", 1, mode);
-        program.connect(0, &port.xsk.socket).unwrap();
+        let queue = round / 2 % 4;
+        let port = Port::open(&cable.right, "b", queue, &memory, 2..10, &config());
+        let program = redirect(&cable.right, "b", 4, mode);
+        program.connect(queue, &port.xsk.socket).unwrap();
         assert_eq!(descriptors(), kinds(&[("bpf-map", 1), ("bpf_link", 1)]));
         if mode == XdpMode::Native {
             let (_tap, link) = connect(&cable.right, WireSide::Xdp);

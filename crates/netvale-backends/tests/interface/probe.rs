@@ -4,6 +4,8 @@ use netvale_backends::bpf::{XdpMode, xdp_state};
 use netvale_backends::host::WireSide;
 use netvale_backends::probe::{Finding, Interface, Privileges, Verdict, try_native, try_zero_copy};
 
+use netvale_testkit::eventually;
+
 use crate::bed::{Cable, redirect};
 use crate::host::connect;
 
@@ -66,7 +68,9 @@ fn attempts_leave_nothing_attached() {
     let ns = &cable.right;
     let index = ns.index("b");
     ns.enter(|| try_native(index)).unwrap();
-    assert_eq!(ns.enter(|| xdp_state(index)).unwrap().native, None);
+    eventually("nothing is attached", || {
+        ns.enter(|| xdp_state(index)).unwrap().native.is_none()
+    });
     let no = ns
         .enter(|| try_zero_copy(index, 0))
         .unwrap_err()

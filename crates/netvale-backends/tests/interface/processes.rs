@@ -14,7 +14,7 @@ use netvale_testkit::net::NetNs;
 use netvale_testkit::{PATIENCE, Rng, eventually};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
-use crate::bed::{Cable, Port, SIZES, bytes_of, config, frame, redirect, region, umem};
+use crate::bed::{Cable, Port, SIZES, bytes_of, config, frame, part, redirect, region, umem};
 
 const ROLE: &str = "NETVALE_XDP_ROLE";
 
@@ -102,7 +102,7 @@ fn sender(channel: &Channel) {
     let (_, mut fds) = hear(channel);
     let ns = NetNs::from_fd(fds.pop().unwrap());
     let (file, geom) = received_region(fds.pop().unwrap());
-    let memory = umem(&file, &geom);
+    let memory = part(&file, &geom, 2..32);
     let mut port = Port::open(&ns, "a", 0, &memory, 2..2, &config());
     loop {
         let (order, _) = hear(channel);
@@ -194,7 +194,7 @@ fn two_processes_register_the_same_memory() {
         return;
     };
     let (file, geom) = region(128);
-    let memory = umem(&file, &geom);
+    let memory = part(&file, &geom, 100..164);
     let mut b = Port::open(&cable.right, "b", 0, &memory, 100..164, &config());
     let program = redirect(&cable.right, "b", 1, XdpMode::Native);
     program.connect(0, &b.xsk.socket).unwrap();

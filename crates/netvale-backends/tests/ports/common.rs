@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use netvale_backends::batch::{Batch, BufPool, Piece};
 use netvale_shm::{HugePages, Mem, Memfd};
+use netvale_testkit::eventually;
+use netvale_testkit::net::NetNs;
 use netvale_wire::eth::{EthHdr, ethertype};
 use netvale_wire::ip::{Ipv4Hdr, proto};
 use netvale_wire::l4::{UdpHdr, set_checksum};
@@ -65,6 +67,19 @@ pub(crate) fn readable(fd: impl AsFd, time: Duration) -> bool {
     let timeout = Timespec::try_from(time).unwrap();
     let mut fds = [PollFd::new(&fd, PollFlags::IN)];
     rustix::event::poll(&mut fds, Some(&timeout)).unwrap() > 0
+}
+
+/// A cable from `left` to `right`, ready to carry: until the kernel has noticed
+/// that both ends are up, it drops what goes through a queueing discipline.
+#[track_caller]
+pub(crate) fn cable(a: &NetNs, b: &NetNs, settings: &str) {
+    a.veth("left", b, "right", settings);
+    eventually("the cable is up", || {
+        [(a, "left"), (b, "right")].iter().all(|(ns, name)| {
+            ns.ip(&format!("-o link show dev {name}"))
+                .contains("state UP")
+        })
+    });
 }
 
 /// The address of a test's station.

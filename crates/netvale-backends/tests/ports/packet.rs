@@ -6,7 +6,7 @@ use netvale_testkit::net::NetNs;
 use netvale_testkit::{PATIENCE, eventually, frame};
 use netvale_wire::vnet::{F_NEEDS_CSUM, HdrLen, VnetHdr};
 
-use crate::common::{at, get, mac, pool, put, readable, room, udp};
+use crate::common::{at, cable, get, mac, pool, put, readable, room, udp};
 
 /// Frames of all lengths, some with one or two VLAN tags.
 pub(crate) fn frames() -> Vec<Vec<u8>> {
@@ -57,7 +57,7 @@ fn frames_pass_exactly_in_both_directions() {
         return;
     };
     let b = NetNs::make();
-    a.veth("left", &b, "right", "mtu 1500");
+    cable(&a, &b, "mtu 1500");
     for header in [HdrLen::NONE, HdrLen::SHORT, HdrLen::MERGED] {
         for bypass in [true, false] {
             let (mut l, mut r) = (PacketConfig::new("left"), PacketConfig::new("right"));
@@ -98,7 +98,7 @@ fn what_cannot_be_sent_is_refused_and_the_rest_is_sent() {
         return;
     };
     let b = NetNs::make();
-    a.veth("left", &b, "right", "mtu 1500");
+    cable(&a, &b, "mtu 1500");
     let mut left = open(&a, &PacketConfig::new("left"));
     let mut right = open(&b, &PacketConfig::new("right"));
     let pool = pool(64);
@@ -145,7 +145,7 @@ fn checksum_offsets_count_the_tag_that_is_put_back() {
         return;
     };
     let b = NetNs::make();
-    a.veth("left", &b, "right", "");
+    cable(&a, &b, "");
     let [mut l, mut r] = ["left", "right"].map(PacketConfig::new);
     (l.header, r.header) = (HdrLen::SHORT, HdrLen::MERGED);
     let (mut left, mut right) = (open(&a, &l), open(&b, &r));
@@ -182,7 +182,7 @@ fn marks_outgoing_frames_and_other_stations_are_told_apart() {
         return;
     };
     // Both ends in one namespace: a mark does not leave it.
-    ns.veth("left", &ns, "right", "");
+    cable(&ns, &ns, "");
     let config = |interface: &str, change: &dyn Fn(&mut PacketConfig)| {
         let mut config = PacketConfig::new(interface);
         change(&mut config);
@@ -229,7 +229,7 @@ fn marks_outgoing_frames_and_other_stations_are_told_apart() {
     );
     let mut batch = Batch::new();
     put(&mut batch, &pool, 20, &frame(5));
-    queued.send(&pool, &batch, 0).unwrap();
+    assert_eq!(queued.send(&pool, &batch, 0).unwrap().next, 1);
     assert_eq!(receive(&mut outgoing, &pool, 1), [frame(5)]);
     assert!(!readable(&incoming, Duration::ZERO));
     let mut none = Batch::new();
@@ -245,7 +245,7 @@ fn a_fanout_group_shares_the_frames() {
         return;
     };
     let b = NetNs::make();
-    a.veth("left", &b, "right", "");
+    cable(&a, &b, "");
     let mut left = open(&a, &PacketConfig::new("left"));
     let mut config = PacketConfig::new("right");
     config.fanout = Some(Fanout {
@@ -287,7 +287,7 @@ fn interfaces_that_go_down_or_away_say_so() {
     assert!(matches!(missing, Err(PacketError::Missing { .. })));
     let name = a.enter(|| PacketSocket::open(&PacketConfig::new("a/b")));
     assert!(matches!(name, Err(PacketError::Name { .. })));
-    a.veth("left", &b, "right", "");
+    cable(&a, &b, "");
     let mut left = open(&a, &PacketConfig::new("left"));
     let pool = pool(32);
     let mut batch = Batch::new();
@@ -329,7 +329,7 @@ fn what_is_dropped_is_counted() {
         return;
     };
     let b = NetNs::make();
-    a.veth("left", &b, "right", "");
+    cable(&a, &b, "");
     let mut left = open(&a, &PacketConfig::new("left"));
     let mut config = PacketConfig::new("right");
     config.receive_buffer = Some(4096);

@@ -1,10 +1,10 @@
 use netvale_backends::batch::Batch;
 use netvale_backends::packet::{PacketConfig, PacketError, PacketRing, PacketSocket, RingConfig};
 use netvale_testkit::net::NetNs;
-use netvale_testkit::{PATIENCE, frame};
+use netvale_testkit::{PATIENCE, eventually, frame};
 use netvale_wire::vnet::HdrLen;
 
-use crate::common::{get, pool, put, readable, room};
+use crate::common::{cable, get, pool, put, readable, room};
 use crate::packet::{frames, open};
 
 const SMALL: RingConfig = RingConfig {
@@ -19,7 +19,7 @@ fn frames_pass_exactly_through_a_ring() {
         return;
     };
     let b = NetNs::make();
-    a.veth("left", &b, "right", "mtu 1500");
+    cable(&a, &b, "mtu 1500");
     let mut left = open(&a, &PacketConfig::new("left"));
     let config = PacketConfig::new("right");
     let mut right = b
@@ -68,13 +68,14 @@ fn the_ring_goes_round_many_times() {
         return;
     };
     let b = NetNs::make();
-    a.veth("left", &b, "right", "mtu 1500");
+    cable(&a, &b, "mtu 1500");
     let mut left = open(&a, &PacketConfig::new("left"));
     let config = PacketConfig::new("right");
     let mut right = b.enter(|| PacketRing::open(&config, SMALL)).unwrap();
     let pool = pool(32);
-    let mut next = 0;
-    // 128 KiB of ring, 10 MB of frames.
+    let (mut next, mut got) = (0, 0);
+    // 128 KiB of ring, 10 MB of frames. On a busy machine the kernel may hand
+    // over both blocks nearly empty and drop a frame: all must be accounted for.
     for round in 0..500 {
         let mut batch = Batch::new();
         for i in 0..20 {
@@ -84,16 +85,18 @@ fn the_ring_goes_round_many_times() {
             put(&mut batch, &pool, i, &frame);
         }
         assert_eq!(left.send(&pool, &batch, 0).unwrap().next, 20);
-        let end = next + 20;
-        while next < end {
-            assert!(readable(&right, PATIENCE), "waiting for {next}");
-            while let Some(got) = right.next_frame().unwrap() {
-                assert_eq!(frame::verify(got.data), Ok((9, next)));
-                next += 1;
+        let sent = u64::from(round + 1) * 20;
+        eventually("all frames came or were dropped", || {
+            while let Some(frame) = right.next_frame().unwrap() {
+                let (source, seq) = frame::verify(frame.data).unwrap();
+                assert!(source == 9 && seq >= next, "{seq} after {next}");
+                next = seq + 1;
+                got += 1;
             }
-        }
+            got + right.stats().unwrap().dropped == sent
+        });
     }
-    assert_eq!(right.stats().unwrap().dropped, 0);
+    assert!(got > 9000, "{got}");
     // Nobody reads: the ring fills, the rest is counted.
     let mut batch = Batch::new();
     let frame = frame::tagged(frame::BROADCAST, frame::mac(1), 1400, 9, 0);
@@ -104,10 +107,9 @@ fn the_ring_goes_round_many_times() {
         left.send(&pool, &batch, 0).unwrap();
     }
     let stats = right.stats().unwrap();
-    assert_eq!(stats.frames, next + 200);
+    assert_eq!(stats.frames, 10_200);
     assert!(stats.dropped > 0 && stats.freezes > 0, "{stats:?}");
-    let mut got = 0;
-    while got < 200 - stats.dropped {
+    while got < 10_200 - stats.dropped {
         assert!(readable(&right, PATIENCE));
         while let Some(frame) = right.next_frame().unwrap() {
             frame::verify(frame.data).unwrap();
@@ -122,7 +124,7 @@ fn a_ring_tells_what_it_cannot_do() {
         return;
     };
     let b = NetNs::make();
-    a.veth("left", &b, "right", "");
+    cable(&a, &b, "");
     let mut config = PacketConfig::new("right");
     config.header = HdrLen::SHORT;
     let e = b.enter(|| PacketRing::open(&config, SMALL)).unwrap_err();

@@ -2,7 +2,7 @@
 //! checksums left out.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddrV4, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;
 
 use netvale_backends::batch::{Batch, BufPool};
@@ -10,9 +10,9 @@ use netvale_backends::packet::{PacketConfig, PacketSocket};
 use netvale_backends::tap::{Offloads, Tap, TapConfig, TapQueue, TapUring};
 use netvale_testkit::PATIENCE;
 use netvale_testkit::net::NetNs;
-use netvale_wire::vnet::{GSO_TCPV4, HdrLen, VnetHdr};
+use netvale_wire::vnet::{GSO_TCPV4, GSO_TCPV6, HdrLen, VnetHdr};
 
-use crate::common::{at, pool, room};
+use crate::common::{cable, pool, room};
 
 /// Buffers that hold the longest frame.
 const LONGEST: u32 = 33;
@@ -71,7 +71,7 @@ fn carry(
     from: &mut dyn Side,
     to: &mut dyn Side,
     pool: &BufPool,
-    header: HdrLen,
+    (header, v6): (HdrLen, bool),
     seen: &mut Seen,
 ) -> bool {
     let (mut batch, mut out) = (Batch::new(), Batch::new());
@@ -85,13 +85,15 @@ fn carry(
         let len = batch.frame_len(i) - header.get();
         seen.longest = seen.longest.max(len);
         if vnet.needs_csum() {
-            // TCP behind Ethernet and IPv4 headers without options.
-            assert_eq!((vnet.csum_start, vnet.csum_offset), (34, 16));
+            // TCP behind Ethernet and IP headers without options; neighbours
+            // are looked for with complete checksums.
+            let start = if v6 { 54 } else { 34 };
+            assert_eq!((vnet.csum_start, vnet.csum_offset), (start, 16));
             seen.partial += 1;
         } else {
             seen.plain += 1;
         }
-        if vnet.gso() == GSO_TCPV4 {
+        if vnet.gso() == if v6 { GSO_TCPV6 } else { GSO_TCPV4 } {
             assert!(vnet.needs_csum(), "segmentation needs the checksum");
             assert!((500..=1448).contains(&vnet.gso_size), "{vnet:?}");
             assert!(len > usize::from(vnet.gso_size));
@@ -111,7 +113,7 @@ fn carry(
 fn transfer(
     a: &NetNs,
     b: &NetNs,
-    server: SocketAddrV4,
+    server: SocketAddr,
     left: &mut dyn Side,
     right: &mut dyn Side,
     header: HdrLen,
@@ -120,13 +122,14 @@ fn transfer(
     let pool = pool(8 * LONGEST);
     let mut seen = [Seen::default(), Seen::default()];
     let [there, back] = &mut seen;
+    let form = (header, server.is_ipv6());
     thread::scope(|scope| {
-        let connect = || TcpStream::connect_timeout(&server.into(), PATIENCE).unwrap();
+        let connect = || TcpStream::connect_timeout(&server, PATIENCE).unwrap();
         let client = scope.spawn(move || exchange(a.enter(connect), 1));
         let server = scope.spawn(move || exchange(listener.accept().unwrap().0, 2));
         while !(client.is_finished() && server.is_finished()) {
-            let moved = carry(left, right, &pool, header, there);
-            if !(carry(right, left, &pool, header, back) || moved) {
+            let moved = carry(left, right, &pool, form, there);
+            if !(carry(right, left, &pool, form, back) || moved) {
                 thread::yield_now();
             }
         }
@@ -168,10 +171,15 @@ fn pattern(i: usize, salt: u8) -> u8 {
 
 fn tap(ns: &NetNs, name: &str, address: &str, header: HdrLen) -> TapQueue {
     let mut config = TapConfig::new(name);
+    // One end each way.
+    config.napi = address.ends_with('2');
     config.header = header;
     config.offloads = Offloads::ALL;
     let tap = ns.enter(|| Tap::open(&config)).unwrap();
     ns.ip(&format!("addr add {address}/24 dev {name}"));
+    let last = address.rsplit('.').next().unwrap_or_default();
+    ns.set(&format!("ipv6/conf/{name}/disable_ipv6"), "0");
+    ns.ip(&format!("addr add fd77::{last}/64 dev {name} nodad"));
     tap.into_queues().remove(0)
 }
 
@@ -190,15 +198,16 @@ fn long_frames_pass_between_two_taps() {
     let Some(_) = NetNs::new("tcp::long_frames_pass_between_two_taps") else {
         return;
     };
-    for (ring, header) in [
-        (false, HdrLen::MERGED),
-        (false, HdrLen::SHORT),
-        (true, HdrLen::MERGED),
+    for (ring, header, server) in [
+        (false, HdrLen::MERGED, "10.77.0.2:7000"),
+        (false, HdrLen::SHORT, "[fd77::2]:7000"),
+        (true, HdrLen::MERGED, "[fd77::2]:7000"),
+        (true, HdrLen::SHORT, "10.77.0.2:7000"),
     ] {
+        let server = server.parse().unwrap();
         let (a, b) = (NetNs::make(), NetNs::make());
         let left = tap(&a, "nvt0", "10.77.0.1", header);
         let right = tap(&b, "nvt0", "10.77.0.2", header);
-        let server = at([10, 77, 0, 2], 7000);
         let seen = if ring {
             let mut left = TapUring::new(left, 8).unwrap();
             let mut right = TapUring::new(right, 8).unwrap();
@@ -219,13 +228,13 @@ fn long_frames_pass_between_a_packet_socket_and_a_tap() {
     };
     for header in [HdrLen::SHORT, HdrLen::MERGED] {
         let (a, wire, b) = (NetNs::make(), NetNs::make(), NetNs::make());
-        a.veth("left", &wire, "right", "");
+        cable(&a, &wire, "");
         a.ip("addr add 10.77.0.1/24 dev left");
         let mut config = PacketConfig::new("right");
         config.header = header;
         let mut left = wire.enter(|| PacketSocket::open(&config)).unwrap();
         let mut right = tap(&b, "nvt0", "10.77.0.2", header);
-        let server = at([10, 77, 0, 2], 7000);
+        let server = "10.77.0.2:7000".parse().unwrap();
         let seen = transfer(&a, &b, server, &mut left, &mut right, header);
         check(&seen);
     }

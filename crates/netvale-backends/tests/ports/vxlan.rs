@@ -9,7 +9,7 @@ use netvale_testkit::net::NetNs;
 use netvale_testkit::{PATIENCE, frame, skip};
 use netvale_wire::mac::MacAddr;
 
-use crate::common::{at, get, mac, pool, put, readable, room, udp, udp_payload};
+use crate::common::{at, cable, get, mac, pool, put, readable, room, udp, udp_payload};
 
 const NOW: Duration = Duration::from_secs(1000);
 const INNER_HERE: [u8; 4] = [10, 99, 0, 1];
@@ -63,7 +63,7 @@ fn with_the_kernel(test: &str, here: &str, there: &str, prefix: u8) {
         return;
     };
     let b = NetNs::make();
-    a.veth("left", &b, "right", "mtu 1600");
+    cable(&a, &b, "mtu 1600");
     for (ns, name, address) in [(&a, "left", here), (&b, "right", there)] {
         let mut more = "";
         if here.contains(':') {
@@ -233,7 +233,7 @@ fn what_is_not_sent_or_not_taken_is_counted() {
         return;
     };
     let b = NetNs::make();
-    a.veth("left", &b, "right", "mtu 1500");
+    cable(&a, &b, "mtu 1500");
     a.ip("addr add 10.88.0.1/24 dev left");
     b.ip("addr add 10.88.0.2/24 dev right");
     let mut left = open(&a, "7@10.88.0.2,local=10.88.0.1");

@@ -10,15 +10,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use libc::{
-    EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLERR, EPOLLET, EPOLLIN, EPOLLONESHOT,
-    c_short, epoll_event, sigset_t, timespec,
+    EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLERR, EPOLLET, EPOLLIN, EPOLLONESHOT, c_short,
+    epoll_event, sigset_t, timespec,
 };
 
+use netvale_control::UserMem;
+
 use crate::binding::Binding;
+use crate::inside::{Calm, Inside};
 use crate::lock::Lock;
-use crate::table::{self, Entry};
-use crate::wait::{self, Until, Watched};
 use crate::real;
+use crate::table::{self, Entry};
+use crate::user::Own;
+use crate::wait::{self, Armed, List, SLICE, Until, Watched};
 
 /// A registration that an instance watches.
 struct Member {
@@ -52,10 +56,16 @@ fn mark() -> u64 {
 }
 
 pub(crate) fn before_fork() {
-    std::mem::forget(ALL.lock());
+    ALL.hold();
+    // SAFETY: held just now.
+    let all = unsafe { ALL.peek() };
+    all.iter().for_each(|i| i.members.hold());
 }
 
 pub(crate) fn after_fork() {
+    // SAFETY: held since before the fork.
+    let all = unsafe { ALL.peek() };
+    all.iter().for_each(|i| i.members.release_held());
     ALL.release_held();
 }
 
@@ -146,6 +156,7 @@ pub unsafe extern "C" fn epoll_ctl(
         // SAFETY: passed on.
         return unsafe { real::epoll_ctl(ep, op, fd, event) };
     };
+    let was = real::errno();
     // Is it an epoll instance at all? Removing what it does not hold tells.
     // SAFETY: changes nothing.
     let probe = unsafe { real::epoll_ctl(ep, EPOLL_CTL_DEL, fd, std::ptr::null_mut()) };
@@ -155,12 +166,18 @@ pub unsafe extern "C" fn epoll_ctl(
     let Some(list) = enrol(ep) else {
         return real::fail(libc::EBADF);
     };
+    let asked = match op {
+        EPOLL_CTL_ADD | EPOLL_CTL_MOD => match event_at(event) {
+            Some(event) => Some(event),
+            None => return real::fail(libc::EFAULT),
+        },
+        _ => None,
+    };
+    let _inside = Inside::enter();
     let mut list = list.lock();
     let at = list
         .iter()
         .position(|m| m.fd == fd && m.binding.index == binding.index);
-    // SAFETY: null or an event, as the caller says.
-    let asked = unsafe { event.as_ref() };
     match (op, at, asked) {
         (EPOLL_CTL_ADD, None, Some(event)) => {
             let mut member = Member {
@@ -191,14 +208,25 @@ pub unsafe extern "C" fn epoll_ctl(
             }
         }
         (EPOLL_CTL_MOD | EPOLL_CTL_DEL, None, _) => return real::fail(libc::ENOENT),
-        (EPOLL_CTL_ADD | EPOLL_CTL_MOD, _, None) => return real::fail(libc::EFAULT),
         _ => return real::fail(libc::EINVAL),
     }
+    real::set_errno(was);
     0
 }
 
+/// The event that the program points to, if it can be read.
+fn event_at(event: *mut epoll_event) -> Option<epoll_event> {
+    let mut bytes = [0; size_of::<epoll_event>()];
+    Own.read(event.addr() as u64, &mut bytes).ok()?;
+    // SAFETY: plain numbers, whatever the bytes.
+    Some(unsafe { bytes.as_ptr().cast::<epoll_event>().read_unaligned() })
+}
+
 /// What can be reported of poll's bits is the same number in epoll's.
-#[expect(clippy::cast_possible_truncation, reason = "poll's bits are the low 16")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "poll's bits are the low 16"
+)]
 fn to_poll(events: u32) -> c_short {
     (events & 0xffff).cast_signed() as c_short
 }
@@ -244,19 +272,28 @@ fn collect(ep: c_int, list: &Lock<Vec<Member>>, into: &mut [epoll_event]) -> usi
     n
 }
 
-/// Who waits for what.
-fn watched(list: &Lock<Vec<Member>>) -> Vec<Watched> {
+/// Who waits for what, for a `poll` that has the instance at place `at`.
+pub(crate) fn watched(number: u32, at: usize, into: &mut List) {
+    if let Some(list) = members(number) {
+        add_watched(&list, at, into);
+    }
+}
+
+fn add_watched(list: &Lock<Vec<Member>>, at: usize, into: &mut List) {
     let list = list.lock();
-    let on = list.iter().filter(|m| !m.off);
-    on.enumerate()
-        .map(|(at, m)| Watched {
+    for m in list
+        .iter()
+        .filter(|m| !m.off && m.binding.epoch() == m.epoch)
+    {
+        into.push(Watched {
             at,
             fd: m.fd,
             events: to_poll(m.events),
             binding: m.binding,
             epoch: m.epoch,
-        })
-        .collect()
+            nested: true,
+        });
+    }
 }
 
 /// Waits, with registrations among the members.
@@ -272,80 +309,97 @@ unsafe fn wait_for(
     mask: *const sigset_t,
 ) -> c_int {
     let was = real::errno();
+    let mut calm: Option<Calm> = None;
     loop {
         let mut n = collect(ep, list, into);
-        let all = watched(list);
-        if n == 0 && wait::spin(&all, until, || {
-            n = collect(ep, list, into);
-            n > 0
-        }) {
-            // `n` says it.
+        let mut all = List::new();
+        add_watched(list, 0, &mut all);
+        if n == 0 {
+            wait::spin(&all, until, || {
+                n = collect(ep, list, into);
+                n > 0
+            });
         }
         let mut sleep = Duration::ZERO;
-        let mut armed = false;
-        if n == 0 && let Some(left) = until.left(Duration::from_millis(500)) {
-            sleep = left.min(wait::arm(&all));
-            armed = true;
+        let mut armed = None;
+        if n == 0
+            && let Some(left) = until.left(SLICE)
+        {
+            calm.get_or_insert_with(Calm::begin);
+            let announced = armed.insert(Armed::on(&all));
+            sleep = left.min(announced.slice);
             n = collect(ep, list, into);
             if n > 0 {
                 sleep = Duration::ZERO;
             }
         }
-        let mut rest = into.len() - n;
-        if rest > 0 {
-            let room = &mut into[n..];
-            // Rounded up: or the last millisecond would be spent looking.
-            let ms = sleep.as_micros().div_ceil(1000);
-            let ms = c_int::try_from(ms).unwrap_or(c_int::MAX);
-            // SAFETY: as many as there is room for; the mask is the caller's.
-            let got = unsafe {
-                real::epoll_pwait(ep, room.as_mut_ptr(), c_int::try_from(rest).unwrap_or(c_int::MAX), ms, mask)
+        if n < into.len() {
+            let mask = match (&calm, mask.is_null()) {
+                (Some(calm), true) => calm.before(),
+                _ => mask,
             };
-            if got < 0 {
-                let error = real::errno();
-                if armed {
-                    wait::disarm(&all);
+            // SAFETY: the mask is the caller's.
+            let got = unsafe { ask_kernel(ep, &mut into[n..], sleep, mask) };
+            let error = real::errno();
+            drop(armed);
+            match usize::try_from(got) {
+                Ok(kept) => {
+                    let only_others = n == 0 && kept > 0;
+                    n += kept;
+                    if only_others {
+                        // What woke us need not be all there is.
+                        n += collect(ep, list, &mut into[n..]);
+                    }
                 }
-                if n == 0 {
+                Err(_) if n == 0 => {
                     real::set_errno(error);
                     return -1;
                 }
-                rest = 0;
-            } else {
-                rest = usize::try_from(got).unwrap_or(0);
+                Err(_) => {}
             }
-            // Bells are none of the program's business.
-            let mut kept = 0;
-            for i in 0..rest {
-                let event = room[i];
-                if event.u64 != mark() {
-                    room[kept] = event;
-                    kept += 1;
-                }
-            }
-            if armed {
-                wait::disarm(&all);
-            }
-            let others = kept > 0;
-            n += kept;
-            if others && n == kept {
-                // What woke us need not be all there is.
-                let more = collect(ep, list, &mut into[n..]);
-                n += more;
-            }
-        } else if armed {
-            wait::disarm(&all);
         }
-        if n > 0 {
-            real::set_errno(was);
-            return c_int::try_from(n).unwrap_or(c_int::MAX);
+        if n == 0 && until.left(SLICE).is_none() {
+            n = collect(ep, list, into);
+        } else if n == 0 {
+            if sleep >= SLICE {
+                all.iter().for_each(|w| w.binding.repair(w.fd));
+            }
+            continue;
         }
-        if until.left(Duration::from_secs(1)).is_none() {
-            let n = collect(ep, list, into);
-            real::set_errno(was);
-            return c_int::try_from(n).unwrap_or(c_int::MAX);
+        real::set_errno(was);
+        return c_int::try_from(n).unwrap_or(c_int::MAX);
+    }
+}
+
+/// What the kernel has, other than our bells.
+///
+/// # Safety
+///
+/// `mask` is null or a signal mask.
+unsafe fn ask_kernel(
+    ep: c_int,
+    into: &mut [epoll_event],
+    wait: Duration,
+    mask: *const sigset_t,
+) -> c_int {
+    // Rounded up: or the last millisecond would be spent looking.
+    let ms = c_int::try_from(wait.as_micros().div_ceil(1000)).unwrap_or(c_int::MAX);
+    let room = c_int::try_from(into.len()).unwrap_or(c_int::MAX);
+    // SAFETY: as many as there is room for; the mask is the caller's.
+    let got = unsafe { real::epoll_pwait(ep, into.as_mut_ptr(), room, ms, mask) };
+    let Ok(got) = usize::try_from(got) else {
+        return got;
+    };
+    // Bells are none of the program's business.
+    let mut kept = 0;
+    for i in 0..got.min(into.len()) {
+        let event = into[i];
+        if event.u64 != mark() {
+            into[kept] = event;
+            kept += 1;
         }
     }
+    c_int::try_from(kept).unwrap_or(c_int::MAX)
 }
 
 /// The members of an instance and the room for events, if it is ours and the
@@ -362,7 +416,11 @@ unsafe fn ours<'a>(
     let Entry::Epoll(number) = table::entry(ep) else {
         return None;
     };
-    let n = usize::try_from(n).ok().filter(|&n| n > 0 && !events.is_null())?;
+    // More than can lie behind an address is an error for the kernel to find.
+    let most = usize::try_from(c_int::MAX).unwrap_or(0) / size_of::<epoll_event>();
+    let n = usize::try_from(n)
+        .ok()
+        .filter(|&n| (1..=most).contains(&n) && !events.is_null())?;
     // SAFETY: as the caller says.
     let events = unsafe { std::slice::from_raw_parts_mut(events, n) };
     Some((members(number)?, events))
@@ -378,7 +436,16 @@ fn from_ms(ms: c_int) -> Option<Duration> {
 ///
 /// As there.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn epoll_wait(ep: c_int, events: *mut epoll_event, n: c_int, ms: c_int) -> c_int {
+pub unsafe extern "C" fn epoll_wait(
+    ep: c_int,
+    events: *mut epoll_event,
+    n: c_int,
+    ms: c_int,
+) -> c_int {
+    if !matches!(table::entry(ep), Entry::Epoll(_)) {
+        // SAFETY: passed on.
+        return unsafe { real::epoll_wait(ep, events, n, ms) };
+    }
     // SAFETY: passed on.
     unsafe { epoll_pwait(ep, events, n, ms, std::ptr::null()) }
 }
@@ -432,4 +499,3 @@ pub unsafe extern "C" fn epoll_pwait2(
 }
 
 const _: () = assert!(EPOLLERR == libc::POLLERR as c_int && EPOLLIN == libc::POLLIN as c_int);
-

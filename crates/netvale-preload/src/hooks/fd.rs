@@ -4,12 +4,13 @@ use std::ffi::{c_int, c_uint, c_ulong};
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use crate::binding::Binding;
-use crate::life::{self, Inside};
+use crate::inside::Inside;
+use crate::life;
 use crate::real;
 use crate::table::{self, Entry};
 
 /// Another file takes the place of a registration's, under the same number.
-pub(crate) fn exchange(fd: c_int, b: &Binding, with: OwnedFd) {
+pub(crate) fn exchange(fd: c_int, b: &Binding, with: &OwnedFd) {
     // SAFETY: asks for a flag.
     let cloexec = unsafe { real::fcntl(fd, libc::F_GETFD, 0) } & libc::FD_CLOEXEC != 0;
     let flags = if cloexec { libc::O_CLOEXEC } else { 0 };
@@ -55,8 +56,8 @@ pub unsafe extern "C" fn close(fd: c_int) -> c_int {
 pub unsafe extern "C" fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int {
     let top = table::highest();
     let ours = c_int::try_from(first).is_ok_and(|f| f <= top);
-    if !ours || first > last || flags & libc::CLOSE_RANGE_CLOEXEC as c_int != 0 || life::is_borrowed()
-    {
+    let only_marks = flags & libc::CLOSE_RANGE_CLOEXEC.cast_signed() != 0;
+    if !ours || first > last || only_marks || life::is_borrowed() {
         // SAFETY: passed on.
         return unsafe { real::close_range(first, last, flags) };
     }
@@ -64,7 +65,8 @@ pub unsafe extern "C" fn close_range(first: c_uint, last: c_uint, flags: c_int) 
     let mut from = c_int::try_from(first).unwrap_or(c_int::MAX);
     let mut parted = Vec::new();
     let mut done = 0;
-    for fd in from..=end.min(top) {
+    let begin = from;
+    for fd in begin..=end.min(top) {
         match table::entry(fd) {
             Entry::Other => {}
             Entry::Hidden => {
@@ -111,7 +113,7 @@ pub unsafe extern "C" fn dup(fd: c_int) -> c_int {
     }
     // SAFETY: passed on.
     let new = unsafe { real::dup(fd) };
-    if new >= 0 && table::entry(fd) != Entry::Other {
+    if new >= 0 && table::entry(fd) != Entry::Other && !life::is_borrowed() {
         life::duplicate(fd, new);
     }
     new

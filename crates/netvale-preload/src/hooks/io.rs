@@ -2,11 +2,12 @@
 
 use std::ffi::{c_int, c_uint, c_ulong, c_void};
 
-use libc::{iovec, mmsghdr, msghdr, size_t, ssize_t, timespec};
+use libc::{cmsghdr, iovec, mmsghdr, msghdr, size_t, ssize_t, timespec};
 use netvale_control::Errno;
 use netvale_wire::abi::{NIOCCONFIG, NIOCCTRL, NIOCGINFO, NIOCREGIF, NIOCRXSYNC, NIOCTXSYNC};
 
 use crate::binding::Binding;
+use crate::inside::Inside;
 use crate::life;
 use crate::real;
 use crate::table::{self, Entry};
@@ -57,7 +58,7 @@ fn other(b: &'static Binding, fd: c_int, request: c_ulong, command: u32, arg: c_
         _ => {}
     }
     let was = real::errno();
-    let _inside = life::Inside::enter();
+    let _inside = Inside::enter();
     let done = crate::host::ioctl(b, fd, command, arg);
     real::set_errno(was);
     answer(done)
@@ -83,7 +84,7 @@ unsafe fn foreign(fd: c_int, request: c_ulong, command: u32, arg: c_ulong) -> c_
 
 #[inline]
 fn is_port(fd: c_int) -> bool {
-    matches!(table::entry(fd), Entry::Port(_)) && !life::Inside::is()
+    matches!(table::entry(fd), Entry::Port(_)) && !Inside::is()
 }
 
 /// See `read(2)`. Registrations cannot be read.
@@ -98,6 +99,26 @@ pub unsafe extern "C" fn read(fd: c_int, buf: *mut c_void, n: size_t) -> ssize_t
     }
     // SAFETY: passed on.
     unsafe { real::read(fd, buf, n) }
+}
+
+/// `read` of programs built with `_FORTIFY_SOURCE`.
+///
+/// # Safety
+///
+/// As `read`; `len` is the size of what `buf` points to, in bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn __read_chk(
+    fd: c_int,
+    buf: *mut c_void,
+    n: size_t,
+    len: size_t,
+) -> ssize_t {
+    if n > len {
+        // SAFETY: ends the process, as it does in the C library.
+        unsafe { libc::abort() };
+    }
+    // SAFETY: passed on.
+    unsafe { read(fd, buf, n) }
 }
 
 /// See `write(2)`. Registrations cannot be written.
@@ -146,25 +167,46 @@ pub unsafe extern "C" fn writev(fd: c_int, iov: *const iovec, n: c_int) -> ssize
 ///
 /// # Safety
 ///
-/// The header is one that `recvmsg` has filled in.
-unsafe fn take_in(msg: &msghdr) {
+/// The header is one that `recvmsg` has filled in. It need not be aligned.
+unsafe fn take_in(msg: *const msghdr) {
+    const HEAD: usize = size_of::<cmsghdr>();
+    // SAFETY: as the caller says.
+    let msg = unsafe { msg.read_unaligned() };
+    let start: *const u8 = msg.msg_control.cast::<u8>().cast_const();
     let was = real::errno();
-    // SAFETY: control messages as the kernel wrote them.
-    unsafe {
-        let mut c = libc::CMSG_FIRSTHDR(msg);
-        while let Some(head) = c.as_ref() {
-            if head.cmsg_level == libc::SOL_SOCKET && head.cmsg_type == libc::SCM_RIGHTS {
-                let data = libc::CMSG_DATA(c);
-                let bytes = head.cmsg_len.saturating_sub(data.offset_from(c.cast()).unsigned_abs());
-                for i in 0..bytes / size_of::<c_int>() {
-                    let fd = data.cast::<c_int>().add(i).read_unaligned();
-                    life::discover(fd);
-                }
-            }
-            c = libc::CMSG_NXTHDR(msg, c);
+    let mut at = 0;
+    while msg.msg_controllen.saturating_sub(at) >= HEAD {
+        // SAFETY: there is room for a head, as was seen above.
+        let head: *const cmsghdr = unsafe { start.add(at) }.cast_aligned_or_not();
+        // SAFETY: as above.
+        let head = unsafe { head.read_unaligned() };
+        let len = head.cmsg_len.min(msg.msg_controllen - at);
+        if len < HEAD {
+            break;
         }
+        if head.cmsg_level == libc::SOL_SOCKET && head.cmsg_type == libc::SCM_RIGHTS {
+            for i in 0..(len - HEAD) / size_of::<c_int>() {
+                // SAFETY: inside the message, which is `len` bytes long.
+                let fd = unsafe { start.add(at + HEAD + i * size_of::<c_int>()) };
+                let fd: *const c_int = fd.cast_aligned_or_not();
+                // SAFETY: as above.
+                life::discover(unsafe { fd.read_unaligned() });
+            }
+        }
+        at += len.next_multiple_of(size_of::<usize>());
     }
     real::set_errno(was);
+}
+
+/// A pointer that is only read with `read_unaligned`.
+trait Unaligned {
+    fn cast_aligned_or_not<T>(self) -> *const T;
+}
+
+impl Unaligned for *const u8 {
+    fn cast_aligned_or_not<T>(self) -> *const T {
+        self.cast()
+    }
 }
 
 /// See `recvmsg(2)`.
@@ -176,10 +218,9 @@ unsafe fn take_in(msg: &msghdr) {
 pub unsafe extern "C" fn recvmsg(fd: c_int, msg: *mut msghdr, flags: c_int) -> ssize_t {
     // SAFETY: passed on.
     let n = unsafe { real::recvmsg(fd, msg, flags) };
-    // SAFETY: filled in, as it succeeded.
-    if n >= 0 && unsafe { (*msg).msg_controllen } > 0 {
-        // SAFETY: as above.
-        unsafe { take_in(&*msg) };
+    if n >= 0 {
+        // SAFETY: filled in, as it succeeded.
+        unsafe { take_in(msg) };
     }
     n
 }
@@ -200,12 +241,10 @@ pub unsafe extern "C" fn recvmmsg(
     // SAFETY: passed on.
     let got = unsafe { real::recvmmsg(fd, all, n, flags, timeout) };
     for i in 0..usize::try_from(got).unwrap_or(0) {
-        // SAFETY: that many were filled in.
-        let msg = unsafe { &(*all.add(i)).msg_hdr };
-        if msg.msg_controllen > 0 {
-            // SAFETY: as above.
-            unsafe { take_in(msg) };
-        }
+        // SAFETY: that many were filled in; the header is what they begin with.
+        let msg: *const msghdr = unsafe { all.add(i) }.cast();
+        // SAFETY: as above.
+        unsafe { take_in(msg) };
     }
     got
 }

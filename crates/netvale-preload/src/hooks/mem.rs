@@ -5,8 +5,8 @@ use std::os::fd::AsRawFd;
 
 use libc::{off64_t, size_t};
 
-use crate::life::{self, Inside};
-use crate::{adopt, maps, real, table};
+use crate::inside::Inside;
+use crate::{adopt, life, maps, real, table};
 
 fn failed(n: c_int) -> *mut c_void {
     real::set_errno(n);
@@ -39,7 +39,12 @@ pub unsafe extern "C" fn mmap(
             // SAFETY: passed on.
             return unsafe { map_region(addr, len, prot, flags, fd, offset) };
         }
-        if at != libc::MAP_FAILED && flags & libc::MAP_FIXED != 0 && maps::any() {
+        if at != libc::MAP_FAILED
+            && flags & libc::MAP_FIXED != 0
+            && maps::any()
+            && !Inside::is()
+            && !life::is_borrowed()
+        {
             maps::remove(at.expose_provenance(), len);
         }
         return at;

@@ -6,8 +6,8 @@ use std::os::unix::ffi::OsStrExt;
 use libc::{FILE, mode_t};
 use netvale::registration::Site;
 
-use crate::life::{self, Inside};
-use crate::{real, rules};
+use crate::inside::Inside;
+use crate::{life, real, rules};
 
 const DEVICE: &[u8] = b"/dev/netmap";
 const MODULE: &[u8] = b"/sys/module/netmap";
@@ -74,15 +74,85 @@ fn stand_in(path: &[u8]) -> Option<CString> {
 ///
 /// As `openat`.
 unsafe fn open_any(dir: c_int, path: *const c_char, flags: c_int, mode: mode_t) -> c_int {
+    let creates = flags & (libc::O_CREAT | libc::O_TMPFILE) != 0;
+    // SAFETY: passed on.
+    let open = |path| unsafe { real::openat(dir, path, flags, mode) };
     // SAFETY: a C string, says the caller.
-    match unsafe { meaning(path) } {
-        // SAFETY: passed on.
-        Meaning::Other => unsafe { real::openat(dir, path, flags, mode) },
-        // SAFETY: passed on, with another path.
+    match unsafe { look(path, creates, open, |&fd| fd >= 0) } {
+        Look::Done(fd) => fd,
+        Look::Instead(fd, meaning) => {
+            if let Some(fd) = fd {
+                // SAFETY: opened just now, in vain.
+                unsafe { real::close(fd) };
+            }
+            // SAFETY: passed on.
+            unsafe { open_ours(dir, meaning, flags, mode) }
+        }
+    }
+}
+
+/// What has come of a call that went to the kernel first.
+enum Look<T> {
+    /// It has been answered.
+    Done(T),
+    /// The path means something to us. What the kernel answered, if it
+    /// succeeded.
+    Instead(Option<T>, Meaning),
+}
+
+/// Makes a call with a path, and finds out whether the path is one of ours.
+/// The kernel looks at it first: what is no string at all is for it to find.
+/// That cannot be if the call would `create` the file.
+///
+/// # Safety
+///
+/// The path is null, a C string, or something that the kernel refuses.
+unsafe fn look<T>(
+    path: *const c_char,
+    create: bool,
+    call: impl Fn(*const c_char) -> T,
+    worked: impl Fn(&T) -> bool,
+) -> Look<T> {
+    let was = real::errno();
+    let mut answer = None;
+    if !create {
+        let got = call(path);
+        let readable = worked(&got)
+            || matches!(
+                real::errno(),
+                libc::ENOENT | libc::ENOTDIR | libc::EACCES | libc::ENXIO | libc::ENODEV
+            );
+        if !readable {
+            return Look::Done(got);
+        }
+        answer = Some(got);
+    }
+    let error = real::errno();
+    // SAFETY: a C string, as the kernel could read it, or the caller says.
+    match (unsafe { meaning(path) }, answer) {
+        (Meaning::Other, Some(got)) => {
+            real::set_errno(error);
+            Look::Done(got)
+        }
+        (Meaning::Other, None) => Look::Done(call(path)),
+        (other, answer) => {
+            real::set_errno(was);
+            Look::Instead(answer.filter(|a| worked(a)), other)
+        }
+    }
+}
+
+/// # Safety
+///
+/// As `openat`.
+unsafe fn open_ours(dir: c_int, meaning: Meaning, flags: c_int, mode: mode_t) -> c_int {
+    match meaning {
+        Meaning::Other => real::fail(libc::ENOENT),
+        // SAFETY: a path of ours.
         Meaning::File(file) => unsafe { real::openat(dir, file.as_ptr(), flags, mode) },
         Meaning::Device => {
             let was = real::errno();
-            match life::open(flags & libc::O_CLOEXEC != 0) {
+            match life::open(flags) {
                 Ok(fd) => {
                     real::set_errno(was);
                     fd
@@ -180,12 +250,25 @@ macro_rules! fopens {
         /// As there.
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $name(path: *const c_char, mode: *const c_char) -> *mut FILE {
+            // SAFETY: null or a C string, says the caller.
+            let creates = unsafe { mode.as_ref() }.is_some_and(|&m| m != b'r'.cast_signed());
+            // SAFETY: passed on.
+            let open = |path| unsafe { real::$name(path, mode) };
             // SAFETY: a C string, says the caller.
-            match unsafe { meaning(path) } {
-                // SAFETY: passed on, with another path.
-                Meaning::File(file) => unsafe { real::$name(file.as_ptr(), mode) },
-                // SAFETY: passed on.
-                _ => unsafe { real::$name(path, mode) },
+            match unsafe { look(path, creates, open, |f| !f.is_null()) } {
+                Look::Done(f) => f,
+                Look::Instead(f, meaning) => {
+                    if let Some(f) = f {
+                        // SAFETY: opened just now, in vain.
+                        unsafe { libc::fclose(f) };
+                    }
+                    match meaning {
+                        // SAFETY: passed on, with another path.
+                        Meaning::File(file) => unsafe { real::$name(file.as_ptr(), mode) },
+                        // SAFETY: passed on.
+                        _ => unsafe { real::$name(path, mode) },
+                    }
+                }
             }
         }
     )*};
@@ -200,12 +283,23 @@ fopens! { fopen; fopen64; }
 /// As there.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn opendir(path: *const c_char) -> *mut libc::DIR {
+    // SAFETY: passed on.
+    let open = |path| unsafe { real::opendir(path) };
     // SAFETY: a C string, says the caller.
-    match unsafe { meaning(path) } {
-        // SAFETY: passed on, with another path.
-        Meaning::File(file) => unsafe { real::opendir(file.as_ptr()) },
-        // SAFETY: passed on.
-        _ => unsafe { real::opendir(path) },
+    match unsafe { look(path, false, open, |d| !d.is_null()) } {
+        Look::Done(d) => d,
+        Look::Instead(d, meaning) => {
+            if let Some(d) = d {
+                // SAFETY: opened just now, in vain.
+                unsafe { libc::closedir(d) };
+            }
+            match meaning {
+                // SAFETY: passed on, with another path.
+                Meaning::File(file) => unsafe { real::opendir(file.as_ptr()) },
+                // SAFETY: passed on.
+                _ => unsafe { real::opendir(path) },
+            }
+        }
     }
 }
 
@@ -229,11 +323,11 @@ unsafe fn stat_any(
     next: impl Fn(*const c_char) -> c_int,
 ) -> c_int {
     // SAFETY: a C string, says the caller.
-    match unsafe { meaning(path) } {
-        Meaning::Other => next(path),
-        Meaning::File(file) => next(file.as_ptr()),
-        Meaning::Device if st.is_null() => real::fail(libc::EFAULT),
-        Meaning::Device => {
+    match unsafe { look(path, false, &next, |&n| n == 0) } {
+        Look::Done(n) => n,
+        Look::Instead(_, Meaning::File(file)) => next(file.as_ptr()),
+        Look::Instead(..) if st.is_null() => real::fail(libc::EFAULT),
+        Look::Instead(..) => {
             // SAFETY: the caller's room for the answer.
             unsafe { st.write(device()) };
             0
@@ -293,14 +387,14 @@ pub unsafe extern "C" fn statx(
     mask: c_uint,
     st: *mut libc::statx,
 ) -> c_int {
+    // SAFETY: passed on.
+    let next = |path| unsafe { real::statx(dir, path, flags, mask, st) };
     // SAFETY: a C string, says the caller.
-    match unsafe { meaning(path) } {
-        // SAFETY: passed on.
-        Meaning::Other => unsafe { real::statx(dir, path, flags, mask, st) },
-        // SAFETY: passed on, with another path.
-        Meaning::File(file) => unsafe { real::statx(dir, file.as_ptr(), flags, mask, st) },
-        Meaning::Device if st.is_null() => real::fail(libc::EFAULT),
-        Meaning::Device => {
+    match unsafe { look(path, false, next, |&n| n == 0) } {
+        Look::Done(n) => n,
+        Look::Instead(_, Meaning::File(file)) => next(file.as_ptr()),
+        Look::Instead(..) if st.is_null() => real::fail(libc::EFAULT),
+        Look::Instead(..) => {
             // SAFETY: all zeros is a value of it.
             let mut answer: libc::statx = unsafe { std::mem::zeroed() };
             answer.stx_mask = libc::STATX_BASIC_STATS;
@@ -320,16 +414,26 @@ pub unsafe extern "C" fn statx(
 /// # Safety
 ///
 /// As `faccessat`.
-unsafe fn access_any(dir: c_int, path: *const c_char, mode: c_int, flags: c_int) -> c_int {
+unsafe fn access_any(
+    path: *const c_char,
+    mode: c_int,
+    next: impl Fn(*const c_char) -> c_int,
+) -> c_int {
     // SAFETY: a C string, says the caller.
-    match unsafe { meaning(path) } {
-        // SAFETY: passed on.
-        Meaning::Other => unsafe { real::faccessat(dir, path, mode, flags) },
-        // SAFETY: passed on, with another path.
-        Meaning::File(file) => unsafe { real::faccessat(dir, file.as_ptr(), mode, flags) },
-        Meaning::Device if mode & libc::X_OK != 0 => real::fail(libc::EACCES),
-        Meaning::Device => 0,
+    match unsafe { look(path, false, &next, |&n| n == 0) } {
+        Look::Done(n) => n,
+        Look::Instead(_, Meaning::File(file)) => next(file.as_ptr()),
+        Look::Instead(..) if mode & libc::X_OK != 0 => real::fail(libc::EACCES),
+        Look::Instead(..) => 0,
     }
+}
+
+/// # Safety
+///
+/// As `euidaccess`.
+unsafe fn effective(path: *const c_char, mode: c_int) -> c_int {
+    // SAFETY: passed on.
+    unsafe { real::faccessat(libc::AT_FDCWD, path, mode, libc::AT_EACCESS) }
 }
 
 /// See `access(2)`.
@@ -340,7 +444,9 @@ unsafe fn access_any(dir: c_int, path: *const c_char, mode: c_int, flags: c_int)
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn access(path: *const c_char, mode: c_int) -> c_int {
     // SAFETY: passed on.
-    unsafe { access_any(libc::AT_FDCWD, path, mode, 0) }
+    let next = |p| unsafe { real::access(p, mode) };
+    // SAFETY: passed on.
+    unsafe { access_any(path, mode, next) }
 }
 
 /// See `euidaccess(3)`.
@@ -351,7 +457,9 @@ pub unsafe extern "C" fn access(path: *const c_char, mode: c_int) -> c_int {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn euidaccess(path: *const c_char, mode: c_int) -> c_int {
     // SAFETY: passed on.
-    unsafe { access_any(libc::AT_FDCWD, path, mode, libc::AT_EACCESS) }
+    let next = |p| unsafe { effective(p, mode) };
+    // SAFETY: passed on.
+    unsafe { access_any(path, mode, next) }
 }
 
 /// See `eaccess(3)`.
@@ -362,7 +470,9 @@ pub unsafe extern "C" fn euidaccess(path: *const c_char, mode: c_int) -> c_int {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn eaccess(path: *const c_char, mode: c_int) -> c_int {
     // SAFETY: passed on.
-    unsafe { access_any(libc::AT_FDCWD, path, mode, libc::AT_EACCESS) }
+    let next = |p| unsafe { effective(p, mode) };
+    // SAFETY: passed on.
+    unsafe { access_any(path, mode, next) }
 }
 
 /// See `faccessat(2)`.
@@ -371,7 +481,14 @@ pub unsafe extern "C" fn eaccess(path: *const c_char, mode: c_int) -> c_int {
 ///
 /// As there.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn faccessat(dir: c_int, path: *const c_char, mode: c_int, flags: c_int) -> c_int {
+pub unsafe extern "C" fn faccessat(
+    dir: c_int,
+    path: *const c_char,
+    mode: c_int,
+    flags: c_int,
+) -> c_int {
     // SAFETY: passed on.
-    unsafe { access_any(dir, path, mode, flags) }
+    let next = |p| unsafe { real::faccessat(dir, p, mode, flags) };
+    // SAFETY: passed on.
+    unsafe { access_any(path, mode, next) }
 }

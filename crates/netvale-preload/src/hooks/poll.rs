@@ -46,8 +46,10 @@ unsafe fn ours<'a>(fds: *mut pollfd, n: nfds_t) -> Option<&'a mut [pollfd]> {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn poll(fds: *mut pollfd, n: nfds_t, ms: c_int) -> c_int {
     // The commonest: one registration, which is ready.
-    // SAFETY: there is one entry.
-    if n == 1 && let Some(p) = unsafe { fds.as_mut() }
+    if n == 1
+        && table::highest() >= 0
+        // SAFETY: there is one entry.
+        && let Some(p) = unsafe { fds.as_mut() }
         && let Some(b) = table::port(p.fd)
     {
         p.revents = b.check(p.fd, p.events);
@@ -57,10 +59,8 @@ pub unsafe extern "C" fn poll(fds: *mut pollfd, n: nfds_t, ms: c_int) -> c_int {
     }
     // SAFETY: passed on.
     let Some(all) = (unsafe { ours(fds, n) }) else {
-        let t = from_ms(ms).map(wait::to_timespec);
-        let t = t.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
         // SAFETY: passed on.
-        return unsafe { real::ppoll(fds, n, t, std::ptr::null()) };
+        return unsafe { real::poll(fds, n, ms) };
     };
     // SAFETY: no mask.
     unsafe { wait::poll(all, Until::after(from_ms(ms)), std::ptr::null()) }
@@ -137,11 +137,11 @@ fn check(n: nfds_t, len: size_t) {
 unsafe fn select_of(sets: &Sets, until: Until, mask: *const sigset_t) -> c_int {
     let mut fds = sets.to_poll();
     // SAFETY: the caller's mask.
-    let n = unsafe { wait::poll(&mut fds, until, mask) };
+    let n = unsafe { wait::poll(fds.as_mut(), until, mask) };
     if n < 0 {
         return n;
     }
-    match sets.answer(&fds) {
+    match sets.answer(fds.as_mut()) {
         Some(n) => n,
         None => real::fail(libc::EBADF),
     }
@@ -160,7 +160,7 @@ pub unsafe extern "C" fn select(
     e: *mut fd_set,
     t: *mut timeval,
 ) -> c_int {
-    let sets = Sets { n, sets: [r, w, e] };
+    let sets = Sets::new(n, [r, w, e]);
     if table::highest() < 0 || !sets.any() {
         // SAFETY: passed on.
         return unsafe { real::select(n, r, w, e, t) };
@@ -202,7 +202,7 @@ pub unsafe extern "C" fn pselect(
     t: *const timespec,
     mask: *const sigset_t,
 ) -> c_int {
-    let sets = Sets { n, sets: [r, w, e] };
+    let sets = Sets::new(n, [r, w, e]);
     if table::highest() < 0 || !sets.any() {
         // SAFETY: passed on.
         return unsafe { real::pselect(n, r, w, e, t, mask) };
@@ -216,4 +216,3 @@ pub unsafe extern "C" fn pselect(
 }
 
 const _: () = assert!(size_of::<nfds_t>() == size_of::<c_ulong>());
-

@@ -34,7 +34,13 @@ impl Core {
     }
 
     pub(super) fn list(&self, after: Option<&PortKey>) -> Reply {
-        let all = self.domain.list().into_iter().map(listing::port);
+        let all = self.domain.list().into_iter().map(|entry| {
+            let about = self.devices.about(&entry.name).map(str::to_owned);
+            PortInfo {
+                device: about,
+                ..listing::port(entry)
+            }
+        });
         let (ports, more) =
             listing::page(all.filter(|p: &PortInfo| after.is_none_or(|a| p.key() > *a)));
         Reply::Ports { ports, more }
@@ -70,6 +76,9 @@ impl Core {
     pub(super) fn stats(&self, name: Option<&str>, after: Option<&str>) -> Reply {
         let mut all = self.domain.stats(name);
         all.sort_by(|a, b| a.name.cmp(&b.name));
+        for s in &mut all {
+            s.drops.extend(self.devices.losses(&s.name).into_iter().flatten());
+        }
         let rest = all
             .into_iter()
             .filter(|s| after.is_none_or(|a| s.name.as_str() > a));

@@ -8,7 +8,7 @@ use netvale_shm::Doorbell;
 use netvale_switch::domain::{Domain, DomainError, NrBind, Registration, Want};
 use netvale_wire::abi::mode;
 use netvale_wire::name::PortFlags;
-use netvale_wire::proto::{Context, ErrorKind, NrRequest, Reply, Wanted};
+use netvale_wire::proto::{Context, ErrorKind, NrOffsets, NrRequest, Reply, Wanted};
 
 use super::{Answer, Core, Fenced, Owner, dup, is_interface, parse, trusted_only};
 use crate::bells::BellPair;
@@ -48,13 +48,22 @@ impl Core {
             let monitor = PortFlags::from_bits(nr.flags).is_monitor();
             self.check_fence(conn, &nr.name, monitor)?;
         }
+        let offsets = nr.offsets;
         let nr = NrBind {
             want: self.allowed(conn, &nr.want),
             ..listing::nr_bind(nr)
         };
-        self.open(conn, isolated, |domain, owner| {
+        let (mut reply, fds) = self.open(conn, isolated, |domain, owner| {
             domain.bind(owner, &nr, &is_interface)
-        })
+        })?;
+        if let (Reply::Registered(r), Some(asked)) = (&mut reply, offsets) {
+            let largest = self.domain.largest_offset(r.owner);
+            r.offsets = largest.map(|max| NrOffsets {
+                max: max.into(),
+                ..asked
+            });
+        }
+        Ok((reply, fds))
     }
 
     /// What a client asks for, cut to what it may have.

@@ -1,4 +1,4 @@
-//! Attaching and detaching persistent ports.
+//! Attaching and detaching persistent ports and devices.
 
 use std::sync::Arc;
 
@@ -7,13 +7,31 @@ use netvale_switch::domain::Registration;
 use netvale_wire::name::PortSpec;
 use netvale_wire::proto::ErrorKind;
 
+use super::devices::{self, Where};
 use super::{Core, parse};
 use crate::joint::Joint;
 use crate::listing::Refusal;
 
 impl Core {
     /// The index that the port got. `nr`: the name is a request's.
-    pub(super) fn attach(&mut self, spec: &str, nr: bool) -> Result<u32, Refusal> {
+    pub(super) fn attach(
+        &mut self,
+        spec: &str,
+        nr: bool,
+        host: bool,
+        mem_id: u16,
+    ) -> Result<u32, Refusal> {
+        let port = spec.split_once(':').map_or(spec, |(_, port)| port);
+        let persistent = self.domain.is_persistent(port);
+        if let Some((switch, device)) = devices::named(spec, persistent) {
+            let place = Where {
+                switch,
+                host,
+                mem_id,
+                cpus: &[],
+            };
+            return self.attach_device(&device?, place);
+        }
         let name = full_name(spec, nr)?;
         if let Some(second) = self.domain.second_seat(&name) {
             return self.join(name, &second);
@@ -26,6 +44,14 @@ impl Core {
 
     /// The index that the port had.
     pub(super) fn detach(&mut self, spec: &str, nr: bool) -> Result<u32, Refusal> {
+        // As it was attached, or as the port is called since.
+        let short = match devices::named(spec, false) {
+            Some((switch, Ok(device))) => format!("{switch}:{}", device.port()),
+            _ => spec.to_owned(),
+        };
+        if let Some(index) = self.detach_device(&short)? {
+            return Ok(index);
+        }
         if let Some(joint) = self.joints.remove(&full_name(spec, nr)?) {
             let owners = joint.owners;
             drop(joint); // its thread has ended now

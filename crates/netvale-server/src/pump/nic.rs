@@ -40,7 +40,7 @@ pub(super) fn open(name: &str, how: Use) -> Result<Device, Refusal> {
         ..PacketConfig::new(name)
     };
     // First: what the stack loses from here on is received.
-    let socket = PacketSocket::open(&config).map_err(|e| packet_refusal(&e))?;
+    let (socket, header) = socket(config)?;
     let mut keep = Keep::default();
     let mut host = None;
     if how.host {
@@ -73,6 +73,21 @@ pub(super) fn open(name: &str, how: Use) -> Result<Device, Refusal> {
         host,
         keep,
     })
+}
+
+/// The socket, with the shorter header if the kernel has no longer one.
+fn socket(config: PacketConfig) -> Result<(PacketSocket, HdrLen), Refusal> {
+    let older = PacketConfig {
+        header: HdrLen::SHORT,
+        ..config.clone()
+    };
+    let opened = match PacketSocket::open(&config) {
+        Err(PacketError::HeaderLen { .. }) => {
+            PacketSocket::open(&older).map(|socket| (socket, older.header))
+        }
+        opened => opened.map(|socket| (socket, config.header)),
+    };
+    opened.map_err(|e| packet_refusal(&e))
 }
 
 /// Keeps frames from the stack, or the stack's from the wire.

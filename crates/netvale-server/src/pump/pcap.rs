@@ -49,7 +49,7 @@ pub(super) fn open(spec: &PcapSpec) -> Result<Device, Refusal> {
 }
 
 /// The file's name without its ending, as far as a port's name can hold it.
-fn port_name(path: &str) -> String {
+pub(super) fn port_name(path: &str) -> String {
     let file = path.rsplit('/').next().unwrap_or_default();
     let stem = file.split('.').next().unwrap_or_default();
     let fine = |c: &char| c.is_ascii_alphanumeric() || *c == '_';

@@ -37,13 +37,13 @@ pub(crate) struct Pump {
     /// In whose name it sleeps.
     pub(crate) owner: u16,
     /// Lanes that it serves.
-    pub(crate) lanes: usize,
+    lanes: Vec<u64>,
 }
 
 #[derive(Debug)]
 enum Order {
     Add(Box<Lane>),
-    Remove(u64, SyncSender<()>),
+    Remove(u64, SyncSender<Box<Lane>>),
     /// Never sleep, or do.
     Spin(bool),
     End,
@@ -71,7 +71,6 @@ impl Pump {
             waker,
             news,
             lanes: Vec::new(),
-            events: Vec::with_capacity(EVENTS),
             spin: false,
         };
         let thread = std::thread::Builder::new()
@@ -88,24 +87,39 @@ impl Pump {
             orders,
             thread: Some(thread),
             owner,
-            lanes: 0,
+            lanes: Vec::new(),
         })
+    }
+
+    /// How many lanes it serves.
+    pub(crate) fn lanes(&self) -> usize {
+        self.lanes.len()
     }
 
     /// Serves this one too from now on.
     pub(crate) fn add(&mut self, lane: Lane) {
-        self.lanes += 1;
+        self.lanes.push(lane.id);
         self.order(Order::Add(Box::new(lane)));
     }
 
-    /// Serves that one no longer; when this returns its device is closed and
-    /// its memory is not touched any more.
+    /// Serves that one no longer, if it is one of its: when this returns its
+    /// device is closed and its memory is not touched any more.
     pub(crate) fn remove(&mut self, lane: u64) {
-        self.lanes = self.lanes.saturating_sub(1);
+        drop(self.take(lane));
+    }
+
+    /// Serves that one no longer, and gives it back.
+    pub(crate) fn take(&mut self, lane: u64) -> Option<Lane> {
+        let at = self.lanes.iter().position(|&l| l == lane)?;
+        self.lanes.swap_remove(at);
         let (done, wait) = sync_channel(1);
         self.order(Order::Remove(lane, done));
-        if wait.recv().is_err() {
-            tracing::error!(lane, "the thread of a device has died");
+        match wait.recv() {
+            Ok(lane) => Some(*lane),
+            Err(_) => {
+                tracing::error!(lane, "the thread of a device has died");
+                None
+            }
         }
     }
 
@@ -152,7 +166,6 @@ struct Thread {
     waker: Arc<dyn Waker>,
     news: News,
     lanes: Vec<Seated>,
-    events: Vec<epoll::Event>,
     spin: bool,
 }
 
@@ -166,9 +179,10 @@ struct Seated {
 impl Thread {
     fn run(mut self) {
         let mut patience = Patience::new();
+        let mut events = Vec::with_capacity(EVENTS);
         let mut idle_since = None;
         loop {
-            self.look(Some(Duration::ZERO));
+            self.look(&mut events, Some(Duration::ZERO));
             let Some(moved) = self.go_round() else { return };
             if moved {
                 idle_since = None;
@@ -194,7 +208,7 @@ impl Thread {
                     let due = self.lanes.iter().filter_map(|s| s.lane.due()).min();
                     let time = due.map(|due| due.saturating_duration_since(now));
                     self.watch();
-                    self.look(time);
+                    self.look(&mut events, time);
                     patience.slept(now.elapsed());
                 }
             }
@@ -254,9 +268,10 @@ impl Thread {
                 Order::Remove(id, done) => {
                     if let Some(i) = self.lanes.iter().position(|s| s.lane.id == id) {
                         self.unwatch(i);
-                        self.lanes.swap_remove(i).lane.disarm();
+                        let lane = self.lanes.swap_remove(i).lane;
+                        lane.disarm();
+                        let _ = done.send(lane); // whoever asked waits for it
                     }
-                    let _ = done.send(()); // whoever asked waits for it
                 }
                 Order::Spin(on) => self.spin = on,
             }
@@ -323,9 +338,9 @@ impl Thread {
     }
 
     /// Waits for the bell and the devices, for this time at most.
-    fn look(&mut self, time: Option<Duration>) {
-        self.events.clear();
-        let spare = rustix::buffer::spare_capacity(&mut self.events);
+    fn look(&mut self, events: &mut Vec<epoll::Event>, time: Option<Duration>) {
+        events.clear();
+        let spare = rustix::buffer::spare_capacity(events);
         let timeout = time.and_then(|t| Timespec::try_from(t).ok());
         match epoll::wait(&self.epoll, spare, timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
@@ -335,7 +350,7 @@ impl Thread {
                 std::thread::sleep(Duration::from_millis(1));
             }
         }
-        for event in &self.events {
+        for event in events {
             let (flags, id) = (event.flags, event.data.u64());
             if id == OWN_BELL {
                 self.bell.clear();

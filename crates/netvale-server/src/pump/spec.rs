@@ -75,6 +75,16 @@ impl DeviceSpec {
         Some(Self::backend(kind, arg))
     }
 
+    /// What a port of a switch is called after it.
+    pub(crate) fn port(&self) -> String {
+        match self {
+            Self::Tap(tap) => tap.name.clone(),
+            Self::Nic(name) => name.clone(),
+            Self::Pcap(pcap) => super::pcap::port_name(&pcap.path),
+            Self::Vxlan(config) => format!("vxlan{}", config.vni),
+        }
+    }
+
     /// What tells it from other devices: the same twice would not work.
     pub(crate) fn key(&self) -> String {
         match self {

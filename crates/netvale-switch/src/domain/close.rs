@@ -7,6 +7,7 @@ use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use netvale_ring::kring::{Kring, KringId};
 use netvale_ring::layout::RESERVED_BUFS;
+use netvale_ring::monitor;
 use netvale_ring::port::{PortId, PortKind};
 use netvale_ring::slot::Slot;
 use netvale_ring::world::{Holder, RegionMap};
@@ -421,10 +422,14 @@ impl<M: MemSource> Domain<M> {
     /// Monitors of a port that goes see nothing any more.
     fn orphan_monitors(&mut self, id: PortId) {
         let Some(p) = self.port(id) else { return };
-        for r in p.tx.iter().chain(&p.rx) {
-            if let Some(k) = self.world.kring(r.kring) {
-                k.set_monitors(None);
+        let mut gone = Vec::new();
+        for (rings, tx) in [(&p.tx, true), (&p.rx, false)] {
+            for kring in rings.iter().filter_map(|r| self.world.kring(r.kring)) {
+                monitor::orphan(&self.world, kring, tx, |id| gone.push(id));
             }
+        }
+        for kring in gone.into_iter().filter_map(|id| self.world.kring(id)) {
+            self.wake_later(kring);
         }
         let theirs: Vec<u32> = self
             .ports

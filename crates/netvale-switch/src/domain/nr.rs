@@ -4,17 +4,20 @@
 use alloc::borrow::ToOwned;
 use alloc::format;
 use alloc::string::String;
+use alloc::vec::Vec;
 
 use netvale_ring::layout::RegionGeom;
+use netvale_ring::offsets::{self, Offsets as RingOffsets};
 use netvale_ring::port::{PortId, PortKind};
 use netvale_wire::abi::{NM_BDG_NAME, mode, regflags};
 use netvale_wire::name::{self, NameError, PortFlags, PortSpec, RingSel};
 
 use super::build::Plan;
 use super::control::check_header_len;
-use super::open::{Ask, slots};
+use super::open::{Ask, chosen, slots};
 use super::{
-    DEFAULT_SLOTS, Domain, DomainError, MAX_PIPE_RINGS, MemSource, Registration, Result, Want,
+    DEFAULT_SLOTS, Domain, DomainError, MAX_PIPE_RINGS, MemSource, Registration, Result, RingState,
+    Want,
 };
 
 /// A registration as a netmap request says it.
@@ -48,9 +51,8 @@ pub struct Offsets {
 }
 
 impl Offsets {
-    /// Checks what can be checked without the port's type, then refuses: rings
-    /// do not know offsets yet. All of that option is decided here.
-    fn check(&self, geom: RegionGeom) -> Result<()> {
+    /// What the rings are to be told, if it makes sense for such buffers.
+    fn check(&self, geom: RegionGeom) -> Result<Wanted> {
         let mask = match self.bits {
             0 | 64 => u64::MAX,
             bits @ 1..64 => (1 << bits) - 1,
@@ -61,17 +63,26 @@ impl Offsets {
             }
         };
         let Self { max, initial, .. } = *self;
-        if max > u64::from(geom.buf_size) || max > mask || initial > max {
-            return Err(DomainError::Invalid(format!(
+        let small = |n: u64| u32::try_from(n).ok().filter(|&n| n <= geom.buf_size);
+        match (small(max), small(initial)) {
+            (Some(most), Some(first)) if max <= mask && initial <= max => Ok(Wanted {
+                offsets: RingOffsets::new(mask, most),
+                initial: first,
+            }),
+            _ => Err(DomainError::Invalid(format!(
                 "offsets up to {max}, at first {initial}, do not fit in {mask:#x} and in \
                  buffers of {} bytes",
                 geom.buf_size
-            )));
+            ))),
         }
-        Err(DomainError::Unsupported(
-            "offsets in buffers are not supported yet".into(),
-        ))
     }
+}
+
+/// Offsets as the engine knows them, checked.
+#[derive(Debug, Clone, Copy)]
+struct Wanted {
+    offsets: RingOffsets,
+    initial: u32,
 }
 
 impl<M: MemSource> Domain<M> {
@@ -97,8 +108,12 @@ impl<M: MemSource> Domain<M> {
         }
         let (port, made) = self.resolve_nr(nr, &ask)?;
         let bound = check_mode(nr.mode)
-            .and_then(|()| self.check_offsets(port, nr))
-            .and_then(|()| self.enter(owner, port, &ask));
+            .and_then(|()| self.check_offsets(port, nr, &spec))
+            .and_then(|wanted| {
+                let bound = self.enter(owner, port, &ask)?;
+                self.set_offsets(&bound, wanted);
+                Ok(bound)
+            });
         self.settle(port, made, bound)
     }
 
@@ -242,12 +257,80 @@ impl<M: MemSource> Domain<M> {
         Ok(port)
     }
 
-    fn check_offsets(&self, port: PortId, nr: &NrBind<'_>) -> Result<()> {
-        let Some(offsets) = nr.offsets else {
-            return Ok(());
+    /// Offsets that the rings of a request can be given. Rings that others use
+    /// must have as many bits and reach as far already.
+    fn check_offsets(
+        &self,
+        port: PortId,
+        nr: &NrBind<'_>,
+        spec: &PortSpec,
+    ) -> Result<Option<Wanted>> {
+        let (Some(offsets), Some(p)) = (nr.offsets, self.port(port)) else {
+            return Ok(None);
         };
-        let region = self.port(port).map_or(0, |p| p.region);
-        offsets.check(self.layout(region)?.geom)
+        if spec.flags.zcopy_mon {
+            return Err(DomainError::Unsupported(format!(
+                "{}: a monitor that exchanges buffers takes offsets as they come",
+                p.name
+            )));
+        }
+        let wanted = offsets.check(self.layout(p.region)?.geom)?;
+        let (tx, rx) = chosen(p, spec)?;
+        let rings = |dir: &[RingState], which: &[u16]| {
+            let of = |&i: &u16| dir.get(usize::from(i)).copied();
+            which.iter().filter_map(of).collect::<Vec<_>>()
+        };
+        for ring in rings(&p.tx, &tx).into_iter().chain(rings(&p.rx, &rx)) {
+            let Some(kring) = self.world.kring(ring.kring).filter(|_| ring.users > 0) else {
+                continue;
+            };
+            let (has, wants) = (kring.offsets(), wanted.offsets);
+            if wants.mask() & !has.mask() != 0 || has.max() < wants.max() {
+                return Err(DomainError::Busy(format!(
+                    "{}: its rings are in use with other offsets",
+                    p.name
+                )));
+            }
+        }
+        Ok(Some(wanted))
+    }
+
+    /// Gives the rings of a new registration their offsets, or takes away those
+    /// of who had them before; rings that others use keep what they have.
+    fn set_offsets(&self, bound: &Registration, wanted: Option<Wanted>) {
+        let Some(p) = self.port(bound.port) else {
+            return;
+        };
+        let Some(region) = self.regions.get(u32::from(p.region)) else {
+            return;
+        };
+        for (dir, rings) in [(&p.tx, &bound.tx), (&p.rx, &bound.rx)] {
+            for info in rings {
+                let users = dir.get(usize::from(info.idx)).map_or(0, |r| r.users);
+                let ofs = usize::try_from(info.ofs).unwrap_or(usize::MAX);
+                let ring = region.map.ring(ofs, u32::from(info.slots));
+                let kring = self.world.kring(info.kring);
+                let (Some(ring), Some(kring), 1) = (ring, kring, users) else {
+                    continue;
+                };
+                if let Some(wanted) = wanted {
+                    offsets::enable(&self.world, kring, ring, wanted.offsets, 0);
+                    offsets::fill(kring, ring, wanted.initial);
+                } else if kring.has_offsets() {
+                    offsets::fill(kring, ring, 0);
+                    offsets::enable(&self.world, kring, ring, RingOffsets::NONE, 0);
+                }
+            }
+        }
+    }
+
+    /// The largest offset of a registration's rings; `None` if they have none.
+    #[must_use]
+    pub fn largest_offset(&self, owner: u16) -> Option<u32> {
+        let bound = self.registration(owner)?;
+        let rings = bound.tx.iter().chain(&bound.rx);
+        let offsets = rings.filter_map(|r| Some(self.world.kring(r.kring)?.offsets()));
+        offsets.filter(|o| !o.is_none()).map(RingOffsets::max).min()
     }
 }
 

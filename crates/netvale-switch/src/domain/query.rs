@@ -161,6 +161,18 @@ impl<M: MemSource> Domain<M> {
         }
     }
 
+    /// A port's index in its switch.
+    #[must_use]
+    pub fn seat_of(&self, id: PortId) -> Option<u32> {
+        self.port(id)?.seat.map(|seat| u32::from(seat.idx))
+    }
+
+    /// Whether there is a persistent port of this name, attached or not.
+    #[must_use]
+    pub fn is_persistent(&self, name: &str) -> bool {
+        self.persistent(name).is_some()
+    }
+
     /// Counters of one port, or of all.
     #[must_use]
     pub fn stats(&self, name: Option<&str>) -> Vec<PortStats> {

@@ -67,3 +67,21 @@ fn zero_copy_monitors_share_the_region() {
     bed.close(a);
     assert_empty(&bed);
 }
+
+/// A monitor outlives what it watches, and says so.
+#[test]
+fn a_monitor_notices_that_its_port_has_left() {
+    let bed = Bed::new(small());
+    let w = want(1, 1, 8, 8);
+    let a = bed.open("vale0:a", &w);
+    let mut m = bed.open("vale0:a/rt", &w);
+    assert!(m.rx[0].sync().is_ok());
+    bed.close(a);
+    assert_eq!(m.rx[0].sync(), Err(netvale_switch::end::SyncError::Gone));
+    // The next port of that name is another.
+    let b = bed.open("vale0:a", &w);
+    assert_eq!(m.rx[0].sync(), Err(netvale_switch::end::SyncError::Gone));
+    bed.close(m);
+    bed.close(b);
+    assert_empty(&bed);
+}

@@ -435,7 +435,7 @@ fn a_look_leaves_no_trace() {
 }
 
 #[test]
-fn offsets_are_checked_and_refused() {
+fn offsets_are_checked_given_and_taken_away() {
     let bed = Bed::new(small());
     let at = |max, initial, bits| NrBind {
         offsets: Some(Offsets { max, initial, bits }),
@@ -444,9 +444,46 @@ fn offsets_are_checked_and_refused() {
     for bad in [at(4096, 0, 0), at(64, 65, 0), at(64, 0, 65), at(64, 0, 6)] {
         assert_eq!(refused(&bed, &bad), "EINVAL", "{bad:?}");
     }
-    for good in [at(64, 64, 0), at(63, 0, 6), at(2048, 0, 64), at(0, 0, 1)] {
-        assert_eq!(refused(&bed, &good), "EOPNOTSUPP", "{good:?}");
+    let words = |r: &Registration| {
+        bed.with(|d| {
+            let (map, _) = d.region(r.region, r.region_gen).unwrap();
+            let ring = map.ring(r.rx[0].ofs as usize, 8).unwrap();
+            let all = (0..8).map(|i| ring.ptr(i)).collect::<Vec<_>>();
+            (d.world().kring(r.rx[0].kring).unwrap().offsets(), all)
+        })
+    };
+    let first = bed.with(|d| open(d, &at(64, 32, 16))).unwrap();
+    let (has, ptrs) = words(&first);
+    assert_eq!((has.mask(), has.max()), (0xffff, 64));
+    assert_eq!(ptrs, [32; 8]);
+    assert_eq!(bed.with(|d| d.largest_offset(first.owner)), Some(64));
+
+    // Others may ask for as much as there is, and get what there is.
+    for bad in [at(65, 0, 16), at(1, 0, 17)] {
+        assert_eq!(refused(&bed, &bad), "EBUSY", "{bad:?}");
     }
+    let second = bed.with(|d| open(d, &at(8, 8, 8))).unwrap();
+    assert_eq!(words(&second).1, [32; 8], "somebody uses them");
+    assert_eq!(bed.with(|d| d.largest_offset(second.owner)), Some(64));
+    let flags = regflags::ZCOPY_MON;
+    let monitor = NrBind { flags, ..at(8, 0, 8) };
+    assert_eq!(refused(&bed, &monitor), "EOPNOTSUPP");
+    for r in [first, second] {
+        bed.with(|d| d.owner_gone(r.owner));
+    }
+
+    // A port that stays forgets the offsets of who is gone.
+    bed.with(|d| d.new_interface("p", &want(1, 1, 8, 8), None)).unwrap();
+    let with = NrBind { name: "p", ..at(8, 8, 8) };
+    let r = bed.with(|d| open(d, &with)).unwrap();
+    assert_eq!(words(&r).1, [8; 8]);
+    bed.with(|d| d.owner_gone(r.owner));
+    let r = bed.with(|d| open(d, &nr("p"))).unwrap();
+    let (has, ptrs) = words(&r);
+    assert!(has.is_none());
+    assert_eq!(ptrs, [0; 8]);
+    bed.with(|d| d.owner_gone(r.owner));
+    bed.with(|d| d.delete_interface("p")).unwrap();
     assert_empty(&bed);
 }
 

@@ -243,6 +243,9 @@ pub struct PortInfo {
     pub rings: [u16; 4],
     /// Length of its virtio-net header, bytes.
     pub vnet_hdr: u8,
+    /// The device that the server serves there, and how, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
 }
 
 /// Most registrations that one [`PortInfo`] names.

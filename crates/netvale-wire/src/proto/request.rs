@@ -98,9 +98,10 @@ pub enum Request {
         #[serde(default)]
         after: Option<StationKey>,
     },
-    /// Plug a persistent port into a switch. Reply: [`Reply::Attached`](super::Reply::Attached).
+    /// Plug a persistent port or a device into a switch. Reply: [`Reply::Attached`](super::Reply::Attached).
     Attach {
-        /// Switch and port, `vale0:name`.
+        /// Switch and persistent port or interface, `vale0:name`, or switch and
+        /// back end, `vale0:tap:name`.
         spec: String,
         /// `spec` is the name of a netmap request, which holds fewer
         /// signs, not a port specification.
@@ -120,6 +121,24 @@ pub enum Request {
         /// As in [`Request::Attach`].
         #[serde(default)]
         nr: bool,
+    },
+    /// Have the server poll an attached device without sleeping, or stop
+    /// that; netmap's POLLING_ENABLE and POLLING_DISABLE. Reply:
+    /// [`Reply::Done`](super::Reply::Done).
+    Polling {
+        /// Switch and port.
+        name: String,
+        /// Poll, or stop.
+        on: bool,
+        /// One thread (1), or one for each ring (2).
+        #[serde(default)]
+        mode: u32,
+        /// Processor of the first thread.
+        #[serde(default)]
+        first_cpu: u32,
+        /// Processors.
+        #[serde(default)]
+        cpus: u32,
     },
     /// Create a persistent port. Reply: [`Reply::Done`](super::Reply::Done).
     NewIf {

@@ -144,6 +144,7 @@ fn reason(word: &str) -> &'static str {
         .iter()
         .map(|&(_, w)| w)
         .chain(["rx_full", "rx_fault"])
+        .chain(["dev_refused", "dev_down", "dev_long"])
         .find(|&w| w == word)
         .unwrap_or("other")
 }

@@ -3,13 +3,14 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use netvale_shm::channel::Channel;
 use netvale_wire::proto::{
     Context, ErrorKind as Refused, MAX_MSG, PROTOCOL_VERSION, Reply, Request, SOCKET_NAME,
     StateFile, decode_reply, encode,
 };
+use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::registration::kept;
 use crate::{Error, ErrorKind, Result};
@@ -98,7 +99,7 @@ impl Link {
         self.channel.send(&message, &[]).map_err(lost)?;
         let mut buf = vec![0; MAX_MSG];
         let mut fds = Vec::new();
-        let n = self.channel.recv(&mut buf, &mut fds).map_err(lost)?;
+        let n = self.receive(&mut buf, &mut fds).map_err(lost)?;
         if n == 0 {
             return Err(lost(io::ErrorKind::ConnectionReset.into()));
         }
@@ -117,6 +118,29 @@ impl Link {
             }
             reply => Ok((reply, fds)),
         }
+    }
+
+    /// Waits for an answer, even if a program has made the socket non-blocking.
+    fn receive(&self, buf: &mut [u8], fds: &mut Vec<OwnedFd>) -> io::Result<usize> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            match self.channel.recv(buf, fds) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock && !self.blocks() => {}
+                done => return done,
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            let mut wait = [PollFd::new(&self.channel, PollFlags::IN)];
+            match rustix::event::poll(&mut wait, Timespec::try_from(left).ok().as_ref()) {
+                Ok(0) => return Err(io::ErrorKind::WouldBlock.into()),
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+
+    fn blocks(&self) -> bool {
+        rustix::fs::fcntl_getfl(&self.channel)
+            .map_or(true, |flags| !flags.contains(rustix::fs::OFlags::NONBLOCK))
     }
 
     /// Over a socket that has said hello already.

@@ -1,7 +1,9 @@
 //! What the trusted registrations of one process share: the hidden state of a
 //! server, the regions mapped so far, and the bells of others.
 
+use std::cell::Cell;
 use std::collections::HashMap;
+use std::mem::ManuallyDrop;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -17,13 +19,16 @@ use netvale_wire::proto::{RegionInfo, Reply, Request, StateFile};
 
 use super::convert;
 use super::link::Link;
-use crate::registration::kept;
+use crate::registration::{InUse, kept};
 use crate::{Error, ErrorKind, Result};
 
 /// One server, as the trusted registrations of this process know it.
 #[derive(Debug)]
 pub(crate) struct Session {
     instance: u64,
+    /// Process that began it: in a forked one, other threads may have left its
+    /// locks behind.
+    pid: u32,
     dir: PathBuf,
     world: World,
     regions: Mutex<HashMap<u16, RegionMap>>,
@@ -42,7 +47,23 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Time without questions after one that was not answered.
 const SILENCE: Duration = Duration::from_secs(5);
 
+type Held = MutexGuard<'static, Vec<Weak<Session>>>;
 static SESSIONS: Mutex<Vec<Weak<Session>>> = Mutex::new(Vec::new());
+
+thread_local! {
+    /// Held over a fork. Without a destructor: a thread may fork as it ends.
+    static HELD: Cell<Option<ManuallyDrop<Held>>> = const { Cell::new(None) };
+}
+
+/// See [`crate::registration::before_fork`].
+pub(crate) fn before_fork() {
+    HELD.set(Some(ManuallyDrop::new(lock(&SESSIONS))));
+}
+
+/// See [`crate::registration::before_fork`].
+pub(crate) fn after_fork() {
+    drop(HELD.take().map(ManuallyDrop::into_inner));
+}
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // What these locks guard is whole after every statement.
@@ -59,7 +80,8 @@ impl Session {
     ) -> Result<Arc<Self>> {
         let mut all = lock(&SESSIONS);
         all.retain(|s| s.strong_count() > 0);
-        let same = |s: &Arc<Self>| s.instance == instance && s.dir == dir;
+        let pid = std::process::id();
+        let same = |s: &Arc<Self>| s.instance == instance && s.pid == pid && s.dir == dir;
         if let Some(session) = all.iter().filter_map(Weak::upgrade).find(same) {
             return Ok(session);
         }
@@ -76,6 +98,7 @@ impl Session {
         let world = World::attach(mem, geom).ok_or_else(|| bad("not of this version"))?;
         let session = Arc::new(Self {
             instance,
+            pid,
             dir: dir.to_owned(),
             world,
             regions: Mutex::default(),
@@ -118,6 +141,7 @@ impl Session {
     /// Asks on the way; `None` if there is no answer. Does not ask a server
     /// again and again that has ended or hangs.
     fn ask(&self, request: &Request) -> Option<(Reply, OwnedFd)> {
+        let _in_use = InUse::begin();
         let mut slot = lock(&self.link);
         if lock(&self.silent_until).is_some_and(|at| Instant::now() < at) {
             return None;
@@ -167,6 +191,8 @@ impl Session {
         {
             return Some(Arc::clone(bell));
         }
+        // One that is replaced is closed.
+        let _in_use = InUse::begin();
         let (reply, fd) = self.ask(&Request::Doorbell { owner })?;
         let Reply::Doorbell { owner: same, tag } = reply else {
             return None;

@@ -72,8 +72,19 @@ pub(crate) struct RawAddr([u8; 32]);
 impl RawAddr {
     pub(crate) const EMPTY: Self = Self([0; 32]);
 
-    /// The address and its length in bytes.
-    pub(crate) fn new(addr: SocketAddr) -> (Self, u32) {
+    /// Bytes for any address.
+    pub(crate) const ROOM: u32 = 32;
+
+    /// Bytes that the kernel reads of an address.
+    pub(crate) fn len(addr: SocketAddr) -> u32 {
+        match addr {
+            SocketAddr::V4(_) => 16,
+            SocketAddr::V6(_) => 28,
+        }
+    }
+
+    /// An address.
+    pub(crate) fn new(addr: SocketAddr) -> Self {
         let mut raw = [0; 32];
         let mut put = |at: usize, bytes: &[u8]| {
             if let Some(to) = raw.get_mut(at..at + bytes.len()) {
@@ -81,19 +92,19 @@ impl RawAddr {
             }
         };
         put(2, &addr.port().to_be_bytes());
-        let (family, len) = match addr {
+        let family = match addr {
             SocketAddr::V4(a) => {
                 put(4, &a.ip().octets());
-                (2u16, 16)
+                2u16
             }
             SocketAddr::V6(a) => {
                 put(8, &a.ip().octets());
                 put(24, &a.scope_id().to_ne_bytes());
-                (10u16, 28)
+                10u16
             }
         };
         put(0, &family.to_ne_bytes());
-        (Self(raw), len)
+        Self(raw)
     }
 
     /// The address, if it is one of IPv4 or IPv6.
@@ -123,9 +134,7 @@ mod tests {
     fn addresses_keep_everything() {
         for text in ["192.0.2.7:4789", "[2001:db8::1]:65535", "[fe80::2%7]:1"] {
             let addr: SocketAddr = text.parse().unwrap();
-            let (raw, len) = RawAddr::new(addr);
-            assert_eq!(raw.get(), Some(addr), "{text}");
-            assert_eq!(len, if addr.is_ipv4() { 16 } else { 28 });
+            assert_eq!(RawAddr::new(addr).get(), Some(addr), "{text}");
         }
         assert_eq!(RawAddr::EMPTY.get(), None);
     }

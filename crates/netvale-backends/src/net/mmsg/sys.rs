@@ -43,7 +43,8 @@ impl std::fmt::Debug for Messages {
 }
 
 impl Messages {
-    /// Headers for `n` messages, each with the given head and chain.
+    /// Headers for `n` messages, each with a head of this length and a chain.
+    /// Nothing that they point at may be touched until the call.
     fn prepare<I: Iterator<Item = Piece>>(
         &mut self,
         pool: &BufPool,
@@ -55,20 +56,13 @@ impl Messages {
         self.head_len = head_len.min(HEAD);
         self.iov.clear();
         self.msgs.clear();
-        if self.names.len() < n {
-            self.names.resize(n, RawAddr::EMPTY);
-            self.control.resize(n, [0; CONTROL / 8]);
-        }
-        if self.heads.len() < n {
-            self.heads.resize(n, [0; HEAD]);
-        }
+        self.make_room(n);
+        let heads = self.heads.as_mut_ptr();
         for i in 0..n {
             let before = self.iov.len();
-            if let Some(head) = self.heads.get_mut(i)
-                && self.head_len > 0
-            {
+            if self.head_len > 0 {
                 self.iov.push(libc::iovec {
-                    iov_base: head.as_mut_ptr().cast(),
+                    iov_base: heads.wrapping_add(i).cast(),
                     iov_len: self.head_len,
                 });
             }
@@ -87,6 +81,14 @@ impl Messages {
             at = at.wrapping_add(msg.msg_hdr.msg_iovlen);
         }
         Ok(())
+    }
+
+    fn make_room(&mut self, n: usize) {
+        if self.names.len() < n {
+            self.names.resize(n, RawAddr::EMPTY);
+            self.control.resize(n, [0; CONTROL / 8]);
+            self.heads.resize(n, [0; HEAD]);
+        }
     }
 
     /// What was received as message `i` of the last call.
@@ -132,23 +134,25 @@ pub(crate) fn send(
     outs: &[Out],
     head: &[u8],
 ) -> io::Result<usize> {
+    messages.make_room(outs.len());
+    for to in messages.heads.iter_mut().take(outs.len()) {
+        for (to, from) in to.iter_mut().zip(head) {
+            *to = *from;
+        }
+    }
+    for (name, out) in messages.names.iter_mut().zip(outs) {
+        if let Some(to) = out.to {
+            *name = RawAddr::new(to);
+        }
+    }
     messages.prepare(pool, outs.len(), head.len(), |i| {
         batch.pieces(outs.get(i).map_or(usize::MAX, |o| o.frame))
     })?;
-    for (i, out) in outs.iter().enumerate() {
-        let Some(msg) = messages.msgs.get_mut(i) else {
-            break;
-        };
-        if let Some(to) = messages.heads.get_mut(i) {
-            for (to, from) in to.iter_mut().zip(head) {
-                *to = *from;
-            }
-        }
-        if let (Some(to), Some(name)) = (out.to, messages.names.get_mut(i)) {
-            let (raw, len) = RawAddr::new(to);
-            *name = raw;
-            msg.msg_hdr.msg_name = std::ptr::from_mut(name).cast();
-            msg.msg_hdr.msg_namelen = len;
+    let names = messages.names.as_mut_ptr();
+    for (i, (msg, out)) in messages.msgs.iter_mut().zip(outs).enumerate() {
+        if let Some(to) = out.to {
+            msg.msg_hdr.msg_name = names.wrapping_add(i).cast();
+            msg.msg_hdr.msg_namelen = RawAddr::len(to);
         }
     }
     // SAFETY: the headers point at entries that `prepare` checked against the
@@ -186,16 +190,15 @@ pub(crate) fn recv(
     messages.prepare(pool, n, ask.head, |i| {
         batch.chain(range.start + i).iter().copied()
     })?;
-    for i in 0..n {
-        let Some(msg) = messages.msgs.get_mut(i) else {
-            break;
-        };
-        if let (true, Some(name)) = (ask.address, messages.names.get_mut(i)) {
-            msg.msg_hdr.msg_name = std::ptr::from_mut(name).cast();
-            msg.msg_hdr.msg_namelen = 32;
+    let names = messages.names.as_mut_ptr();
+    let control = messages.control.as_mut_ptr();
+    for (i, msg) in messages.msgs.iter_mut().enumerate() {
+        if ask.address {
+            msg.msg_hdr.msg_name = names.wrapping_add(i).cast();
+            msg.msg_hdr.msg_namelen = RawAddr::ROOM;
         }
-        if let (true, Some(words)) = (ask.control, messages.control.get_mut(i)) {
-            msg.msg_hdr.msg_control = words.as_mut_ptr().cast();
+        if ask.control {
+            msg.msg_hdr.msg_control = control.wrapping_add(i).cast();
             msg.msg_hdr.msg_controllen = CONTROL;
         }
     }

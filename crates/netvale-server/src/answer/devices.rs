@@ -1,0 +1,481 @@
+//! Devices attached to switches: opened, given ports, and taken back.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+
+use netvale_ring::world::Waker;
+use netvale_shm::Doorbell;
+use netvale_switch::domain::{Registration, Want};
+use netvale_wire::name::{MAX_PORT, PortFlags, PortKind, PortSpec};
+use netvale_wire::proto::ErrorKind;
+
+use super::{Core, is_interface};
+use crate::config::AttachConfig;
+use crate::listing::Refusal;
+use crate::pump::{self, Device, DeviceSpec, Keep, Lane, Losses, News, Pump, Use};
+
+/// Slots of each ring of a device's port.
+const SLOTS: u16 = 1024;
+
+/// Everything that has to do with devices.
+#[derive(Debug)]
+pub(crate) struct Devices {
+    /// Threads for all devices that have none of their own.
+    pumps: Vec<Pump>,
+    /// Devices that are in use, by the name of their port.
+    used: std::collections::BTreeMap<String, Used>,
+    /// Lanes made so far.
+    lanes: u64,
+    news: News,
+    heard: Receiver<(u64, String)>,
+    /// Rung when there are news.
+    pub(crate) bell: Arc<Doorbell>,
+}
+
+/// A device that is in use.
+#[derive(Debug)]
+struct Used {
+    key: String,
+    /// The port, and the host stack's if it has one.
+    ports: Vec<DevicePort>,
+    /// Threads of its own.
+    own: Vec<Pump>,
+    /// Its threads never sleep.
+    polled: bool,
+}
+
+/// A port that the server has for a device.
+#[derive(Debug)]
+struct DevicePort {
+    name: String,
+    owner: u16,
+    lanes: Vec<u64>,
+    losses: Arc<Losses>,
+    about: String,
+    _keep: Keep,
+}
+
+/// Where a device is to be attached.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Where<'a> {
+    pub(super) switch: &'a str,
+    /// The host stack's side too.
+    pub(super) host: bool,
+    /// Region of its rings; 0 for the shared one.
+    pub(super) mem_id: u16,
+    /// Processors of threads of its own.
+    pub(super) cpus: &'a [usize],
+}
+
+impl Devices {
+    pub(crate) fn new() -> std::io::Result<Self> {
+        let bell = Arc::new(Doorbell::new()?);
+        let (to, heard) = channel();
+        Ok(Self {
+            pumps: Vec::new(),
+            used: std::collections::BTreeMap::new(),
+            lanes: 0,
+            news: News::new(to, Arc::clone(&bell)),
+            heard,
+            bell,
+        })
+    }
+
+    /// Whether the server stays for them.
+    pub(crate) fn any(&self) -> bool {
+        !self.used.is_empty()
+    }
+
+    /// How a port's device is driven, if it has one.
+    pub(crate) fn about(&self, port: &str) -> Option<&str> {
+        let mut ports = self.used.values().flat_map(|u| &u.ports);
+        ports.find(|p| p.name == port).map(|p| p.about.as_str())
+    }
+
+    /// What a port's device lost.
+    pub(crate) fn losses(&self, port: &str) -> Option<[(&'static str, u64); 3]> {
+        let mut ports = self.used.values().flat_map(|u| &u.ports);
+        ports.find(|p| p.name == port).map(|p| p.losses.list())
+    }
+
+    /// Ends all threads, and with them all devices.
+    pub(crate) fn end(&mut self) {
+        self.pumps.clear();
+        self.used.clear();
+    }
+}
+
+/// A device named after a switch: `vale0:tap:t0`, or an interface's name.
+pub(super) fn named(full: &str, persistent: bool) -> Option<(&str, Result<DeviceSpec, Refusal>)> {
+    let (switch, rest) = full.split_once(':')?;
+    if let Some(spec) = DeviceSpec::prefixed(rest) {
+        return Some((switch, spec));
+    }
+    let nic = !persistent && is_interface(rest);
+    nic.then(|| (switch, Ok(DeviceSpec::Nic(rest.into()))))
+}
+
+impl Core {
+    /// Attaches what the configuration says.
+    pub(crate) fn attach_configured(&mut self, a: &AttachConfig) -> Result<(), Refusal> {
+        let full = format!("{}:{}", a.switch, a.device);
+        let Some((switch, spec)) = named(&full, false) else {
+            let message = format!("{}: no such interface or device", a.device);
+            return Err(Refusal::new(ErrorKind::NotFound, message));
+        };
+        let place = Where {
+            switch,
+            host: a.host,
+            mem_id: 0,
+            cpus: &a.cpus,
+        };
+        self.attach_device(&spec?, place).map(drop)
+    }
+
+    /// Opens a device and gives it a port of a switch: the port's index.
+    pub(super) fn attach_device(
+        &mut self,
+        spec: &DeviceSpec,
+        place: Where<'_>,
+    ) -> Result<u32, Refusal> {
+        let key = spec.key();
+        if self.devices.used.values().any(|u| u.key == key) {
+            return Err(busy(&format!("{key} is attached already, or open")));
+        }
+        if place.host && !matches!(spec, DeviceSpec::Nic(_)) {
+            let message = format!("{key} has no host stack behind it");
+            return Err(Refusal::new(ErrorKind::Invalid, message));
+        }
+        self.domain.layout(place.mem_id)?;
+        let how = Use {
+            headers: true,
+            host: place.host,
+        };
+        let mut device = pump::open(spec, how)?;
+        let host = device.host.take();
+        let mut used = Used {
+            key,
+            ports: Vec::new(),
+            own: self.own_pumps(place.cpus)?,
+            polled: false,
+        };
+        let first = self.seat_device(device, place, &mut used);
+        let done = first.and_then(|index| match host {
+            Some(host) => self.seat_device(*host, place, &mut used).map(|_| index),
+            None => Ok(index),
+        });
+        match done {
+            Ok(index) => {
+                for port in &used.ports {
+                    tracing::info!(port = port.name, device = port.about, "attached");
+                }
+                let name = used.ports.first().map(|p| p.name.clone());
+                self.devices.used.insert(name.unwrap_or_default(), used);
+                self.seated = true;
+                self.persistent = true;
+                Ok(index)
+            }
+            Err(e) => {
+                self.unseat_device(used);
+                Err(e)
+            }
+        }
+    }
+
+    /// A port of the switch for a device, and lanes that serve it.
+    fn seat_device(
+        &mut self,
+        device: Device,
+        place: Where<'_>,
+        used: &mut Used,
+    ) -> Result<u32, Refusal> {
+        if device.name.len() > MAX_PORT {
+            let message = format!("{}: a port's name has at most 15 bytes", device.name);
+            return Err(Refusal::new(ErrorKind::Invalid, message));
+        }
+        let kind = PortKind::Vale {
+            switch: place.switch.into(),
+            port: device.name.clone(),
+        };
+        let spec = PortSpec {
+            flags: PortFlags {
+                exclusive: true,
+                ..PortFlags::default()
+            },
+            mem_id: (place.mem_id != 0).then_some(place.mem_id),
+            ..PortSpec::new(kind)
+        };
+        let name = spec.port_name();
+        // As a request would have to say it.
+        PortSpec::from_nr_name(&name)
+            .map_err(|e| Refusal::new(ErrorKind::NoMemory, format!("{name}: {e}")))?;
+        if self.domain.vnet_hdr(&name).is_ok() {
+            return Err(busy(&format!("{name} is attached already, or open")));
+        }
+        let queues = u16::try_from(device.lanes.len()).unwrap_or(u16::MAX);
+        let want = Want {
+            tx_rings: queues,
+            rx_rings: queues,
+            tx_slots: SLOTS,
+            rx_slots: SLOTS,
+            gives_buffers: true,
+            accepts_vnet_hdr: true,
+            vnet_hdr: Some(device.header),
+            ..Want::default()
+        };
+        let owner = self.domain.add_owner(std::process::id(), false)?;
+        used.ports.push(DevicePort {
+            name,
+            owner,
+            lanes: Vec::new(),
+            losses: Arc::default(),
+            about: device.about,
+            _keep: device.keep,
+        });
+        let reg = self.domain.register(owner, &spec, &want)?;
+        self.regions.enter(&self.domain, super::open::krings(&reg));
+        self.start_lanes(&reg, device.lanes, used)?;
+        let seat = self.domain.seat_of(reg.port);
+        seat.ok_or_else(|| Refusal::new(ErrorKind::Other, "the port has no place"))
+    }
+
+    /// Has the last port of `used` served.
+    fn start_lanes(
+        &mut self,
+        reg: &Registration,
+        lanes: Vec<Box<dyn pump::DeviceLane>>,
+        used: &mut Used,
+    ) -> Result<(), Refusal> {
+        let lost = || Refusal::new(ErrorKind::Other, "the port's rings are not in its region");
+        let gear = self.gear();
+        let map = self.domain.region(reg.region, reg.region_gen);
+        let map = map.ok_or_else(lost)?.0.clone();
+        let port = used.ports.last_mut().ok_or_else(lost)?;
+        let mut made = Vec::with_capacity(lanes.len());
+        for (i, device) in lanes.into_iter().enumerate() {
+            let rings = (
+                reg.tx.get(i).ok_or_else(lost)?,
+                reg.rx.get(i).ok_or_else(lost)?,
+            );
+            self.devices.lanes += 1;
+            let id = self.devices.lanes;
+            let losses = Arc::clone(&port.losses);
+            let lane = Lane::new(id, &gear, reg, rings, &map, device, losses);
+            made.push(lane.ok_or_else(lost)?);
+        }
+        if used.own.is_empty() {
+            self.hire_pumps()?;
+        }
+        for (i, lane) in made.into_iter().enumerate() {
+            port.lanes.push(lane.id);
+            let n = used.own.len().max(1);
+            let mut common = self.devices.pumps.iter_mut();
+            let pump = match used.own.get_mut(i % n) {
+                Some(own) => Some(own),
+                None => common.by_ref().min_by_key(|p| p.lanes()),
+            };
+            if let Some(pump) = pump {
+                pump.add(lane);
+            }
+        }
+        Ok(())
+    }
+
+    /// The threads for devices without their own, when the first comes.
+    fn hire_pumps(&mut self) -> Result<(), Refusal> {
+        while self.devices.pumps.len() < self.config.pumps {
+            let pump = self.new_pump(None)?;
+            self.devices.pumps.push(pump);
+        }
+        Ok(())
+    }
+
+    fn own_pumps(&mut self, cpus: &[usize]) -> Result<Vec<Pump>, Refusal> {
+        let mut pumps = Vec::with_capacity(cpus.len());
+        for &cpu in cpus {
+            match self.new_pump(Some(cpu)) {
+                Ok(pump) => pumps.push(pump),
+                Err(e) => {
+                    pumps.into_iter().for_each(|p| self.dismiss(p));
+                    return Err(e);
+                }
+            }
+        }
+        Ok(pumps)
+    }
+
+    fn new_pump(&mut self, cpu: Option<usize>) -> Result<Pump, Refusal> {
+        let os = |e: std::io::Error| Refusal::os("start a thread for devices", &e);
+        let bell = Arc::new(Doorbell::new().map_err(os)?);
+        let owner = self.domain.add_owner(std::process::id(), false)?;
+        // Before anybody can find the thread asleep.
+        self.bells.insert(owner, Arc::clone(&bell));
+        let waker = Arc::clone(&self.bells) as Arc<dyn Waker>;
+        let news = self.devices.news.clone();
+        Pump::spawn(owner, cpu, bell, waker, news).map_err(|e| {
+            self.close(owner);
+            os(e)
+        })
+    }
+
+    fn dismiss(&mut self, pump: Pump) {
+        let owner = pump.owner;
+        drop(pump); // its thread has ended now
+        self.close(owner);
+    }
+
+    /// Takes a device and its ports away; `false` if there is none there.
+    pub(super) fn detach_device(&mut self, name: &str) -> Result<Option<u32>, Refusal> {
+        let Some(used) = self.devices.used.get(name) else {
+            let mut all = self.devices.used.values();
+            if all.any(|u| u.ports.iter().any(|p| p.name == name)) {
+                let message = format!("{name} goes with the interface in front of it");
+                return Err(Refusal::new(ErrorKind::Invalid, message));
+            }
+            return Ok(None);
+        };
+        if used.polled {
+            return Err(busy(&format!("{name} is polled: stop that first")));
+        }
+        let port = used.ports.first().map(|p| p.owner);
+        let reg = port.and_then(|owner| self.domain.registration(owner));
+        let index = reg.and_then(|reg| self.domain.seat_of(reg.port));
+        if let Some(used) = self.devices.used.remove(name) {
+            self.unseat_device(used);
+            tracing::info!(port = name, "detached");
+        }
+        Ok(Some(index.unwrap_or(0)))
+    }
+
+    fn unseat_device(&mut self, mut used: Used) {
+        for port in &used.ports {
+            for &lane in &port.lanes {
+                for pump in used.own.iter_mut().chain(&mut self.devices.pumps) {
+                    pump.remove(lane);
+                }
+            }
+        }
+        let owners: Vec<u16> = used.ports.iter().map(|p| p.owner).collect();
+        for pump in used.own.drain(..).collect::<Vec<_>>() {
+            self.dismiss(pump);
+        }
+        drop(used); // programs in the kernel
+        owners.into_iter().for_each(|o| self.close(o));
+        self.look_for_persistent();
+    }
+
+    /// Takes back devices that are no more.
+    pub(crate) fn hear_of_devices(&mut self) {
+        self.devices.bell.clear();
+        while let Ok((lane, why)) = self.devices.heard.try_recv() {
+            let has = |u: &Used| u.ports.iter().any(|p| p.lanes.contains(&lane));
+            let found = self.devices.used.iter().find(|(_, u)| has(u));
+            let Some(name) = found.map(|(name, _)| name.clone()) else {
+                continue;
+            };
+            tracing::warn!(port = name, "device is gone: {why}");
+            if let Some(used) = self.devices.used.remove(&name) {
+                self.unseat_device(used);
+            }
+        }
+        self.wake_all();
+    }
+
+    /// Has the threads of an attached interface look all the time, or not.
+    pub(super) fn poll_device(&mut self, name: &str, ask: Polling) -> Result<(), Refusal> {
+        if !name.starts_with("vale") {
+            let message = format!("{name} is no port of a switch");
+            return Err(Refusal::new(ErrorKind::Invalid, message));
+        }
+        let Some(used) = self.devices.used.get(name) else {
+            let message = format!("{name} is no attached interface");
+            return Err(Refusal::new(ErrorKind::Unsupported, message));
+        };
+        if used.polled == ask.on {
+            let how = if ask.on { "already" } else { "not" };
+            let message = format!("{name} is {how} polled");
+            return Err(Refusal::new(ErrorKind::Fault, message));
+        }
+        if !ask.on {
+            return self.stop_polling(name);
+        }
+        let rings = used.ports.first().map_or(0, |p| p.lanes.len());
+        let cpus = ask.cpus(rings)?;
+        self.start_polling(name, &cpus)
+    }
+
+    fn start_polling(&mut self, name: &str, cpus: &[usize]) -> Result<(), Refusal> {
+        let pumps = self.own_pumps(cpus)?;
+        pumps.iter().for_each(|p| p.spin(true));
+        self.move_lanes(name, pumps, true);
+        Ok(())
+    }
+
+    fn stop_polling(&mut self, name: &str) -> Result<(), Refusal> {
+        self.hire_pumps()?;
+        self.move_lanes(name, Vec::new(), false);
+        Ok(())
+    }
+
+    /// Gives the lanes of a device to other threads.
+    fn move_lanes(&mut self, name: &str, own: Vec<Pump>, polled: bool) {
+        let Some(used) = self.devices.used.get_mut(name) else {
+            return;
+        };
+        let mut before = std::mem::replace(&mut used.own, own);
+        used.polled = polled;
+        let mut i = 0;
+        for id in used.ports.iter().flat_map(|p| &p.lanes) {
+            let mut all = before.iter_mut().chain(&mut self.devices.pumps);
+            let Some(lane) = all.find_map(|p| p.take(*id)) else {
+                continue;
+            };
+            let n = used.own.len().max(1);
+            let mut common = self.devices.pumps.iter_mut();
+            let pump = match used.own.get_mut(i % n) {
+                Some(own) => Some(own),
+                None => common.by_ref().min_by_key(|p| p.lanes()),
+            };
+            if let Some(pump) = pump {
+                pump.add(lane);
+            }
+            i += 1;
+        }
+        before.into_iter().for_each(|p| self.dismiss(p));
+    }
+}
+
+/// What netmap's requests say about polling.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Polling {
+    pub(super) on: bool,
+    /// 1: one thread; 2: one for each ring.
+    pub(super) mode: u32,
+    pub(super) first_cpu: u32,
+    pub(super) cpus: u32,
+}
+
+impl Polling {
+    /// The processors, if that is possible with so many rings.
+    fn cpus(self, rings: usize) -> Result<Vec<usize>, Refusal> {
+        const SINGLE: u32 = 1;
+        const MULTI: u32 = 2;
+        let wrong = |why: &str| Err(Refusal::new(ErrorKind::Invalid, why));
+        let (first, n) = (self.first_cpu as usize, self.cpus as usize);
+        let there = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        if n == 0 || first.saturating_add(n) > there {
+            return wrong("no such processors");
+        }
+        match self.mode {
+            SINGLE if n == 1 => Ok(vec![first]),
+            SINGLE => wrong("one thread needs one processor"),
+            MULTI if first + n <= rings => Ok((first..first + n).collect()),
+            MULTI => wrong("there are fewer rings than processors"),
+            _ => wrong("polling is by one thread (1) or by one for each ring (2)"),
+        }
+    }
+}
+
+fn busy(message: &str) -> Refusal {
+    Refusal::new(ErrorKind::Busy, message)
+}
