@@ -12,7 +12,8 @@ use netvale::{Error, ErrorKind, Namespace};
 use crate::exit::Code;
 use crate::failure::{Failure, Result};
 use crate::{
-    bench, bridge, capture, control, demo, doctor, fdb, ls, pkt_gen, run, server_cmd, stats, vale_ctl,
+    bench, bridge, capture, control, demo, doctor, fdb, ls, pkt_gen, run, server_cmd, stats,
+    vale_ctl,
 };
 
 /// The name the binary was started under.

@@ -236,9 +236,9 @@ fn kind_of(kind: proto::ErrorKind) -> ErrorKind {
         proto::ErrorKind::Invalid => ErrorKind::Usage,
         proto::ErrorKind::Exists => ErrorKind::Exists,
         proto::ErrorKind::NoMemory => ErrorKind::NoSpace,
-        proto::ErrorKind::Denied
-        | proto::ErrorKind::Unsupported
-        | proto::ErrorKind::NoDevice => ErrorKind::Unavailable,
+        proto::ErrorKind::Denied | proto::ErrorKind::Unsupported | proto::ErrorKind::NoDevice => {
+            ErrorKind::Unavailable
+        }
         proto::ErrorKind::Protocol => ErrorKind::Peer,
         _ => ErrorKind::Io,
     }

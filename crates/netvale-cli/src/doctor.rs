@@ -86,7 +86,15 @@ impl Check {
 
 /// Runs `doctor`.
 pub(crate) fn run(args: &Args, place: &Place) -> Result<Code> {
-    let mut checks = vec![kernel(), memfd(), huge_pages(), files(), memlock(), cpus(), programs()];
+    let mut checks = vec![
+        kernel(),
+        memfd(),
+        huge_pages(),
+        files(),
+        memlock(),
+        cpus(),
+        programs(),
+    ];
     checks.extend(namespace(place));
     let mut code = Code::Done;
     for check in &checks {

@@ -8,8 +8,8 @@ mod tests {
     use std::process::{Child, Command, Stdio};
 
     use netvale::{Namespace, Port};
-    use netvale_testkit::eventually;
     use netvale_testkit::Place;
+    use netvale_testkit::eventually;
 
     const BIN: &str = env!("CARGO_BIN_EXE_netvale");
 
@@ -61,7 +61,10 @@ mod tests {
     #[test]
     fn what_a_port_sends_and_receives_is_captured_exactly() {
         let bed = Place::Trusted.up();
-        let (mut a, mut b) = (bed.ns().open("vale0:a").unwrap(), bed.ns().open("vale0:b").unwrap());
+        let (mut a, mut b) = (
+            bed.ns().open("vale0:a").unwrap(),
+            bed.ns().open("vale0:b").unwrap(),
+        );
         let file = bed.scratch().join("both.pcapng");
         let args = ["vale0:a", "-w", file.to_str().unwrap(), "-c", "20"];
         let mut child = capture(bed.dir(), &args);
@@ -105,8 +108,19 @@ mod tests {
         let mut a = bed.ns().open("vale0:a").unwrap();
         let file = bed.scratch().join("ring.pcap");
         let args = [
-            "vale0:a", "-w", file.to_str().unwrap(), "-c", "3000", "--format", "pcap",
-            "--rotate-size", "1", "--files", "2", "-d", "tx",
+            "vale0:a",
+            "-w",
+            file.to_str().unwrap(),
+            "-c",
+            "3000",
+            "--format",
+            "pcap",
+            "--rotate-size",
+            "1",
+            "--files",
+            "2",
+            "-d",
+            "tx",
         ];
         let mut child = capture(bed.dir(), &args);
         eventually("the monitor is there", || monitors(bed.ns()) == 1);
@@ -168,7 +182,13 @@ mod tests {
         assert!(config.contains("{call=--direction}"), "{config}");
 
         let fifo = bed.scratch().join("fifo");
-        assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+        assert!(
+            Command::new("mkfifo")
+                .arg(&fifo)
+                .status()
+                .unwrap()
+                .success()
+        );
         let mut child = Command::new(&tool)
             .args(["--capture", "--extcap-interface", "netvale-vale0:a"])
             .args(["--direction", "tx", "--fifo"])

@@ -31,6 +31,12 @@ impl FdbWindow {
     }
 }
 
+/// Whether an address can be a station's: neither zero nor a group's.
+#[inline]
+pub(crate) const fn is_station(mac: u64) -> bool {
+    mac != 0 && mac & 1 == 0
+}
+
 /// One station.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Station {
@@ -104,7 +110,7 @@ impl<'a> Fdb<'a> {
     /// addresses are not stations.
     #[inline]
     pub fn learn(self, mac: u64, port: u16, epoch: u8) {
-        if mac == 0 || mac & 1 != 0 {
+        if !is_station(mac) {
             return;
         }
         let new = Station { mac, port, epoch }.bits();

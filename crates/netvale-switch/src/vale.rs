@@ -32,6 +32,7 @@ use netvale_shm::Bufs;
 
 use crate::convert::Converter;
 use crate::end::Indirect;
+use crate::fdb::is_station;
 use crate::lookup::{self, Dest, FrameHead, Lookup};
 use crate::switch::{LookupKind, Switch};
 use chain::{Chain, NIL};
@@ -304,14 +305,14 @@ impl Sender<'_> {
                     Some((ring, _)) => {
                         self.with_target(ring, n, |to| {
                             deliver_run(self.party, &self.from, to, first, n, bytes);
-                            *route = self.route(topology, key, to);
+                            *route = self.route(topology, key, to, false);
                         });
                     }
                     None => sums.no_dest += u64::from(n),
                 }
             }
             Dest::All => {
-                if !self.flood_run(first, n, bytes) {
+                if !self.flood_run(route, key, (first, n, bytes)) {
                     return 0;
                 }
                 sums.flooded += u64::from(n);
@@ -343,8 +344,9 @@ impl Sender<'_> {
 
     /// What a later sync needs to send to the same place without a search:
     /// only if the destination lies in our own region, its frames begin at
-    /// their buffers' first bytes, and nobody watches it.
-    fn route(&self, topology: u64, key: Key, to: &Target<'_>) -> Option<Route> {
+    /// their buffers' first bytes, and nobody watches it. `flood`: it is where
+    /// frames for everyone go, because it is everyone.
+    fn route(&self, topology: u64, key: Key, to: &Target<'_>, flood: bool) -> Option<Route> {
         if to.map.id != self.from.map.id
             || to.map.generation != self.from.map.generation
             || to.kring.is_watched()
@@ -359,34 +361,54 @@ impl Sender<'_> {
             key,
             fdb: Switch::fdb_window(self.party.world, self.seat.switch)?,
             epoch: self.epoch,
-            dst: fdb.probe(dst)?,
+            dst: match flood {
+                true => None,
+                false => Some(fdb.probe(dst)?),
+            },
             src: match self.kind {
-                LookupKind::Learning => fdb.probe(src)?,
-                _ => fdb.probe(dst)?,
+                LookupKind::Learning if is_station(src) => Some(fdb.probe(src)?),
+                _ => None,
             },
             kring: self.party.world.kring_window(to.id)?,
             ring: RingWindow::at(&to.map.mem, to.kring.geom().ofs, to.ring.count())?,
             generation: to.generation,
-            gives: self.from.gives,
+            gives: self.from.gives && !flood,
+            flood,
         })
     }
 
     /// Sends a run to every other port; `false` (and nothing sent) if one of
     /// them wants the frames converted.
-    fn flood_run(&self, first: u32, n: u32, bytes: u64) -> bool {
+    fn flood_run(
+        &self,
+        route: &mut Option<Route>,
+        key: Key,
+        (first, n, bytes): (u32, u32, u64),
+    ) -> bool {
+        let topology = self.party.world.topology();
         let others = (0..self.switch.top())
             .filter(|&p| p != self.seat.idx)
             .filter_map(|p| self.rings_of(p, 0));
-        if others.clone().any(|(_, o)| o.vnet_hdr != 0) {
-            return false;
+        let mut count = 0;
+        for (_, opts) in others.clone() {
+            if opts.vnet_hdr != 0 {
+                return false;
+            }
+            count += 1;
         }
         let from = Source {
             gives: false, // a buffer can be given to one only
             ..self.from
         };
+        // A station that is not known yet may become known without a change of
+        // the topology, a group address may not.
+        let stays = count == 1 && key.0 & 1 != 0 && matches!(self.kind, LookupKind::Learning);
         for (ring, _) in others {
             self.with_target(ring, n, |to| {
                 deliver_run(self.party, &from, to, first, n, bytes);
+                if stays {
+                    *route = self.route(topology, key, to, true);
+                }
             });
         }
         true

@@ -88,6 +88,7 @@ mod port;
 pub mod raw;
 pub mod registration;
 mod rx;
+pub mod spin;
 mod tx;
 mod wait;
 

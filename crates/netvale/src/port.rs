@@ -16,7 +16,8 @@ use crate::info::{PortInfo, PortStats};
 use crate::namespace::{Namespace, parse};
 use crate::rx::RxRing;
 use crate::tx::TxRing;
-use crate::wait::{self, Spin};
+use crate::spin::Spin;
+use crate::wait;
 use crate::{Error, ErrorKind, Result};
 
 /// Opens ports with other than default geometry.

@@ -13,7 +13,8 @@ use netvale_switch::end::{RxEnd, SyncError};
 
 use crate::port::Shared;
 use crate::tx::{PushError, TxRing, next, span};
-use crate::wait::{self, Spin};
+use crate::spin::Spin;
+use crate::wait;
 use crate::{Error, ErrorKind, Result};
 
 /// Syncs in a row that found reserved but unpublished slots and nothing else,

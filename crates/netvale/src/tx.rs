@@ -11,7 +11,8 @@ use netvale_switch::domain::RingInfo;
 use netvale_switch::end::{SyncError, TxEnd};
 
 use crate::port::Shared;
-use crate::wait::{self, Spin};
+use crate::spin::Spin;
+use crate::wait;
 use crate::{Error, ErrorKind, Result};
 
 /// One sync in so many is timed, and counts for all of them: a look at the

@@ -15,58 +15,33 @@ use netvale_shm::futex;
 use crate::Result;
 use crate::port::Shared;
 use crate::rx::RxRing;
+use crate::spin::Spin;
 use crate::tx::TxRing;
-
-/// How long a waiter spins.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Spin {
-    budget: Duration,
-    failures: u32,
-}
-
-/// Longest spin: about what two wake-ups across cores cost.
-const MAX_SPIN: Duration = Duration::from_micros(50);
-const MIN_SPIN: Duration = Duration::from_micros(1);
 
 /// A sleeper looks up this often, in case it was not woken: the server may
 /// have died with the message.
 const SLICE: Duration = Duration::from_millis(500);
 
-impl Default for Spin {
-    fn default() -> Self {
-        Self {
-            budget: MAX_SPIN / 2,
-            failures: 0,
-        }
+/// Calls `ready` until it says so, or it has not paid for long enough.
+fn look(spin: &mut Spin, mut ready: impl FnMut() -> Result<bool>) -> Result<bool> {
+    if ready()? {
+        return Ok(true);
     }
-}
-
-impl Spin {
-    /// Calls `ready` until it says so or the budget is spent.
-    fn run(&mut self, mut ready: impl FnMut() -> Result<bool>) -> Result<bool> {
+    let budget = spin.budget();
+    if budget.is_zero() {
+        return Ok(false);
+    }
+    let start = Instant::now();
+    loop {
+        for _ in 0..16 {
+            std::hint::spin_loop();
+        }
         if ready()? {
+            spin.came();
             return Ok(true);
         }
-        // After failures in a row, try again only now and then.
-        if self.failures > 3 && !self.failures.is_multiple_of(64) {
-            self.failures = self.failures.wrapping_add(1);
+        if start.elapsed() >= budget {
             return Ok(false);
-        }
-        let start = Instant::now();
-        loop {
-            for _ in 0..16 {
-                std::hint::spin_loop();
-            }
-            if ready()? {
-                self.failures = 0;
-                self.budget = (self.budget * 2).min(MAX_SPIN);
-                return Ok(true);
-            }
-            if start.elapsed() >= self.budget {
-                self.failures = self.failures.wrapping_add(1);
-                self.budget = (self.budget / 2).max(MIN_SPIN);
-                return Ok(false);
-            }
         }
     }
 }
@@ -80,7 +55,8 @@ pub(crate) fn for_rx(
 ) -> Result<bool> {
     let deadline = timeout.map(|t| Instant::now() + t);
     loop {
-        if spin.run(|| any_rx(rings))? {
+        let begin = Instant::now();
+        if look(spin, || any_rx(rings))? {
             return Ok(true);
         }
         let Some(left) = left(deadline) else {
@@ -97,6 +73,7 @@ pub(crate) fn for_rx(
             disarm(shared, rings);
             rung.map_err(|e| crate::Error::io("cannot wait", e))?;
         }
+        spin.slept(begin.elapsed());
         if any_rx(rings)? {
             return Ok(true);
         }
@@ -198,7 +175,8 @@ pub(crate) fn for_tx(
 ) -> Result<bool> {
     let deadline = timeout.map(|t| Instant::now() + t);
     loop {
-        if spin.run(|| any_tx(rings))? {
+        let begin = Instant::now();
+        if look(spin, || any_tx(rings))? {
             return Ok(true);
         }
         let Some(left) = left(deadline) else {
@@ -224,6 +202,7 @@ pub(crate) fn for_tx(
             let rung = shared.bell.wait(Some(left));
             rung.map_err(|e| crate::Error::io("cannot wait", e))?;
         }
+        spin.slept(begin.elapsed());
         for kring in rings.iter().filter_map(|r| Some(r.end()?.kring())) {
             kring.sleep_word().disarm();
         }

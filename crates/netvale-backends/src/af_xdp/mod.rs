@@ -18,6 +18,49 @@
 //!
 //! Sending and receiving need a kick now and then: see
 //! [`XskSocket::kick_tx`]. In copy mode the kernel sends only in that call.
+//!
+//! ```no_run
+//! use netvale_backends::af_xdp::{BufLayout, Redirect, Umem, Xsk, XskConfig};
+//! use netvale_backends::bpf::XdpMode;
+//! use netvale_shm::{HugePages, Memfd};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let file = Memfd::create("region", 64 << 20, HugePages::Auto)?;
+//! let layout = BufLayout {
+//!     first: 4096,
+//!     stride: 2112,
+//!     count: 10_000,
+//!     usable: 2112,
+//!     huge: file.is_huge(),
+//! };
+//! let umem = Umem::new(file.map()?, layout)?;
+//! let (interface, queue) = (4, 0);
+//! let xsk = Xsk::open(&umem, interface, queue, &XskConfig::default())?;
+//! let (Some(mut rx), Some(mut fill)) = (xsk.rx, xsk.fill) else {
+//!     unreachable!("the default has all rings");
+//! };
+//! let program = Redirect::attach(interface, 1, XdpMode::Native)?;
+//! program.connect(queue, &xsk.socket)?;
+//!
+//! fill.refresh()?;
+//! for buf in 2..1000 {
+//!     let addr = umem.fill_addr(buf).expect("a buffer");
+//!     assert!(fill.put(addr), "the ring has 2048 entries");
+//! }
+//! fill.publish();
+//! loop {
+//!     rx.refresh()?;
+//!     fill.refresh()?;
+//!     while let Some(frame) = rx.take().and_then(|desc| umem.locate(desc)) {
+//!         println!("{} bytes in buffer {}", frame.len, frame.buf);
+//!         // Every buffer that comes out leaves room in the fill ring.
+//!         let _ = umem.fill_addr(frame.buf).map(|addr| fill.put(addr));
+//!     }
+//!     rx.release();
+//!     fill.publish();
+//! }
+//! # }
+//! ```
 
 mod error;
 mod redirect;

@@ -72,7 +72,6 @@ const PSEUDO_MAP_VALUE: u8 = 2;
 /// Collects instructions; jumps are filled in when their label is placed.
 ///
 /// ```
-/// # #[cfg(feature = "bpf")] {
 /// use netvale_backends::bpf::{Asm, Reg, Width};
 /// // A program that answers 2 when the word at offset 8 of its argument is 7.
 /// let mut asm = Asm::new();
@@ -83,7 +82,6 @@ const PSEUDO_MAP_VALUE: u8 = 2;
 /// asm.place(other);
 /// asm.answer(0);
 /// assert_eq!(asm.finish().len(), 6);
-/// # }
 /// ```
 #[derive(Debug, Default)]
 pub struct Asm {

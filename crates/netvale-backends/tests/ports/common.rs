@@ -13,6 +13,7 @@ use netvale_wire::ip::{Ipv4Hdr, proto};
 use netvale_wire::l4::{UdpHdr, set_checksum};
 use netvale_wire::mac::MacAddr;
 use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::thread::{CpuSet, sched_getcpu, sched_setaffinity};
 
 /// A pool in memory that could be shared, with netvale's usual buffers.
 pub(crate) fn pool(count: u32) -> BufPool {
@@ -74,12 +75,21 @@ pub(crate) fn readable(fd: impl AsFd, time: Duration) -> bool {
 #[track_caller]
 pub(crate) fn cable(a: &NetNs, b: &NetNs, settings: &str) {
     a.veth("left", b, "right", settings);
+    stay();
     eventually("the cable is up", || {
         [(a, "left"), (b, "right")].iter().all(|(ns, name)| {
             ns.ip(&format!("-o link show dev {name}"))
                 .contains("state UP")
         })
     });
+}
+
+/// Keeps the calling thread on its processor: the kernel queues frames for each
+/// processor apart, so those of a thread that moves may overtake each other.
+pub(crate) fn stay() {
+    let mut here = CpuSet::new();
+    here.set(sched_getcpu());
+    sched_setaffinity(None, &here).unwrap();
 }
 
 /// The address of a test's station.

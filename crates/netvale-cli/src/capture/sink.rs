@@ -61,7 +61,9 @@ impl Sink {
             return Self::one(&args.write, config);
         }
         if args.write == Path::new("-") {
-            return Err(Failure::usage("standard output is one file: it cannot rotate"));
+            return Err(Failure::usage(
+                "standard output is one file: it cannot rotate",
+            ));
         }
         let rotation = Rotation {
             bytes: args.rotate_size.map(|mib| mib.saturating_mul(1 << 20)),

@@ -93,12 +93,17 @@ fn changes_rights(path: &Path, mode: u32, owner: (u32, u32)) -> bool {
     let set_user = mode & 0o4000 != 0 && owner.0 != uid;
     let set_group = mode & 0o2010 == 0o2010 && owner.1 != gid;
     let mut caps = [0u8; 64];
-    let has_caps = rustix::fs::getxattr(path, "security.capability", &mut caps).is_ok_and(|n| n > 0);
+    let has_caps =
+        rustix::fs::getxattr(path, "security.capability", &mut caps).is_ok_and(|n| n > 0);
     set_user || set_group || (has_caps && uid != 0)
 }
 
 /// `e_machine` of this program.
-const MACHINE: u16 = if cfg!(target_arch = "aarch64") { 183 } else { 62 };
+const MACHINE: u16 = if cfg!(target_arch = "aarch64") {
+    183
+} else {
+    62
+};
 
 /// Looks at the beginning of an ELF file (System V ABI, "Object Files").
 fn of_image(head: &[u8]) -> Option<Obstacle> {
@@ -120,12 +125,14 @@ fn of_image(head: &[u8]) -> Option<Obstacle> {
         dynamic |= word(at.checked_add(size.checked_mul(i)?)?)? == PT_INTERP;
     }
     // Go's linker leaves a note of type 4 whose name is its own.
-    let go = head
-        .windows(8)
-        .any(|w| w == b"\x04\0\0\0Go\0\0");
+    let go = head.windows(8).any(|w| w == b"\x04\0\0\0Go\0\0");
     match (dynamic, go) {
         (false, false) => Some(Obstacle::Static),
-        (_, true) => Some(if dynamic { Obstacle::Go } else { Obstacle::Static }),
+        (_, true) => Some(if dynamic {
+            Obstacle::Go
+        } else {
+            Obstacle::Static
+        }),
         (true, false) => None,
     }
 }

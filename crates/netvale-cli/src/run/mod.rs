@@ -112,8 +112,8 @@ pub(crate) fn library() -> Result<PathBuf, Error> {
     if let Some(path) = std::env::var_os("NETVALE_PRELOAD").filter(|p| !p.is_empty()) {
         return Ok(path.into());
     }
-    let exe = std::env::current_exe()
-        .map_err(|e| io_error("cannot find this program's own file", &e))?;
+    let exe =
+        std::env::current_exe().map_err(|e| io_error("cannot find this program's own file", &e))?;
     let dirs = exe.ancestors().skip(1).take(2);
     let near = dirs.flat_map(|d| [d.join(LIBRARY), d.join("lib/netvale").join(LIBRARY)]);
     near.into_iter().find(|p| p.is_file()).ok_or_else(|| {

@@ -26,12 +26,25 @@ pub(super) struct Route {
     pub(super) key: Key,
     pub(super) fdb: FdbWindow,
     pub(super) epoch: u8,
-    pub(super) dst: (u32, u64),
-    pub(super) src: (u32, u64),
+    /// The stations' entries; `None` for an address that has none whatever
+    /// happens.
+    pub(super) dst: Option<(u32, u64)>,
+    pub(super) src: Option<(u32, u64)>,
     pub(super) kring: KringWindow,
     pub(super) ring: RingWindow,
     pub(super) generation: u64,
     pub(super) gives: bool,
+    /// Frames for everyone go this way: there is one other port.
+    pub(super) flood: bool,
+}
+
+impl Route {
+    /// Whether the stations are where they were.
+    #[inline]
+    fn still(&self) -> bool {
+        let fdb = self.fdb.get();
+        self.dst.is_none_or(|at| fdb.still(at)) && self.src.is_none_or(|at| fdb.still(at))
+    }
 }
 
 /// The commonest sync of all, for those that sync after every frame: one slot,
@@ -59,11 +72,9 @@ pub(super) fn one(
     if !as_usual || r.gives || r.topology != world.topology() || r.epoch != world.epoch() {
         return false;
     }
-    let fdb = r.fdb.get();
     let (slot, bufs) = (ring.slot(hwcur), own.bufs());
     let same = |head| has_key(head, r.key);
-    if !fdb.still(r.dst)
-        || !fdb.still(r.src)
+    if !r.still()
         || slot.has(NS_BUF_CHANGED)
         || !Limits::of(own).allow(slot)
         || !bufs.head(slot.buf(), 0).is_some_and(same)
@@ -78,6 +89,9 @@ pub(super) fn one(
     kring.count(Counter::Frames, 1);
     kring.count(Counter::Bytes, u64::from(slot.len()));
     kring.count(Counter::Syncs, 1);
+    if r.flood {
+        kring.count(Counter::Flooded, 1);
+    }
     kring.set_hw(head, hwcur);
     ring.set_tail(hwcur);
     true
@@ -91,8 +105,7 @@ pub(super) fn follow(party: &Party<'_>, tx: &TxRing<'_>, r: &Route, first: u32, 
     if r.topology != world.topology() || r.epoch != world.epoch() {
         return 0;
     }
-    let fdb = r.fdb.get();
-    if !fdb.still(r.dst) || !fdb.still(r.src) {
+    if !r.still() {
         return 0;
     }
     let to = Target::known(r.kring.get(), party.own, r.ring.get(), r.generation);
@@ -116,6 +129,9 @@ pub(super) fn follow(party: &Party<'_>, tx: &TxRing<'_>, r: &Route, first: u32, 
     }
     tx.end.kring.count(Counter::Frames, u64::from(done));
     tx.end.kring.count(Counter::Bytes, bytes);
+    if r.flood {
+        tx.end.kring.count(Counter::Flooded, u64::from(done));
+    }
     done
 }
 

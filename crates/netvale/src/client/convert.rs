@@ -79,6 +79,7 @@ pub(crate) fn registration(r: &Registered) -> Result<Registration> {
         nif_ofs: r.nif_ofs,
         tx_rings: r.tx_rings,
         rx_rings: r.rx_rings,
+        host_rings: r.host_rings,
         tx: r.tx.iter().map(place).collect(),
         rx: r.rx.iter().map(place).collect(),
         vnet_hdr: r.vnet_hdr,
