@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use libc::{POLLERR, POLLIN, POLLOUT, POLLRDNORM, POLLWRNORM, c_short};
 use netvale::registration::{Attachment, Greeting, Site};
+use netvale::spin::Spin;
 use netvale_control::{Errno, Memory, Offsets};
 
-use crate::lane::{Found, Rx, Spin, Stamp, Tx};
+use crate::lane::{Found, Rx, Stamp, Tx};
 use crate::lock::Lock;
 use crate::{adopt, life};
 

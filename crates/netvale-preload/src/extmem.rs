@@ -6,9 +6,9 @@
 //! file meet in one region, by the file's identity.
 
 use std::fmt::Write as _;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
-use netvale::registration::Site;
+use netvale::registration::ask_over;
 use netvale_control::{Errno, Extmem, Memory, Pool};
 use netvale_ring::layout::{IF_SIZE, RegionGeom};
 use netvale_wire::proto::{RegionInfo, Reply, Request};
@@ -123,7 +123,7 @@ fn identity(addr: u64) -> Option<String> {
 }
 
 /// Gets a region for this memory.
-pub(crate) fn prepare(site: &Site, want: &Extmem) -> Result<Prepared, Errno> {
+pub(crate) fn prepare(socket: BorrowedFd<'_>, want: &Extmem) -> Result<Prepared, Errno> {
     if want.addr == 0 || !want.addr.is_multiple_of(PAGE) {
         return Err(Errno::EINVAL);
     }
@@ -138,7 +138,8 @@ pub(crate) fn prepare(site: &Site, want: &Extmem) -> Result<Prepared, Errno> {
         geom.buf_size,
     ]);
     let request = Request::NewRegion { key, geom: g };
-    let (reply, fds) = site.ask(&request).map_err(|e| Errno(e.errno()))?;
+    // Unless somebody uses it, it is gone with who has asked for it.
+    let (reply, fds) = ask_over(socket, &request).map_err(|e| Errno(e.errno()))?;
     let (Reply::Region(info), Some(file)) = (reply, fds.into_iter().next()) else {
         return Err(Errno::EIO);
     };

@@ -3,6 +3,7 @@
 use std::ffi::c_int;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::Ordering::*;
+use std::time::{Duration, Instant};
 
 use netvale::ErrorKind;
 use netvale::registration::{Attachment, Site};
@@ -42,6 +43,25 @@ fn room(socket: BorrowedFd<'_>) -> Result<(), Errno> {
         *free = Some(dup.map_err(|e| Errno(e.raw_os_error()))?);
     }
     Ok(())
+}
+
+/// How long what is busy may be so because of somebody who has just gone. In
+/// netmap it is free when `close` returns, or the process has ended; here the
+/// server has to hear of it.
+const FAREWELL: Duration = Duration::from_millis(30);
+
+/// Asks again for a while if it is busy.
+fn patiently<T>(mut ask: impl FnMut() -> netvale::Result<T>) -> netvale::Result<T> {
+    let mut end = None;
+    loop {
+        match ask() {
+            Err(e)
+                if e.errno() == libc::EBUSY
+                    && Instant::now() < *end.get_or_insert_with(|| Instant::now() + FAREWELL) => {}
+            done => return done,
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 fn slots(n: u32) -> u16 {
@@ -107,7 +127,8 @@ impl Descriptor {
     }
 
     fn ask(&self, request: &Request) -> Result<Reply, Errno> {
-        let (reply, _fds) = self.site()?.ask(request).map_err(|e| errno(&e))?;
+        let site = self.site()?;
+        let (reply, _fds) = patiently(|| site.ask(request)).map_err(|e| errno(&e))?;
         Ok(reply)
     }
 
@@ -156,33 +177,33 @@ impl Host for Descriptor {
             return Err(Errno::EBUSY);
         }
         let site = control.site.clone().ok_or(Errno::ENXIO)?;
+        // SAFETY: the program is in a call on this descriptor.
+        let socket = unsafe { BorrowedFd::borrow_raw(self.fd) };
+        // Later would be too late: the server would think that we have it.
+        room(socket)?;
         let mut nr = nr_request(want);
         let prepared = match &want.extmem {
-            Some(ext) => Some(extmem::prepare(&site, ext)?),
+            Some(ext) => Some(extmem::prepare(socket, ext)?),
             None => None,
         };
         if let Some(p) = &prepared {
             nr.mem_id = p.info.id;
         }
-        // SAFETY: the program is in a call on this descriptor.
-        let socket = unsafe { BorrowedFd::borrow_raw(self.fd) };
-        // Later would be too late: the server would think that we have it.
-        room(socket)?;
         let bind = |control: &mut Control| {
             let greeting = match control.greeting.take() {
                 Some(greeting) => greeting,
                 None => site.greet()?,
             };
-            let done = greeting.bind(socket, &Request::Bind { nr });
+            let done = greeting.bind(socket, &Request::Bind { nr: nr.clone() });
             control.greeting = Some(greeting);
             done
         };
-        let attached = match bind(&mut control) {
+        let attached = match patiently(|| bind(&mut control)) {
             Ok(attached) => attached,
             Err(e) => {
                 drop(control);
                 if matches!(e.kind(), ErrorKind::Peer | ErrorKind::Io) {
-                    self.unregister(); // the server may have done it
+                    self.unregister(); // the server may have done it all the same
                 }
                 return Err(errno(&e));
             }
@@ -392,7 +413,7 @@ impl Host for Descriptor {
             if let Some(a) = &b.control.lock().attached {
                 a.bell.ring();
             }
-            std::thread::sleep(std::time::Duration::from_millis(1));
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 

@@ -2,7 +2,6 @@
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use std::time::Duration;
 
 use netvale::registration::Attachment;
 use netvale_ring::bell::Bell;
@@ -101,6 +100,13 @@ fn is_ready(ring: Ring<'_>) -> bool {
     ring.cur() != ring.tail()
 }
 
+/// Whether its words break the rules, as far as can be told from outside.
+fn is_broken(ring: Ring<'_>) -> bool {
+    // The worker moves the tail on, never back.
+    let (tail, head, cur, n) = (ring.tail(), ring.head(), ring.cur(), ring.count());
+    head >= n || cur >= n || (tail < n && ring.span(head, cur) > ring.span(head, tail))
+}
+
 impl Tx {
     pub(crate) fn of(a: &Attachment) -> Option<Self> {
         let Some(gear) = &a.gear else {
@@ -147,6 +153,9 @@ impl Tx {
                 }
             }
             Self::Far { rings, far } => {
+                for ring in rings.iter() {
+                    found.error |= is_broken(ring.get());
+                }
                 far.kick();
                 for ring in rings {
                     found.ready |= is_ready(ring.get());
@@ -254,6 +263,7 @@ impl Rx {
             Self::Far { rings, far } => {
                 for ring in rings.iter() {
                     let ring = ring.get();
+                    found.error |= is_broken(ring);
                     found.ready |= is_ready(ring);
                     if fresh {
                         stamp.put(ring);
@@ -271,7 +281,7 @@ impl Rx {
     pub(crate) fn arm(&self) {
         match self {
             Self::Near { ends, gear, owner } => {
-                ends.iter().for_each(|end| arm(gear, *owner, end.kring()))
+                ends.iter().for_each(|end| arm(gear, *owner, end.kring()));
             }
             Self::Far { far, .. } => {
                 far.sleeps(true);
@@ -400,47 +410,6 @@ impl Stamp {
     fn put(&self, ring: Ring<'_>) {
         if !self.on_request || ring.flags() & abi::ring::TIMESTAMP != 0 {
             ring.set_ts(self.now.0, self.now.1);
-        }
-    }
-}
-
-/// How long a waiter looks before it sleeps: as long as that has paid lately.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Spin {
-    budget: Duration,
-    failures: u32,
-}
-
-/// About what two wake-ups across cores cost.
-const MAX_SPIN: Duration = Duration::from_micros(50);
-const MIN_SPIN: Duration = Duration::from_micros(1);
-
-impl Spin {
-    pub(crate) const fn new() -> Self {
-        Self {
-            budget: Duration::from_micros(25),
-            failures: 0,
-        }
-    }
-
-    /// How long to look this time.
-    pub(crate) fn budget(&mut self) -> Duration {
-        // After failures in a row, try only now and then.
-        if self.failures > 3 && !self.failures.is_multiple_of(64) {
-            self.failures = self.failures.wrapping_add(1);
-            return Duration::ZERO;
-        }
-        self.budget
-    }
-
-    /// Something came in time, or did not.
-    pub(crate) fn learn(&mut self, came: bool) {
-        if came {
-            self.failures = 0;
-            self.budget = (self.budget * 2).min(MAX_SPIN);
-        } else {
-            self.failures = self.failures.wrapping_add(1);
-            self.budget = (self.budget / 2).max(MIN_SPIN);
         }
     }
 }

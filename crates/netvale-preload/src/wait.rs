@@ -117,7 +117,7 @@ pub(crate) fn spin(all: &List, until: Until, mut look: impl FnMut() -> bool) -> 
     let Some(first) = all.iter().next() else {
         return false;
     };
-    let Some(mut spin) = first.binding.spin().try_lock() else {
+    let Some(spin) = first.binding.spin().try_lock() else {
         return false; // somebody else does it
     };
     let budget = spin.budget();
@@ -137,10 +137,19 @@ pub(crate) fn spin(all: &List, until: Until, mut look: impl FnMut() -> bool) -> 
             break false;
         }
     };
-    if let Some(mut spin) = first.binding.spin().try_lock() {
-        spin.learn(came);
+    if came && let Some(mut spin) = first.binding.spin().try_lock() {
+        spin.came();
     }
     came
+}
+
+/// Notes how long a wait took that looking did not end.
+pub(crate) fn slept(all: &List, since: Instant) {
+    if let Some(first) = all.iter().next()
+        && let Some(mut spin) = first.binding.spin().try_lock()
+    {
+        spin.slept(since.elapsed());
+    }
 }
 
 /// A sleeper that is announced on all registrations of a call. Taken back
@@ -273,6 +282,7 @@ pub(crate) unsafe fn poll(fds: &mut [pollfd], until: Until, mask: *const sigset_
     let mut calm: Option<Calm> = None;
     loop {
         let mut ready = scene.look(fds);
+        let begin = Instant::now();
         ready = ready || spin(&scene.all, until, || scene.look(fds));
         let mut wait = Duration::ZERO;
         let mut armed = None;
@@ -310,6 +320,9 @@ pub(crate) unsafe fn poll(fds: &mut [pollfd], until: Until, mask: *const sigset_
         // SAFETY: as many entries as said; the mask is the caller's.
         let n = unsafe { real::ppoll(asked.as_mut_ptr(), n, &raw const t, mask) };
         let error = real::errno();
+        if armed.is_some() && !ready {
+            slept(&scene.all, begin);
+        }
         drop(armed);
         if n < 0 {
             if !(ready && error == libc::EINTR) {

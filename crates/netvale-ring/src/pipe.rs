@@ -7,9 +7,16 @@
 //! If the two ends lie in different regions, frames are copied instead, into
 //! buffers that the RX ring then does have.
 //!
+//! A receiver that gives slots back as they came (the usual one) copies nothing
+//! back: the sender's slots still say the same. To know, it keeps a private
+//! copy of what it was shown ([`Shown`]), which costs less than writing into
+//! lines that are in the sender's cache.
+//!
 //! There is one sender and one receiver, so two positions suffice, both in the
 //! RX ring's kring: the end of data, and how far slots were given back.
 
+use alloc::vec;
+use alloc::vec::Vec;
 use core::sync::atomic::Ordering::Relaxed;
 
 use crate::deliver::Target;
@@ -235,16 +242,96 @@ fn copy_plain(from: Ring<'_>, to: Ring<'_>, map: &RegionMap, first: u32, n: u32)
     (done, bytes)
 }
 
+/// The slots of an RX ring as its receiver was shown them.
+#[derive(Debug, Default)]
+pub struct Shown {
+    /// By slot.
+    words: Vec<[u64; 2]>,
+    /// Where release and display stood after our last sync: another handle of
+    /// the same ring may have synced since.
+    released: Pos,
+    tail: u32,
+    /// So many of the slots that the receiver has, from the first on, are not
+    /// known.
+    unknown: u32,
+}
+
+impl Shown {
+    /// For a ring of `slots` slots, of which nothing is known.
+    #[must_use]
+    pub fn new(slots: u32) -> Self {
+        Self {
+            words: vec![[0; 2]; slots as usize],
+            unknown: slots,
+            ..Self::default()
+        }
+    }
+
+    /// Forgets what another handle has changed.
+    #[inline]
+    fn begin(&mut self, count: u32, rhead: Pos, hwtail: u32, held: u32) {
+        if self.words.len() != count as usize {
+            self.unknown = count; // not of this ring: copies back, always
+        } else if self.released != rhead || self.tail != hwtail {
+            self.unknown = held;
+        }
+    }
+
+    /// Whether `n` slots from `first` on are as they were shown, with nothing
+    /// special about them.
+    #[inline]
+    fn is_unchanged(&self, ring: Ring<'_>, first: u32, n: u32) -> bool {
+        if self.unknown > 0 {
+            return false;
+        }
+        let mut special = 0;
+        let mut part = |at: u32, n: u32| {
+            let known = self.words.get(at as usize..).unwrap_or_default();
+            ring.words(at, n)
+                .chunks_exact(2)
+                .zip(known)
+                .all(|(now, was)| {
+                    special |= was[0];
+                    now[0].load(Relaxed) == was[0] && now[1].load(Relaxed) == was[1]
+                })
+        };
+        let end = first + n;
+        let count = ring.count();
+        let same = part(first, n) && (end <= count || part(0, end - count));
+        same && !Slot::from_bits(special).has(SPECIAL)
+    }
+
+    /// Notes slots that are shown now.
+    #[inline]
+    fn note(&mut self, ring: Ring<'_>, first: u32, n: u32) {
+        let mut part = |at: u32, n: u32| {
+            let known = self.words.get_mut(at as usize..).unwrap_or_default();
+            for (now, was) in ring.words(at, n).chunks_exact(2).zip(known) {
+                *was = [now[0].load(Relaxed), now[1].load(Relaxed)];
+            }
+        };
+        let end = first + n;
+        part(first, n);
+        if end > ring.count() {
+            part(0, end - ring.count());
+        }
+    }
+}
+
 /// Gives released slots back to the sender and looks for new frames. The
-/// caller holds the RX ring's lock. Returns the new tail.
+/// caller holds the RX ring's lock, and keeps `shown` from one sync of this
+/// ring to the next. Returns the new tail.
 ///
 /// # Errors
 ///
 /// [`BadWords`]: `head` or `cur` broke the rules; nothing was released.
-pub fn rxsync(party: &Party<'_>, rx: End<'_>) -> Result<u32, BadWords> {
+pub fn rxsync(party: &Party<'_>, rx: End<'_>, shown: &mut Shown) -> Result<u32, BadWords> {
     let count = rx.ring.count();
     let rhead = rx.kring.rhead();
     let (_, hwtail) = rx.kring.hw();
+    if hwtail < count && rhead.idx() < count {
+        shown.begin(count, rhead, hwtail, rx.ring.span(rhead.idx(), hwtail));
+    }
     let words = prologue(rx.ring, party.own, rhead.idx(), hwtail);
     if let Ok(head) = words
         && head != rhead.idx()
@@ -252,8 +339,9 @@ pub fn rxsync(party: &Party<'_>, rx: End<'_>) -> Result<u32, BadWords> {
         let n = rx.ring.span(rhead.idx(), head);
         let tx = rx.kring.peer().and_then(|id| party.world.kring(id));
         if let Some(tx) = tx {
-            release(party, rx, tx, rhead.idx(), n);
+            release(party, rx, tx, rhead.idx(), n, shown);
         }
+        shown.unknown = shown.unknown.saturating_sub(n);
         rx.kring.publish_pipe_head(rhead.add(n, count));
         if let Some(tx) = tx {
             party.wake(tx);
@@ -265,6 +353,10 @@ pub fn rxsync(party: &Party<'_>, rx: End<'_>) -> Result<u32, BadWords> {
         rx.kring.count(Counter::FaultState, 1);
         return words.map(|_| hwtail);
     }
+    if hwtail < count {
+        shown.note(rx.ring, hwtail, rx.ring.span(hwtail, tail.idx()));
+    }
+    (shown.released, shown.tail) = (rx.kring.rhead(), tail.idx());
     rx.kring.set_hw(rhead.idx(), tail.idx());
     rx.ring.set_tail(tail.idx());
     match words {
@@ -276,8 +368,9 @@ pub fn rxsync(party: &Party<'_>, rx: End<'_>) -> Result<u32, BadWords> {
     }
 }
 
-/// Copies `n` slots from `first` on back into the sender's ring.
-fn release(party: &Party<'_>, rx: End<'_>, tx: Kring<'_>, first: u32, n: u32) {
+/// Copies `n` slots from `first` on back into the sender's ring, unless they
+/// are what the sender put there.
+fn release(party: &Party<'_>, rx: End<'_>, tx: Kring<'_>, first: u32, n: u32, shown: &Shown) {
     let Some(map) = party.map_of(tx) else { return };
     let same = map.id == party.own.id && map.generation == party.own.generation;
     if rx.kring.is_watched() {
@@ -293,6 +386,10 @@ fn release(party: &Party<'_>, rx: End<'_>, tx: Kring<'_>, first: u32, n: u32) {
     if !same {
         return; // each end keeps its own buffers
     }
+    let plain = !rx.kring.has_offsets() && !tx.has_offsets();
+    if plain && shown.is_unchanged(rx.ring, first, n) {
+        return;
+    }
     let g = tx.geom();
     let to = map.ring(g.ofs, g.slots);
     let Some(to) = to.filter(|to| to.count() == rx.ring.count()) else {
@@ -300,10 +397,10 @@ fn release(party: &Party<'_>, rx: End<'_>, tx: Kring<'_>, first: u32, n: u32) {
         return;
     };
     let (bufs, size) = (party.own.geom.bufs, party.own.geom.buf_size);
-    let mut plain = 0;
-    if !rx.kring.has_offsets() && !tx.has_offsets() {
-        (plain, _) = copy_plain(rx.ring, to, party.own, first, n);
-    }
+    let plain = match plain {
+        true => copy_plain(rx.ring, to, party.own, first, n).0,
+        false => 0,
+    };
     if plain == n {
         return;
     }

@@ -282,6 +282,8 @@ impl TxEnd {
 #[derive(Debug)]
 pub struct RxEnd {
     common: Common,
+    /// Pipes: what the receiver has been shown.
+    shown: pipe::Shown,
 }
 
 impl RxEnd {
@@ -290,6 +292,10 @@ impl RxEnd {
     pub fn new(gear: &Gear, reg: &Registration, ring: &RingInfo, map: &RegionMap) -> Option<Self> {
         Some(Self {
             common: Common::new(gear, reg, ring, map)?,
+            shown: match reg.kind {
+                PortKind::Pipe => pipe::Shown::new(u32::from(ring.slots)),
+                _ => pipe::Shown::default(),
+            },
         })
     }
 
@@ -373,7 +379,7 @@ impl RxEnd {
         let party = self.common.party();
         let tail = match self.common.kind {
             PortKind::Vale | PortKind::Monitor => rx::rxsync(&party, lock.0),
-            PortKind::Pipe => pipe::rxsync(&party, lock.0),
+            PortKind::Pipe => pipe::rxsync(&party, lock.0, &mut self.shown),
             PortKind::Null => {
                 let (released, tail) = (end.kring.released(), end.kring.cursor().tail);
                 prologue(end.ring, party.own, released.idx(), tail.idx()).map(|_| tail.idx())

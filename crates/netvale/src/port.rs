@@ -15,8 +15,8 @@ use crate::backend::{Attached, Keep};
 use crate::info::{PortInfo, PortStats};
 use crate::namespace::{Namespace, parse};
 use crate::rx::RxRing;
-use crate::tx::TxRing;
 use crate::spin::Spin;
+use crate::tx::TxRing;
 use crate::wait;
 use crate::{Error, ErrorKind, Result};
 

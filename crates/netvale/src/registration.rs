@@ -177,6 +177,23 @@ impl Site {
     }
 }
 
+/// Asks something over a registration that is not bound yet: what the answer
+/// gives stays as long as the registration does.
+///
+/// # Errors
+///
+/// The server's refusal, see [`Error::errno`]; the server is gone.
+pub fn ask_over(socket: BorrowedFd<'_>, request: &Request) -> Result<(Reply, Vec<OwnedFd>)> {
+    duplicate(socket)?.ask(request)
+}
+
+/// A link over the same socket.
+fn duplicate(socket: BorrowedFd<'_>) -> Result<Link> {
+    let own = rustix::io::fcntl_dupfd_cloexec(socket, 3)
+        .map_err(|e| Error::io("cannot use the registration", e))?;
+    Ok(Link::over(own))
+}
+
 /// What a server said to a new connection.
 #[derive(Debug, Clone)]
 pub struct Greeting {
@@ -205,9 +222,7 @@ impl Greeting {
     ///
     /// The server's refusal, see [`Error::errno`]; the server is gone.
     pub fn bind(&self, socket: BorrowedFd<'_>, request: &Request) -> Result<Attachment> {
-        let own = rustix::io::fcntl_dupfd_cloexec(socket, 3)
-            .map_err(|e| Error::io("cannot use the registration", e))?;
-        let (reply, fds) = Link::over(own).ask(request)?;
+        let (reply, fds) = ask_over(socket, request)?;
         let Reply::Registered(registered) = reply else {
             return Err(client::link::unexpected(&reply));
         };

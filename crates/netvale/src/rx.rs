@@ -12,8 +12,8 @@ use netvale_switch::domain::RingInfo;
 use netvale_switch::end::{RxEnd, SyncError};
 
 use crate::port::Shared;
-use crate::tx::{PushError, TxRing, next, span};
 use crate::spin::Spin;
+use crate::tx::{PushError, TxRing, next, span};
 use crate::wait;
 use crate::{Error, ErrorKind, Result};
 

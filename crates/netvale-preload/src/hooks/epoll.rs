@@ -7,7 +7,7 @@
 
 use std::ffi::c_int;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use libc::{
     EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLERR, EPOLLET, EPOLLIN, EPOLLONESHOT, c_short,
@@ -314,6 +314,7 @@ unsafe fn wait_for(
         let mut n = collect(ep, list, into);
         let mut all = List::new();
         add_watched(list, 0, &mut all);
+        let begin = Instant::now();
         if n == 0 {
             wait::spin(&all, until, || {
                 n = collect(ep, list, into);
@@ -341,6 +342,9 @@ unsafe fn wait_for(
             // SAFETY: the mask is the caller's.
             let got = unsafe { ask_kernel(ep, &mut into[n..], sleep, mask) };
             let error = real::errno();
+            if armed.is_some() && n == 0 {
+                wait::slept(&all, begin);
+            }
             drop(armed);
             match usize::try_from(got) {
                 Ok(kept) => {

@@ -14,6 +14,8 @@ mod common;
 #[cfg(test)]
 mod death;
 #[cfg(test)]
+mod devices;
+#[cfg(test)]
 mod limits;
 #[cfg(test)]
 mod memory;

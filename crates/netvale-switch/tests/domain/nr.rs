@@ -466,15 +466,22 @@ fn offsets_are_checked_given_and_taken_away() {
     assert_eq!(words(&second).1, [32; 8], "somebody uses them");
     assert_eq!(bed.with(|d| d.largest_offset(second.owner)), Some(64));
     let flags = regflags::ZCOPY_MON;
-    let monitor = NrBind { flags, ..at(8, 0, 8) };
+    let monitor = NrBind {
+        flags,
+        ..at(8, 0, 8)
+    };
     assert_eq!(refused(&bed, &monitor), "EOPNOTSUPP");
     for r in [first, second] {
         bed.with(|d| d.owner_gone(r.owner));
     }
 
     // A port that stays forgets the offsets of who is gone.
-    bed.with(|d| d.new_interface("p", &want(1, 1, 8, 8), None)).unwrap();
-    let with = NrBind { name: "p", ..at(8, 8, 8) };
+    bed.with(|d| d.new_interface("p", &want(1, 1, 8, 8), None))
+        .unwrap();
+    let with = NrBind {
+        name: "p",
+        ..at(8, 8, 8)
+    };
     let r = bed.with(|d| open(d, &with)).unwrap();
     assert_eq!(words(&r).1, [8; 8]);
     bed.with(|d| d.owner_gone(r.owner));

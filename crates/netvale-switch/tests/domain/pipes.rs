@@ -4,7 +4,7 @@ use netvale_ring::layout::{RegionGeom, StateGeom};
 use netvale_switch::domain::{Config, DomainError, MAX_PIPES};
 
 use crate::bed::assert_empty;
-use crate::common::{Bed, Port, small, want};
+use crate::common::{Bed, Port, Rng, small, want};
 
 #[test]
 fn a_parent_has_64_pipes() {
@@ -74,5 +74,63 @@ fn all_rings_of_a_pipe_are_in_its_interface() {
         );
     }
     bed.close(p);
+    assert_empty(&bed);
+}
+
+/// What the receiver changes in a slot arrives at the sender, whoever of
+/// several handles releases it; what it leaves as it was stays as it was sent.
+#[test]
+fn only_changes_are_copied_back_and_none_is_missed() {
+    use netvale_ring::Slot;
+    let bed = Bed::new(small());
+    let w = want(1, 1, 8, 8);
+    let mut tx = bed.open("vale0:p{1", &w);
+    let mut a = bed.open("vale0:p}1", &w);
+    let mut b = bed.open("vale0:p}1", &w);
+    let mut rng = Rng(7);
+    let mut at = 0;
+    for round in 0..2000u32 {
+        let n = 1 + rng.below(6) as u32;
+        let (ring, mut sent) = (tx.tx[0].ring(), Vec::new());
+        for i in 0..n {
+            let k = (at + i) % 8;
+            let flags = if rng.below(8) == 0 { netvale_ring::slot::NS_BUF_CHANGED } else { 0 };
+            let slot = Slot::new(ring.slot(k).buf(), 60 + (round % 100) as u16, flags);
+            ring.set_slot(k, slot);
+            ring.set_ptr(k, u64::from(round) << 8 | u64::from(i));
+            sent.push(slot);
+        }
+        ring.set_head((at + n) % 8);
+        tx.tx[0].sync().unwrap();
+
+        // One handle looks, perhaps another one releases.
+        let (first, second) = if rng.below(2) == 0 { (&mut a, &mut b) } else { (&mut b, &mut a) };
+        first.rx[0].sync().unwrap();
+        let last = if rng.below(3) == 0 { second } else { first };
+        last.rx[0].sync().unwrap();
+        let rx = last.rx[0].ring();
+        let mut back = Vec::new();
+        for i in 0..n {
+            let k = (at + i) % 8;
+            match rng.below(6) {
+                0 => rx.set_slot(k, Slot::new(rx.slot(k).buf(), 1, 0)),
+                1 => rx.set_ptr(k, 99),
+                _ => {}
+            }
+            back.push((rx.slot(k), rx.ptr(k)));
+        }
+        rx.set_head((at + n) % 8);
+        last.rx[0].sync().unwrap();
+        tx.tx[0].sync().unwrap();
+        let ring = tx.tx[0].ring();
+        for (i, (slot, ptr)) in back.into_iter().enumerate() {
+            let k = (at + i as u32) % 8;
+            assert_eq!((ring.slot(k), ring.ptr(k)), (slot, ptr), "round {round} slot {k}");
+        }
+        at = (at + n) % 8;
+    }
+    for p in [tx, a, b] {
+        bed.close(p);
+    }
     assert_empty(&bed);
 }
