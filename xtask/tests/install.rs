@@ -69,10 +69,13 @@ mod tests {
             assert_eq!(said, "sent 100, received 100\n", "{name}");
         }
         // The installed tool finds the installed library.
-        output(
-            Command::new(prefix.join("bin/netvale"))
-                .args(["run", "--", "sh", "-c", "test -c /dev/netmap"]),
-        );
+        output(Command::new(prefix.join("bin/netvale")).args([
+            "run",
+            "--",
+            "sh",
+            "-c",
+            "test -c /dev/netmap",
+        ]));
         let end = Instant::now() + Duration::from_secs(10);
         while ns.join("control").exists() {
             assert!(Instant::now() < end, "the server does not end");

@@ -1,0 +1,154 @@
+//! Devices by the commands that users type, in network namespaces.
+#![forbid(unsafe_code)]
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+    use std::os::fd::{AsFd, AsRawFd};
+    use std::process::{Child, Command, Output, Stdio};
+    use std::time::Duration;
+
+    use netvale_testkit::net::NetNs;
+    use netvale_testkit::{PATIENCE, TempDir, eventually};
+
+    const A: Ipv4Addr = Ipv4Addr::new(10, 79, 0, 1);
+    const B: Ipv4Addr = Ipv4Addr::new(10, 79, 0, 2);
+    const MOMENT: Duration = Duration::from_millis(200);
+
+    /// A network namespace with a server in it.
+    struct Host {
+        ns: NetNs,
+        dir: TempDir,
+        server: Child,
+    }
+
+    impl Host {
+        fn new(test: &str) -> Option<Self> {
+            let ns = NetNs::new(test)?;
+            let dir = TempDir::new();
+            let mut command = Self::command(&dir, &["server", "--foreground"]);
+            command.stderr(Stdio::null());
+            let server = ns.enter(|| command.spawn()).unwrap();
+            let host = Self { ns, dir, server };
+            eventually("the server answers", || {
+                host.run(&["server", "status"]).status.success()
+            });
+            Some(host)
+        }
+
+        fn command(dir: &TempDir, args: &[&str]) -> Command {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_netvale"));
+            command.args(args).env("NETVALE_NS", dir.path().join("ns"));
+            command
+        }
+
+        fn run(&self, args: &[&str]) -> Output {
+            let mut command = Self::command(&self.dir, args);
+            self.ns.enter(|| command.output()).unwrap()
+        }
+
+        /// What it printed.
+        fn ok(&self, args: &[&str]) -> String {
+            let out = self.run(args);
+            let said = String::from_utf8_lossy(&out.stderr);
+            assert!(out.status.success(), "{args:?}: {said}");
+            String::from_utf8(out.stdout).unwrap()
+        }
+
+        /// How it failed.
+        fn fails(&self, args: &[&str]) -> (Option<i32>, String) {
+            let out = self.run(args);
+            (out.status.code(), String::from_utf8(out.stderr).unwrap())
+        }
+
+        /// Gives a TAP to another namespace.
+        fn hand_over(&self, tap: &str, to: &NetNs, address: Ipv4Addr) {
+            let there = format!("/proc/{}/fd/{}", std::process::id(), to.as_fd().as_raw_fd());
+            self.ns.ip(&format!("link set dev {tap} netns {there}"));
+            to.ip(&format!("link set dev {tap} up"));
+            to.ip(&format!("addr add {address}/24 dev {tap}"));
+        }
+
+        fn kill(&mut self) {
+            self.server.kill().unwrap();
+            self.server.wait().unwrap();
+        }
+    }
+
+    impl Drop for Host {
+        fn drop(&mut self) {
+            let _ = self.server.kill(); // ended already if the test has done it
+            let _ = self.server.wait();
+        }
+    }
+
+    #[test]
+    fn two_containers_and_a_killed_server() {
+        let Some(mut host) = Host::new("two_containers_and_a_killed_server") else {
+            return;
+        };
+        let (a, b) = (NetNs::make(), NetNs::make());
+        let said = host.ok(&["attach", "vale0", "tap:c1"]);
+        assert_eq!(said, "vale0:tap:c1 port_idx 0\n");
+        host.ok(&["vale-ctl", "-a", "vale0:tap:c2"]);
+        host.hand_over("c1", &a, A);
+        host.hand_over("c2", &b, B);
+        assert!(a.ping(B, 1000, PATIENCE).is_some());
+        let listed = host.ok(&["ls"]);
+        assert!(listed.contains("vale0:c1") && listed.contains("vale0:c2"));
+        let (code, said) = host.fails(&["attach", "vale1", "tap:c1"]);
+        assert_eq!(code, Some(4), "{said}");
+        assert!(said.contains("attached already"), "{said}");
+        let (code, said) = host.fails(&["attach", "vale1", "nosuch0"]);
+        assert_eq!(code, Some(2), "{said}");
+        host.ok(&["vale-ctl", "-p", "vale0:c1"]);
+        assert!(a.ping(B, 0, PATIENCE).is_some());
+        let (code, said) = host.fails(&["vale-ctl", "-d", "vale0:c1"]);
+        assert_eq!(code, Some(1), "{said}");
+        assert!(said.contains("Device or resource busy"), "{said}");
+        host.ok(&["vale-ctl", "-P", "vale0:c1"]);
+        // An interface with the host behind it, taken away as a server dies.
+        host.ns.veth("v0", &a, "e0", "");
+        let (us, them) = (Ipv4Addr::new(10, 80, 0, 9), Ipv4Addr::new(10, 80, 0, 1));
+        host.ns.ip(&format!("addr add {us}/24 dev v0"));
+        a.ip(&format!("addr add {them}/24 dev e0"));
+        host.ok(&["vale-ctl", "-h", "vale0:v0"]);
+        assert!(host.ok(&["ls"]).contains("vale0:v0^"));
+        assert!(a.ping(us, 0, PATIENCE).is_some());
+        host.kill();
+        eventually("the host has its interface", || {
+            a.ping(us, 0, MOMENT).is_some()
+        });
+        assert!(host.ns.ping(them, 0, PATIENCE).is_some());
+        eventually("the TAPs are gone", || {
+            !a.try_ip("link show dev c1").status.success()
+                && !b.try_ip("link show dev c2").status.success()
+                && !host.ns.ip("-o link").contains("nvhost")
+        });
+    }
+
+    #[test]
+    fn a_bridge_between_an_interface_and_a_tap() {
+        let Some(host) = Host::new("a_bridge_between_an_interface_and_a_tap") else {
+            return;
+        };
+        let (a, b) = (NetNs::make(), NetNs::make());
+        host.ns.veth("v0", &a, "e0", "");
+        a.ip(&format!("addr add {A}/24 dev e0"));
+        let args = ["bridge", "-w", "0", "-i", "netmap:v0", "-i", "tap:t0"];
+        let mut command = Host::command(&host.dir, &args);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        let mut bridge = host.ns.enter(|| command.spawn()).unwrap();
+        eventually("the bridge has both", || {
+            host.ok(&["ls"]).contains("tap:t0")
+        });
+        host.hand_over("t0", &b, B);
+        eventually("frames pass", || a.ping(B, 1400, MOMENT).is_some());
+        assert!(b.ping(A, 0, PATIENCE).is_some());
+        bridge.kill().unwrap();
+        bridge.wait().unwrap();
+        eventually("all is given back", || {
+            !b.try_ip("link show dev t0").status.success() && !host.ok(&["ls"]).contains("v0")
+        });
+    }
+}
