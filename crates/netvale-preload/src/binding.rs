@@ -240,6 +240,9 @@ impl Binding {
         self.kloop_stop.store(true, Release);
         if let Some(a) = &control.attached {
             crate::rules::report(&control, self);
+            if let Some(tx) = &*self.tx.lock() {
+                tx.drain();
+            }
             // Who still sleeps on it has to see that it is closed.
             a.bell.ring();
         }
@@ -370,10 +373,12 @@ impl Binding {
             tx.disarm();
         }
         if let Some(bell) = self.bell() {
-            let mut count = 0u64;
+            // A counter, or a pipe that has been rung more than once.
+            let mut rung = [0u8; 512];
             let was = crate::real::errno();
-            // SAFETY: reads 8 bytes; the bell does not block.
-            unsafe { libc::syscall(libc::SYS_read, bell, &raw mut count, 8usize) };
+            // SAFETY: reads no more than there is room for; the bell does not
+            // block.
+            unsafe { libc::syscall(libc::SYS_read, bell, rung.as_mut_ptr(), rung.len()) };
             crate::real::set_errno(was);
         }
     }

@@ -66,6 +66,31 @@ impl Drop for Calm {
     }
 }
 
+/// Runs this with no `SIGPIPE` for the program, which knows of no pipe.
+pub(crate) fn without_sigpipe(f: impl FnOnce()) {
+    let set = bit(libc::SIGPIPE);
+    let old = change_mask(libc::SIG_BLOCK, set);
+    let was = crate::real::errno();
+    f();
+    let now = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // The kernel sends it to this thread, before the call returns.
+    // SAFETY: a set of the kernel's size, no room for details, a time.
+    unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigtimedwait,
+            &raw const set,
+            std::ptr::null::<libc::siginfo_t>(),
+            &raw const now,
+            SIGSET,
+        )
+    };
+    crate::real::set_errno(was);
+    change_mask(libc::SIG_SETMASK, old);
+}
+
 // As in the C library; the numbers are those of Linux.
 unsafe extern "C" {
     fn pthread_setcancelstate(state: c_int, old: *mut c_int) -> c_int;

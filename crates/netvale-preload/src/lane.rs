@@ -2,6 +2,7 @@
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use netvale::registration::Attachment;
 use netvale_ring::bell::Bell;
@@ -46,7 +47,8 @@ impl Far {
         if let Some(bell) = Bell::at(&self.map.mem, &self.map.geom)
             && bell.must_kick()
         {
-            self.kick.ring();
+            // The bell may be a pipe, and the server gone.
+            crate::inside::without_sigpipe(|| self.kick.ring());
         }
     }
 
@@ -68,7 +70,11 @@ pub(crate) enum Tx {
         monitor: bool,
     },
     /// The server does.
-    Far { rings: Vec<RingWindow>, far: Far },
+    Far {
+        rings: Vec<RingWindow>,
+        far: Far,
+        kind: PortKind,
+    },
 }
 
 /// Receive rings.
@@ -100,6 +106,9 @@ fn is_ready(ring: Ring<'_>) -> bool {
     ring.cur() != ring.tail()
 }
 
+/// Longest wait for the server when a registration ends.
+const LAST_WORDS: Duration = Duration::from_millis(50);
+
 /// Whether its words break the rules, as far as can be told from outside.
 fn is_broken(ring: Ring<'_>) -> bool {
     // The worker moves the tail on, never back.
@@ -113,6 +122,7 @@ impl Tx {
             return Some(Self::Far {
                 rings: windows(a, &a.reg.tx)?,
                 far: Far::of(a)?,
+                kind: a.reg.kind,
             });
         };
         let memory: Arc<dyn Indirect> = Arc::new(crate::user::Own);
@@ -152,9 +162,12 @@ impl Tx {
                     found.ready |= is_ready(end.ring());
                 }
             }
-            Self::Far { rings, far } => {
+            Self::Far { rings, far, kind } => {
                 for ring in rings.iter() {
-                    found.error |= is_broken(ring.get());
+                    found.error |= match kind {
+                        PortKind::Monitor => ring.get().head() != 0,
+                        _ => is_broken(ring.get()),
+                    };
                 }
                 far.kick();
                 for ring in rings {
@@ -163,6 +176,28 @@ impl Tx {
             }
         }
         found
+    }
+
+    /// Before the end: gives the server the time to send what is queued, which
+    /// in this process would have been sent at once.
+    pub(crate) fn drain(&self) {
+        let Self::Far {
+            rings,
+            far,
+            kind: PortKind::Vale,
+        } = self
+        else {
+            return;
+        };
+        let queued = |r: &RingWindow| {
+            let ring = r.get();
+            ring.next(ring.tail()) != ring.head() && !is_broken(ring)
+        };
+        let end = Instant::now() + LAST_WORDS;
+        while rings.iter().any(queued) && Instant::now() < end {
+            far.kick();
+            std::thread::sleep(Duration::from_micros(100));
+        }
     }
 
     /// Announces a sleeper who waits for space.

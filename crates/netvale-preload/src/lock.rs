@@ -10,11 +10,17 @@ use netvale_shm::futex;
 
 const FREE: u32 = 0;
 const HELD: u32 = 1;
-const AWAITED: u32 = 2;
+
+/// A sleeper looks up this often. Freeing a lock is a plain store, which saves
+/// a locked instruction in every sync; so a sleeper that comes just then may
+/// not be seen.
+const LOOK_UP: Duration = Duration::from_millis(1);
 
 /// A mutual exclusion lock.
 pub(crate) struct Lock<T> {
     word: AtomicU32,
+    /// Threads that sleep.
+    waiters: AtomicU32,
     value: UnsafeCell<T>,
 }
 
@@ -25,6 +31,7 @@ impl<T> Lock<T> {
     pub(crate) const fn new(value: T) -> Self {
         Self {
             word: AtomicU32::new(FREE),
+            waiters: AtomicU32::new(0),
             value: UnsafeCell::new(value),
         }
     }
@@ -37,7 +44,8 @@ impl<T> Lock<T> {
     /// The same, but gives up in the end: where a signal handler may have
     /// interrupted the very thread that holds the lock.
     pub(crate) fn lock_within(&self, time: Duration) -> Option<Guard<'_, T>> {
-        (self.try_take() || self.wait_until(Some(time))).then_some(Guard(self))
+        // Not `then_some`: a guard that is made and dropped frees the lock.
+        (self.try_take() || self.wait_until(Some(time))).then(|| Guard(self))
     }
 
     /// Takes the lock without a guard: [`Lock::release_held`] frees it.
@@ -48,7 +56,7 @@ impl<T> Lock<T> {
     }
 
     pub(crate) fn try_lock(&self) -> Option<Guard<'_, T>> {
-        self.try_take().then_some(Guard(self))
+        self.try_take().then(|| Guard(self))
     }
 
     #[inline]
@@ -68,19 +76,25 @@ impl<T> Lock<T> {
             }
         }
         let end = time.map(|t| Instant::now() + t);
-        while self.word.swap(AWAITED, Ordering::Acquire) != FREE {
-            let left = end.map(|e| e.saturating_duration_since(Instant::now()));
-            if left.is_some_and(|l| l.is_zero()) {
-                return false;
+        self.waiters.fetch_add(1, Ordering::SeqCst);
+        let taken = loop {
+            if self.try_take() {
+                break true;
             }
-            futex::wait(&self.word, AWAITED, left);
-        }
-        true
+            let left = end.map_or(LOOK_UP, |e| e.saturating_duration_since(Instant::now()));
+            if left.is_zero() {
+                break false;
+            }
+            futex::wait(&self.word, HELD, Some(left.min(LOOK_UP)));
+        };
+        self.waiters.fetch_sub(1, Ordering::SeqCst);
+        taken
     }
 
     #[inline]
     fn unlock(&self) {
-        if self.word.swap(FREE, Ordering::Release) == AWAITED {
+        self.word.store(FREE, Ordering::Release);
+        if self.waiters.load(Ordering::Relaxed) != 0 {
             futex::wake(&self.word, 1);
         }
     }
@@ -111,6 +125,7 @@ impl<T> Lock<T> {
         let whole = self.word.load(Ordering::Acquire) == FREE;
         // SAFETY: nobody else uses it, says the caller.
         let old = unsafe { self.value.get().replace(value) };
+        self.waiters.store(0, Ordering::Relaxed);
         self.word.store(FREE, Ordering::Release);
         if whole {
             drop(old);

@@ -61,6 +61,8 @@ fresh(void)
 	while (!nm_ring_empty(t))
 		queue(&a, 1, 60);
 	CHECK(ioctl(a.fd, NIOCTXSYNC, NULL) == 0);
+	for (int i = 0; isolated() && nm_tx_pending(t) && i < 2000; i++)
+		pause_ms(1);
 	SAME(nm_ring_space(t), t->num_slots - 1);
 	CHECK(!nm_tx_pending(t));
 }

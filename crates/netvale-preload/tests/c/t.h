@@ -60,6 +60,15 @@
 	} \
 } while (0)
 
+/* Whether the server moves our frames: then syncs take effect a moment later. */
+static inline int
+isolated(void)
+{
+	const char *s = getenv("NETVALE_ISOLATED");
+
+	return s && *s && *s != '0';
+}
+
 struct port {
 	int fd;
 	struct nmreq_register reg;

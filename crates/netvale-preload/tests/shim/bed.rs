@@ -13,12 +13,8 @@ const PATIENCE: Duration = Duration::from_secs(110);
 /// The shim of this build.
 pub(crate) fn library() -> PathBuf {
     let exe = std::env::current_exe().unwrap();
-    // target/debug/deps/shim-0123
-    let path = exe
-        .ancestors()
-        .nth(2)
-        .unwrap()
-        .join("libnetvale_preload.so");
+    // Built as what this test depends on: beside it, in target/debug/deps.
+    let path = exe.parent().unwrap().join("libnetvale_preload.so");
     assert!(path.is_file(), "{} was not built", path.display());
     path
 }
@@ -81,7 +77,7 @@ impl Shim {
         command
             .env("LD_PRELOAD", library())
             .env("NETVALE_NS", self.bed.dir())
-            .env_remove("NETVALE_EXPLAIN")
+            .env("NETVALE_EXPLAIN", "1")
             .env_remove("NETVALE_STATS")
             .current_dir(self.bed.scratch());
         match self.bed.place() {
