@@ -40,7 +40,9 @@ pub(crate) fn resolve(b: &Binding, fd: c_int) -> u32 {
     }
     let done = (|| {
         let site = control.site.clone()?;
+        let connecting = life::connecting();
         let greeting = site.greet().ok()?;
+        drop(connecting);
         let bound = greeting.bind(socket, &Request::Whoami);
         control.greeting = Some(greeting);
         match bound {

@@ -233,6 +233,17 @@ impl Binding {
         control.attached = None;
     }
 
+    /// To be called before what may be the last reference goes.
+    pub(crate) fn before_last(&self) {
+        if self.refs.load(Acquire) == 1
+            && self.state() == state::BOUND
+            && let Some(tx) = self.tx.lock_within(PATIENCE)
+            && let Some(tx) = &*tx
+        {
+            tx.drain();
+        }
+    }
+
     /// The end of this life.
     pub(crate) fn end(&self) {
         let mut control = self.control.lock();
@@ -240,9 +251,6 @@ impl Binding {
         self.kloop_stop.store(true, Release);
         if let Some(a) = &control.attached {
             crate::rules::report(&control, self);
-            if let Some(tx) = &*self.tx.lock() {
-                tx.drain();
-            }
             // Who still sleeps on it has to see that it is closed.
             a.bell.ring();
         }

@@ -128,7 +128,11 @@ impl Descriptor {
 
     fn ask(&self, request: &Request) -> Result<Reply, Errno> {
         let site = self.site()?;
-        let (reply, _fds) = patiently(|| site.ask(request)).map_err(|e| errno(&e))?;
+        let ask = || {
+            let _connecting = crate::life::connecting();
+            site.ask(request)
+        };
+        let (reply, _fds) = patiently(ask).map_err(|e| errno(&e))?;
         Ok(reply)
     }
 
@@ -192,7 +196,10 @@ impl Host for Descriptor {
         let bind = |control: &mut Control| {
             let greeting = match control.greeting.take() {
                 Some(greeting) => greeting,
-                None => site.greet()?,
+                None => {
+                    let _connecting = crate::life::connecting();
+                    site.greet()?
+                }
             };
             let done = greeting.bind(socket, &Request::Bind { nr: nr.clone() });
             control.greeting = Some(greeting);
@@ -237,11 +244,13 @@ impl Host for Descriptor {
         self.binding.detach(&mut control);
         // The server has no word for this: the socket is exchanged for one
         // that is not bound, under the same number.
+        let connecting = crate::life::connecting();
         let fresh = control.site.as_ref().map(Site::connect);
         if let Some(Ok((socket, greeting))) = fresh {
             control.greeting = Some(greeting);
             drop(control);
             crate::hooks::fd::exchange(self.fd, self.binding, &socket);
+            drop(connecting);
         }
     }
 

@@ -112,6 +112,12 @@ thread_local! {
     static BEFORE: Cell<(u64, c_int)> = const { Cell::new((0, 0)) };
 }
 
+/// A number that no other thread has at the same time; not 0.
+#[inline]
+pub(crate) fn thread() -> usize {
+    DEPTH.with(|d| std::ptr::from_ref(d).addr())
+}
+
 fn quiet() {
     let mask = change_mask(libc::SIG_BLOCK, HELD_BACK);
     BEFORE.set((mask, set_cancel_state(CANCEL_DISABLE)));

@@ -21,6 +21,8 @@ static GENERATION: AtomicU32 = AtomicU32::new(0);
 static PID: AtomicI32 = AtomicI32::new(0);
 static STARTED: AtomicBool = AtomicBool::new(false);
 static STARTING: Lock<()> = Lock::new(());
+/// Held while sockets are open that nobody has heard of yet.
+static CONNECTING: Lock<()> = Lock::new(());
 
 /// See [`GENERATION`].
 #[inline]
@@ -59,6 +61,9 @@ extern "C" fn in_parent() {
 
 extern "C" fn in_child() {
     GENERATION.fetch_add(1, Relaxed);
+    // SAFETY: who held it stayed in the parent, or is about to run another
+    // program.
+    unsafe { CONNECTING.renew(()) };
     note_pid();
     table::bindings().for_each(Binding::share);
     release_all();
@@ -99,10 +104,18 @@ pub(crate) fn start() {
     STARTED.store(true, Release);
 }
 
+/// A socket is about to be made that is not in the table, or not for long.
+/// Until this is dropped nobody takes it for one that came from elsewhere: a
+/// thread that uses a number which it has closed might ask.
+pub(crate) fn connecting() -> Guard<'static, ()> {
+    CONNECTING.lock()
+}
+
 /// Opens `/dev/netmap` with these flags. The error is an `errno`.
 pub(crate) fn open(flags: c_int) -> Result<c_int, c_int> {
     start();
     let _inside = Inside::enter();
+    let _connecting = connecting();
     let site = Site::from_env();
     let (socket, greeting) = site.connect().map_err(|e| {
         crate::rules::complain(&e);
@@ -219,6 +232,11 @@ pub(crate) fn duplicate(old: c_int, new: c_int) {
 #[must_use]
 pub(crate) fn part(fd: c_int) -> Parted {
     let was = table::entry(fd);
+    if let Entry::Port(i) = was
+        && let Some(b) = table::binding(i)
+    {
+        b.before_last();
+    }
     if was != Entry::Other {
         table::set(fd, Entry::Other);
     }
@@ -262,15 +280,17 @@ pub(crate) fn discover(fd: c_int) -> Option<&'static Binding> {
         return None;
     }
     let was = real::errno();
-    let inside = Inside::enter();
+    start();
+    let _inside = Inside::enter();
+    let _connecting = connecting();
+    if let Entry::Port(i) = table::entry(fd) {
+        return table::binding(i); // it has been made meanwhile
+    }
     let site = Site::of(socket);
-    drop(inside);
     real::set_errno(was);
     let control = Control {
         site: Some(site?),
         ..Control::default()
     };
-    start();
-    let _inside = Inside::enter();
     begin(fd, state::FOREIGN, control)
 }

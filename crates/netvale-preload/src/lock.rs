@@ -3,10 +3,12 @@
 use std::cell::UnsafeCell;
 use std::mem::ManuallyDrop;
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use netvale_shm::futex;
+
+use crate::inside;
 
 const FREE: u32 = 0;
 const HELD: u32 = 1;
@@ -19,6 +21,8 @@ const LOOK_UP: Duration = Duration::from_millis(1);
 /// A mutual exclusion lock.
 pub(crate) struct Lock<T> {
     word: AtomicU32,
+    /// The thread that has taken it last, by a number of its own.
+    holder: AtomicUsize,
     /// Threads that sleep.
     waiters: AtomicU32,
     value: UnsafeCell<T>,
@@ -31,6 +35,7 @@ impl<T> Lock<T> {
     pub(crate) const fn new(value: T) -> Self {
         Self {
             word: AtomicU32::new(FREE),
+            holder: AtomicUsize::new(0),
             waiters: AtomicU32::new(0),
             value: UnsafeCell::new(value),
         }
@@ -41,11 +46,13 @@ impl<T> Lock<T> {
         Guard(self)
     }
 
-    /// The same, but gives up in the end: where a signal handler may have
-    /// interrupted the very thread that holds the lock.
+    /// The same, but gives up in the end, and at once if it is this thread
+    /// that holds it: then a signal's handler has interrupted it.
     pub(crate) fn lock_within(&self, time: Duration) -> Option<Guard<'_, T>> {
+        let ours = || self.holder.load(Ordering::Relaxed) == inside::thread();
+        let taken = self.try_take() || (!ours() && self.wait_until(Some(time)));
         // Not `then_some`: a guard that is made and dropped frees the lock.
-        (self.try_take() || self.wait_until(Some(time))).then(|| Guard(self))
+        taken.then(|| Guard(self))
     }
 
     /// Takes the lock without a guard: [`Lock::release_held`] frees it.
@@ -61,9 +68,14 @@ impl<T> Lock<T> {
 
     #[inline]
     fn try_take(&self) -> bool {
-        self.word
+        let taken = self
+            .word
             .compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed)
-            .is_ok()
+            .is_ok();
+        if taken {
+            self.holder.store(inside::thread(), Ordering::Relaxed);
+        }
+        taken
     }
 
     /// Whether it was taken in time.

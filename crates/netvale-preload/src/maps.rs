@@ -70,6 +70,7 @@ pub(crate) fn remove(start: usize, len: usize) {
         let last = !MAPPINGS.lock().iter().any(|m| m.binding == gone);
         if last {
             life::refresh(b);
+            b.before_last();
             let spare = b.spare.swap(-1, AcqRel);
             if spare >= 0 {
                 table::set(spare, table::Entry::Other);

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -25,11 +24,15 @@ use crate::joint::Joint;
 use crate::listing::{self, Refusal};
 use crate::regions::{SharedRegions, as_source};
 use crate::worker::Worker;
-use devices::{Devices, Polling};
+use devices::Devices;
+use polling::Polling;
 
 mod devices;
+mod links;
 mod look;
 mod open;
+mod opened;
+mod polling;
 mod seats;
 
 /// An answer and what goes with it.
@@ -289,6 +292,12 @@ impl Core {
 
     /// A registration is over: everything it had comes back.
     pub(crate) fn close(&mut self, owner: u16) {
+        self.close_plain(owner);
+        // What is given back is refused by nobody.
+        let _ = self.settle_devices();
+    }
+
+    fn close_plain(&mut self, owner: u16) {
         match self.owners.remove(&owner) {
             Some(Owner::Isolated { worker, name, .. }) => {
                 if let Some(worker) = self.workers.get_mut(worker) {
@@ -457,8 +466,15 @@ fn trusted_only(context: Context) -> Result<(), Refusal> {
 
 /// Whether the system has a network interface of this name.
 fn is_interface(name: &str) -> bool {
-    let plain = !name.is_empty() && !name.starts_with('.') && !name.contains('/');
-    plain && Path::new("/sys/class/net").join(name).exists()
+    use rustix::net::{AddressFamily, SocketFlags, SocketType};
+    // Not in /sys, which may show another network namespace than ours.
+    let any = rustix::net::socket_with(
+        AddressFamily::UNIX,
+        SocketType::DGRAM,
+        SocketFlags::CLOEXEC,
+        None,
+    );
+    any.is_ok_and(|any| rustix::net::netdevice::name_to_index(any, name).is_ok())
 }
 
 fn parse(spec: &str) -> Result<PortSpec, Refusal> {

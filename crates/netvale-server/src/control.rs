@@ -34,6 +34,7 @@ pub struct Server {
     /// Given up to refuse a connection when there are no descriptors left.
     spare: Option<OwnedFd>,
     epoll: OwnedFd,
+    links_watched: bool,
     timers: Timers,
     uid: u32,
     buf: Vec<u8>,
@@ -70,7 +71,8 @@ pub enum StartError {
 const LISTENER: u64 = 0;
 const STOP: u64 = 1;
 const DEVICES: u64 = 2;
-const FIRST_CONN: u64 = 3;
+const LINKS: u64 = 3;
+const FIRST_CONN: u64 = 4;
 /// Events taken at once.
 const EVENTS: usize = 64;
 /// Requests of one connection, and connections taken, before others get a turn.
@@ -113,6 +115,7 @@ impl Server {
             _stop: stop,
             spare: spare(),
             epoll,
+            links_watched: false,
             timers: Timers::default(),
             uid: rustix::process::geteuid().as_raw(),
             buf: vec![0; MAX_MSG],
@@ -128,6 +131,7 @@ impl Server {
     /// The kernel refused to wait for events.
     pub fn run(mut self) -> io::Result<()> {
         self.set_timers(FIRST_GRACE);
+        self.watch_links(); // of devices that the configuration attached
         let mut events = Vec::with_capacity(EVENTS);
         while !self.core.ending {
             let now = Instant::now();
@@ -146,6 +150,10 @@ impl Server {
                 match token {
                     LISTENER => self.accept(),
                     STOP => self.core.ending = true,
+                    LINKS => {
+                        self.core.hear_of_links();
+                        self.look_for_zombies();
+                    }
                     DEVICES => {
                         self.core.hear_of_devices();
                         self.look_for_zombies();
@@ -154,11 +162,26 @@ impl Server {
                 }
             }
             self.do_what_is_due();
+            self.watch_links();
             let grace = self.core.config().grace;
             self.set_timers(grace);
         }
         self.end();
         Ok(())
+    }
+
+    /// Listens for news of interfaces once somebody wants them.
+    fn watch_links(&mut self) {
+        let Some(links) = &self.core.devices.links else {
+            self.links_watched = false;
+            return;
+        };
+        if !self.links_watched {
+            match add(&self.epoll, links, LINKS) {
+                Ok(()) => self.links_watched = true,
+                Err(e) => tracing::warn!("cannot wait for news of interfaces: {e}"),
+            }
+        }
     }
 
     fn end(&mut self) {

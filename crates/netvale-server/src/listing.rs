@@ -41,7 +41,7 @@ impl Refusal {
     /// A device that the system does not give, for the reason of this number.
     pub(crate) fn backend(errno: Option<i32>, e: &dyn std::error::Error) -> Self {
         let kind = match errno {
-            Some(1 | 13) => ErrorKind::Denied, // EPERM, EACCES
+            Some(1 | 13) => ErrorKind::Denied,       // EPERM, EACCES
             Some(2 | 6 | 19) => ErrorKind::NotFound, // ENOENT, ENXIO, ENODEV
             Some(12 | 23 | 24 | 28) => ErrorKind::NoMemory,
             Some(16) => ErrorKind::Busy,
@@ -196,7 +196,7 @@ pub(crate) fn registered(reg: &Registration, size: u64) -> Registered {
         vnet_hdr: reg.vnet_hdr,
         extra_bufs: reg.extra_bufs,
         context: context(reg.isolated),
-        host_rings: [0, 0],
+        host_rings: reg.host_rings,
         offsets: None,
     }
 }

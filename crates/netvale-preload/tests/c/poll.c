@@ -523,7 +523,7 @@ static void
 in_handler(void)
 {
 	struct sigaction sa = { .sa_handler = poll_in_handler };
-	struct itimerval every = { { 0, 500 }, { 0, 500 } };
+	struct itimerval every = { { 0, 2000 }, { 0, 2000 } };
 	struct pollfd f = { .events = POLLIN | POLLOUT };
 
 	up();

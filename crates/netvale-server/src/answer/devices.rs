@@ -3,12 +3,15 @@
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 
+use netvale_backends::netlink::LinkWatch;
 use netvale_ring::world::Waker;
 use netvale_shm::Doorbell;
 use netvale_switch::domain::{Registration, Want};
+use netvale_wire::abi::NM_BDG_NAME;
 use netvale_wire::name::{MAX_PORT, PortFlags, PortKind, PortSpec};
 use netvale_wire::proto::ErrorKind;
 
+use super::opened::Opened;
 use super::{Core, is_interface};
 use crate::config::AttachConfig;
 use crate::listing::Refusal;
@@ -21,9 +24,13 @@ const SLOTS: u16 = 1024;
 #[derive(Debug)]
 pub(crate) struct Devices {
     /// Threads for all devices that have none of their own.
-    pumps: Vec<Pump>,
+    pub(super) pumps: Vec<Pump>,
     /// Devices that are in use, by the name of their port.
-    used: std::collections::BTreeMap<String, Used>,
+    pub(super) used: std::collections::BTreeMap<String, Used>,
+    /// Devices that clients have open.
+    pub(super) opened: Vec<Opened>,
+    /// Tells of interfaces, as soon as one is in use.
+    pub(crate) links: Option<LinkWatch>,
     /// Lanes made so far.
     lanes: u64,
     news: News,
@@ -34,24 +41,26 @@ pub(crate) struct Devices {
 
 /// A device that is in use.
 #[derive(Debug)]
-struct Used {
+pub(super) struct Used {
     key: String,
     /// The port, and the host stack's if it has one.
-    ports: Vec<DevicePort>,
+    pub(super) ports: Vec<DevicePort>,
     /// Threads of its own.
-    own: Vec<Pump>,
+    pub(super) own: Vec<Pump>,
     /// Its threads never sleep.
-    polled: bool,
+    pub(super) polled: bool,
 }
 
 /// A port that the server has for a device.
 #[derive(Debug)]
-struct DevicePort {
+pub(super) struct DevicePort {
     name: String,
     owner: u16,
-    lanes: Vec<u64>,
+    pub(super) lanes: Vec<u64>,
     losses: Arc<Losses>,
     about: String,
+    /// Number of the interface with which it ends.
+    pub(super) index: Option<u32>,
     _keep: Keep,
 }
 
@@ -74,6 +83,8 @@ impl Devices {
         Ok(Self {
             pumps: Vec::new(),
             used: std::collections::BTreeMap::new(),
+            opened: Vec::new(),
+            links: None,
             lanes: 0,
             news: News::new(to, Arc::clone(&bell)),
             heard,
@@ -89,19 +100,58 @@ impl Devices {
     /// How a port's device is driven, if it has one.
     pub(crate) fn about(&self, port: &str) -> Option<&str> {
         let mut ports = self.used.values().flat_map(|u| &u.ports);
-        ports.find(|p| p.name == port).map(|p| p.about.as_str())
+        let attached = ports.find(|p| p.name == port).map(|p| p.about.as_str());
+        let open = self.opened.iter().find(|o| o.name == port);
+        attached.or(open.map(|o| o.about.as_str()))
     }
 
     /// What a port's device lost.
     pub(crate) fn losses(&self, port: &str) -> Option<[(&'static str, u64); 3]> {
         let mut ports = self.used.values().flat_map(|u| &u.ports);
-        ports.find(|p| p.name == port).map(|p| p.losses.list())
+        let attached = ports.find(|p| p.name == port).map(|p| p.losses.list());
+        let open = self.opened.iter().find(|o| o.name == port);
+        attached.or(open.map(|o| o.losses.list()))
+    }
+
+    /// Whether this device is attached, or open.
+    pub(super) fn uses(&self, key: &str) -> bool {
+        let mut open = self.opened.iter().map(|o| &o.key);
+        open.any(|k| k == key) || self.used.values().any(|u| u.key == key)
+    }
+
+    /// Whether a port is an attached device's.
+    pub(super) fn is_attached(&self, port: &str) -> bool {
+        let mut ports = self.used.values().flat_map(|u| &u.ports);
+        ports.any(|p| p.name == port)
+    }
+
+    /// Whether a port is the other side of a client's.
+    pub(super) fn is_hidden(&self, port: &str) -> bool {
+        self.opened.iter().any(|o| o.hidden() == port)
+    }
+
+    pub(super) fn next_lane(&mut self) -> u64 {
+        self.lanes += 1;
+        self.lanes
+    }
+
+    /// Gives a lane to the common thread that has the fewest.
+    pub(super) fn serve(&mut self, lane: Lane) {
+        if let Some(pump) = self.pumps.iter_mut().min_by_key(|p| p.lanes()) {
+            pump.add(lane);
+        }
+    }
+
+    /// Takes a lane from the common threads.
+    pub(super) fn stop(&mut self, lane: u64) {
+        self.pumps.iter_mut().for_each(|p| p.remove(lane));
     }
 
     /// Ends all threads, and with them all devices.
     pub(crate) fn end(&mut self) {
         self.pumps.clear();
         self.used.clear();
+        self.opened.clear();
     }
 }
 
@@ -138,8 +188,12 @@ impl Core {
         spec: &DeviceSpec,
         place: Where<'_>,
     ) -> Result<u32, Refusal> {
+        if !place.switch.starts_with(NM_BDG_NAME) {
+            let message = format!("{}: a switch's name begins with vale", place.switch);
+            return Err(Refusal::new(ErrorKind::Invalid, message));
+        }
         let key = spec.key();
-        if self.devices.used.values().any(|u| u.key == key) {
+        if self.devices.uses(&key) {
             return Err(busy(&format!("{key} is attached already, or open")));
         }
         if place.host && !matches!(spec, DeviceSpec::Nic(_)) {
@@ -151,6 +205,9 @@ impl Core {
             headers: true,
             host: place.host,
         };
+        if matches!(spec, DeviceSpec::Nic(_)) {
+            self.devices.watch_links();
+        }
         let mut device = pump::open(spec, how)?;
         let host = device.host.take();
         let mut used = Used {
@@ -230,6 +287,7 @@ impl Core {
             lanes: Vec::new(),
             losses: Arc::default(),
             about: device.about,
+            index: device.index,
             _keep: device.keep,
         });
         let reg = self.domain.register(owner, &spec, &want)?;
@@ -257,8 +315,7 @@ impl Core {
                 reg.tx.get(i).ok_or_else(lost)?,
                 reg.rx.get(i).ok_or_else(lost)?,
             );
-            self.devices.lanes += 1;
-            let id = self.devices.lanes;
+            let id = self.devices.next_lane();
             let losses = Arc::clone(&port.losses);
             let lane = Lane::new(id, &gear, reg, rings, &map, device, losses);
             made.push(lane.ok_or_else(lost)?);
@@ -282,7 +339,7 @@ impl Core {
     }
 
     /// The threads for devices without their own, when the first comes.
-    fn hire_pumps(&mut self) -> Result<(), Refusal> {
+    pub(super) fn hire_pumps(&mut self) -> Result<(), Refusal> {
         while self.devices.pumps.len() < self.config.pumps {
             let pump = self.new_pump(None)?;
             self.devices.pumps.push(pump);
@@ -290,7 +347,7 @@ impl Core {
         Ok(())
     }
 
-    fn own_pumps(&mut self, cpus: &[usize]) -> Result<Vec<Pump>, Refusal> {
+    pub(super) fn own_pumps(&mut self, cpus: &[usize]) -> Result<Vec<Pump>, Refusal> {
         let mut pumps = Vec::with_capacity(cpus.len());
         for &cpu in cpus {
             match self.new_pump(Some(cpu)) {
@@ -318,7 +375,7 @@ impl Core {
         })
     }
 
-    fn dismiss(&mut self, pump: Pump) {
+    pub(super) fn dismiss(&mut self, pump: Pump) {
         let owner = pump.owner;
         drop(pump); // its thread has ended now
         self.close(owner);
@@ -347,7 +404,7 @@ impl Core {
         Ok(Some(index.unwrap_or(0)))
     }
 
-    fn unseat_device(&mut self, mut used: Used) {
+    pub(super) fn unseat_device(&mut self, mut used: Used) {
         for port in &used.ports {
             for &lane in &port.lanes {
                 for pump in used.own.iter_mut().chain(&mut self.devices.pumps) {
@@ -368,6 +425,13 @@ impl Core {
     pub(crate) fn hear_of_devices(&mut self) {
         self.devices.bell.clear();
         while let Ok((lane, why)) = self.devices.heard.try_recv() {
+            let lanes = self.devices.opened.iter().map(|o| &o.lanes);
+            if let Some(at) = lanes.into_iter().position(|l| l.contains(&lane)) {
+                let name = self.devices.opened.get(at).map(|o| o.name.as_str());
+                tracing::warn!(port = name, "device is gone: {why}");
+                self.lose_opened(at);
+                continue;
+            }
             let has = |u: &Used| u.ports.iter().any(|p| p.lanes.contains(&lane));
             let found = self.devices.used.iter().find(|(_, u)| has(u));
             let Some(name) = found.map(|(name, _)| name.clone()) else {
@@ -380,102 +444,8 @@ impl Core {
         }
         self.wake_all();
     }
-
-    /// Has the threads of an attached interface look all the time, or not.
-    pub(super) fn poll_device(&mut self, name: &str, ask: Polling) -> Result<(), Refusal> {
-        if !name.starts_with("vale") {
-            let message = format!("{name} is no port of a switch");
-            return Err(Refusal::new(ErrorKind::Invalid, message));
-        }
-        let Some(used) = self.devices.used.get(name) else {
-            let message = format!("{name} is no attached interface");
-            return Err(Refusal::new(ErrorKind::Unsupported, message));
-        };
-        if used.polled == ask.on {
-            let how = if ask.on { "already" } else { "not" };
-            let message = format!("{name} is {how} polled");
-            return Err(Refusal::new(ErrorKind::Fault, message));
-        }
-        if !ask.on {
-            return self.stop_polling(name);
-        }
-        let rings = used.ports.first().map_or(0, |p| p.lanes.len());
-        let cpus = ask.cpus(rings)?;
-        self.start_polling(name, &cpus)
-    }
-
-    fn start_polling(&mut self, name: &str, cpus: &[usize]) -> Result<(), Refusal> {
-        let pumps = self.own_pumps(cpus)?;
-        pumps.iter().for_each(|p| p.spin(true));
-        self.move_lanes(name, pumps, true);
-        Ok(())
-    }
-
-    fn stop_polling(&mut self, name: &str) -> Result<(), Refusal> {
-        self.hire_pumps()?;
-        self.move_lanes(name, Vec::new(), false);
-        Ok(())
-    }
-
-    /// Gives the lanes of a device to other threads.
-    fn move_lanes(&mut self, name: &str, own: Vec<Pump>, polled: bool) {
-        let Some(used) = self.devices.used.get_mut(name) else {
-            return;
-        };
-        let mut before = std::mem::replace(&mut used.own, own);
-        used.polled = polled;
-        let mut i = 0;
-        for id in used.ports.iter().flat_map(|p| &p.lanes) {
-            let mut all = before.iter_mut().chain(&mut self.devices.pumps);
-            let Some(lane) = all.find_map(|p| p.take(*id)) else {
-                continue;
-            };
-            let n = used.own.len().max(1);
-            let mut common = self.devices.pumps.iter_mut();
-            let pump = match used.own.get_mut(i % n) {
-                Some(own) => Some(own),
-                None => common.by_ref().min_by_key(|p| p.lanes()),
-            };
-            if let Some(pump) = pump {
-                pump.add(lane);
-            }
-            i += 1;
-        }
-        before.into_iter().for_each(|p| self.dismiss(p));
-    }
 }
 
-/// What netmap's requests say about polling.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Polling {
-    pub(super) on: bool,
-    /// 1: one thread; 2: one for each ring.
-    pub(super) mode: u32,
-    pub(super) first_cpu: u32,
-    pub(super) cpus: u32,
-}
-
-impl Polling {
-    /// The processors, if that is possible with so many rings.
-    fn cpus(self, rings: usize) -> Result<Vec<usize>, Refusal> {
-        const SINGLE: u32 = 1;
-        const MULTI: u32 = 2;
-        let wrong = |why: &str| Err(Refusal::new(ErrorKind::Invalid, why));
-        let (first, n) = (self.first_cpu as usize, self.cpus as usize);
-        let there = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        if n == 0 || first.saturating_add(n) > there {
-            return wrong("no such processors");
-        }
-        match self.mode {
-            SINGLE if n == 1 => Ok(vec![first]),
-            SINGLE => wrong("one thread needs one processor"),
-            MULTI if first + n <= rings => Ok((first..first + n).collect()),
-            MULTI => wrong("there are fewer rings than processors"),
-            _ => wrong("polling is by one thread (1) or by one for each ring (2)"),
-        }
-    }
-}
-
-fn busy(message: &str) -> Refusal {
+pub(super) fn busy(message: &str) -> Refusal {
     Refusal::new(ErrorKind::Busy, message)
 }

@@ -3,6 +3,8 @@
 use std::sync::atomic::Ordering::Acquire;
 
 use netvale_switch::domain::Registration;
+use netvale_wire::abi::mode;
+use netvale_wire::name::PortSpec;
 use netvale_wire::proto::{
     Context, ErrorKind, NrRequest, PortInfo, PortKey, Reply, StationKey, Status,
 };
@@ -34,7 +36,10 @@ impl Core {
     }
 
     pub(super) fn list(&self, after: Option<&PortKey>) -> Reply {
-        let all = self.domain.list().into_iter().map(|entry| {
+        let mut all = self.domain.list();
+        // The server's own side of devices that are open.
+        all.retain(|entry| !self.devices.is_hidden(&entry.name));
+        let all = all.into_iter().map(|entry| {
             let about = self.devices.about(&entry.name).map(str::to_owned);
             PortInfo {
                 device: about,
@@ -49,13 +54,18 @@ impl Core {
     pub(super) fn info(&mut self, conn: &Conn, spec: &str) -> Result<Reply, Refusal> {
         let spec = parse(spec)?;
         self.may_look(conn, &spec.port_name())?;
-        let reg = self.domain.info(&spec)?;
+        let reg = self.look_at_device(&spec, [0, 0], |core| core.domain.info(&spec))?;
         Ok(self.seen(&reg))
     }
 
     pub(super) fn describe(&mut self, conn: &Conn, nr: &NrRequest) -> Result<Reply, Refusal> {
         self.may_look(conn, &nr.name)?;
-        let reg = self.domain.describe(&listing::nr_bind(nr), &is_interface)?;
+        let bind = listing::nr_bind(nr);
+        let look = |core: &mut Self| core.domain.describe(&bind, &is_interface);
+        let reg = match PortSpec::from_nr_name(&nr.name) {
+            Ok(spec) if nr.mode != mode::NULL => self.look_at_device(&spec, nr.host_rings, look)?,
+            _ => look(self)?,
+        };
         Ok(self.seen(&reg))
     }
 
@@ -77,7 +87,8 @@ impl Core {
         let mut all = self.domain.stats(name);
         all.sort_by(|a, b| a.name.cmp(&b.name));
         for s in &mut all {
-            s.drops.extend(self.devices.losses(&s.name).into_iter().flatten());
+            s.drops
+                .extend(self.devices.losses(&s.name).into_iter().flatten());
         }
         let rest = all
             .into_iter()

@@ -7,7 +7,7 @@ use netvale_ring::kring::KringId;
 use netvale_shm::Doorbell;
 use netvale_switch::domain::{Domain, DomainError, NrBind, Registration, Want};
 use netvale_wire::abi::mode;
-use netvale_wire::name::PortFlags;
+use netvale_wire::name::{PortFlags, PortSpec};
 use netvale_wire::proto::{Context, ErrorKind, NrOffsets, NrRequest, Reply, Wanted};
 
 use super::{Answer, Core, Fenced, Owner, dup, is_interface, parse, trusted_only};
@@ -34,6 +34,7 @@ impl Core {
         if isolated {
             self.check_fence(conn, &spec.port_name(), spec.flags.is_monitor())?;
         }
+        self.open_device(conn, isolated, &spec, want, [0, 0])?;
         let want = self.allowed(conn, want);
         self.open(conn, isolated, |domain, owner| {
             domain.register(owner, &spec, &want)
@@ -49,6 +50,16 @@ impl Core {
             self.check_fence(conn, &nr.name, monitor)?;
         }
         let offsets = nr.offsets;
+        if nr.mode != mode::NULL
+            && let Ok(spec) = PortSpec::from_nr_name(&nr.name)
+        {
+            let spec = PortSpec {
+                flags: PortFlags::from_bits(nr.flags),
+                mem_id: (nr.mem_id != 0).then_some(nr.mem_id),
+                ..spec
+            };
+            self.open_device(conn, isolated, &spec, &nr.want, nr.host_rings)?;
+        }
         let nr = NrBind {
             want: self.allowed(conn, &nr.want),
             ..listing::nr_bind(nr)
@@ -82,9 +93,16 @@ impl Core {
         isolated: bool,
         bind: impl FnOnce(&mut Domain<FileSource>, u16) -> Result<Registration, DomainError>,
     ) -> Answer {
-        let owner = self.domain.add_owner(conn.pid, isolated)?;
+        let owner = match self.domain.add_owner(conn.pid, isolated) {
+            Ok(owner) => owner,
+            Err(e) => {
+                let _ = self.settle_devices(); // one may have been opened for it
+                return Err(e.into());
+            }
+        };
         let bound = bind(&mut self.domain, owner)
             .map_err(Refusal::from)
+            .and_then(|reg| self.settle_devices().map(|()| reg))
             .and_then(|reg| self.outfit(&reg, conn.uid));
         match bound {
             Ok(answer) => {

@@ -30,12 +30,8 @@ pub(crate) trait DeviceLane: Send + fmt::Debug {
     /// Receives into `free`, which has room for the longest frame unless the
     /// whole ring has not: puts chains that partition a beginning of it into
     /// `batch` (which is empty) and fills the first of them. How many it filled.
-    fn pull(
-        &mut self,
-        pool: &BufPool,
-        free: &[Piece],
-        batch: &mut Batch,
-    ) -> Result<usize, Trouble>;
+    fn pull(&mut self, pool: &BufPool, free: &[Piece], batch: &mut Batch)
+    -> Result<usize, Trouble>;
 
     /// Sends the frames of `batch`.
     fn push(&mut self, pool: &BufPool, batch: &Batch) -> Result<Pushed, Trouble>;
@@ -116,7 +112,9 @@ pub(crate) struct Lane {
     free: Vec<Piece>,
     batch: Batch,
     out: Outgoing,
-    order: Vec<(u32, u16, u16)>,
+    /// Slots of what was received, and buffers that it left.
+    order: Vec<Slot>,
+    rest: Vec<u32>,
     losses: Arc<Losses>,
     gone: bool,
     trouble: Option<String>,
@@ -155,6 +153,7 @@ impl Lane {
             batch: Batch::with_capacity(TURN, TURN),
             out: Outgoing::default(),
             order: Vec::with_capacity(TURN),
+            rest: Vec::with_capacity(TURN),
             losses,
             gone: false,
             trouble: None,
@@ -290,47 +289,41 @@ impl Lane {
     /// the last. Buffers change places so that what is used comes first.
     fn place(&mut self, first: u32, n: usize) -> u32 {
         self.order.clear();
+        self.rest.clear();
         let batch = &self.batch;
         let mut lost = 0;
-        for i in 0..n {
-            if batch.truncated(i) {
-                lost += 1;
-                continue;
-            }
-            let begin = self.order.len();
-            for piece in batch.pieces(i) {
-                let len = u16::try_from(piece.len).unwrap_or(u16::MAX);
-                self.order.push((piece.buf, len, NS_MOREFRAG));
-            }
-            if let Some(last) = self.order.get_mut(begin..).and_then(<[_]>::last_mut) {
-                last.2 = 0;
+        for i in 0..batch.len() {
+            let chain = batch.chain(i);
+            let good = i < n && !batch.truncated(i);
+            lost += u64::from(i < n && !good);
+            let used = if good { batch.frame_len(i) } else { 0 };
+            let mut left = used;
+            for piece in chain {
+                let len = left.min(piece.len as usize);
+                left -= len;
+                if len == 0 {
+                    self.rest.push(piece.buf);
+                    continue;
+                }
+                let flags = if left > 0 { NS_MOREFRAG } else { 0 };
+                let len = u16::try_from(len).unwrap_or(u16::MAX);
+                self.order.push(Slot::new(piece.buf, len, flags));
             }
         }
         if lost > 0 {
             self.losses.long.fetch_add(lost, Relaxed);
         }
-        let used = self.order.len();
-        let mut taken = 0;
-        for i in 0..batch.len() {
-            let chain = batch.chain(i);
-            taken += chain.len();
-            let kept = match i < n && !batch.truncated(i) {
-                true => batch.pieces(i).count(),
-                false => 0,
-            };
-            let rest = chain.get(kept..).unwrap_or_default();
-            self.order.extend(rest.iter().map(|p| (p.buf, 0, 0)));
-        }
         // Those behind the last chain stay where they are.
-        debug_assert_eq!(self.order.len(), taken, "chains keep their pieces");
         let ring = self.tx.ring();
-        let (mut at, mut end) = (first, first);
-        for (i, &(buf, len, flags)) in self.order.iter().enumerate() {
-            ring.set_slot(at, Slot::new(buf, len, flags));
+        let mut at = first;
+        for &slot in &self.order {
+            ring.set_slot(at, slot);
             at = ring.next(at);
-            if i + 1 == used {
-                end = at;
-            }
+        }
+        let end = at;
+        for &buf in &self.rest {
+            ring.set_slot(at, Slot::new(buf, 0, 0));
+            at = ring.next(at);
         }
         end
     }

@@ -21,6 +21,7 @@ mod run;
 mod spec;
 mod tap;
 mod vxlan;
+mod xdp;
 
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -28,6 +29,7 @@ use std::sync::mpsc::Sender;
 use netvale_shm::Doorbell;
 
 pub(crate) use lane::{DeviceLane, Lane, Losses, Pushed, Trouble};
+pub(crate) use nic::Nic;
 pub(crate) use run::Pump;
 pub(crate) use spec::DeviceSpec;
 
@@ -45,9 +47,11 @@ pub(crate) struct Device {
     /// What it is and how it is driven, for people.
     pub(crate) about: String,
     /// The host stack's side of an interface, a device of its own.
-    pub(crate) host: Option<Box<Device>>,
+    pub(crate) host: Option<Box<Self>>,
     /// Programs in the kernel that go when the device is closed.
     pub(crate) keep: Keep,
+    /// Number of the interface with which it ends.
+    pub(crate) index: Option<u32>,
 }
 
 /// Whatever must live as long as a device.

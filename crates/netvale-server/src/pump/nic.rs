@@ -5,83 +5,256 @@ use std::os::fd::{AsFd, BorrowedFd};
 use netvale_backends::batch::{Batch, BufPool, Piece};
 use netvale_backends::bpf::{Asm, BpfError, Program, ProgramKind};
 use netvale_backends::host::{HostConfig, HostLink, WireSide};
-use netvale_backends::netlink::{Netlink, NetlinkError};
-use netvale_backends::packet::{PacketConfig, PacketError, PacketSocket};
+use netvale_backends::netlink::{Link, Netlink, NetlinkError, ethtool};
+use netvale_backends::packet::{Fanout, PacketConfig, PacketError, PacketSocket, Spread};
 use netvale_backends::tap::{Make, Offloads, Tap, TapConfig};
 use netvale_wire::proto::ErrorKind;
 use netvale_wire::vnet::HdrLen;
 
 use super::tap::TapLane;
 use super::vxlan::chains;
-use super::{Device, DeviceLane, Keep, Pushed, Trouble, Use};
+use super::{Device, DeviceLane, Keep, Pushed, Trouble, Use, xdp};
 use crate::listing::Refusal;
 
 /// Longest frame that waits for segmentation, with header and VLAN tag.
 const LONGEST: usize = 12 + 18 + 65_536;
+/// What there is room for at least without headers, should the MTU be raised.
+const JUMBO: usize = 10_000;
 /// Frames asked for at once.
 const AT_ONCE: usize = 256;
+/// Most queues that are used: as many as a port has rings.
+const MAX_QUEUES: u16 = 16;
 /// Bytes of received frames that may wait in the kernel.
 const RECEIVE_BUFFER: usize = 8 << 20;
 /// A tc program's answer: drop it.
 const TC_DROP: i32 = 2;
 
-/// Takes an interface away from the stack.
+/// Takes an interface away from the stack, to be attached to a switch.
 pub(super) fn open(name: &str, how: Use) -> Result<Device, Refusal> {
-    let link = Netlink::open()
-        .and_then(|mut netlink| netlink.link(name))
-        .map_err(|e| link_refusal(&e))?;
-    let header = if how.headers { HdrLen::MERGED } else { HdrLen::NONE };
-    let mark = how.host.then_some(HostConfig::MARK);
-    let config = PacketConfig {
-        header,
-        leave_out_mark: mark,
-        mark,
-        receive_buffer: Some(RECEIVE_BUFFER),
-        ..PacketConfig::new(name)
-    };
-    // First: what the stack loses from here on is received.
-    let (socket, header) = socket(config)?;
-    let mut keep = Keep::default();
-    let mut host = None;
-    if how.host {
-        let mut side = host_side(name)?;
-        let (tap, index) = (side.0.as_str(), link.index);
-        let tap_index = Netlink::open()
-            .and_then(|mut netlink| netlink.link(tap))
-            .map_err(|e| link_refusal(&e))?
-            .index;
-        let joined = HostLink::attach(index, tap_index, HostConfig::new(WireSide::Packet))
-            .map_err(|e| bpf_refusal(&e))?;
-        joined.capture(true).map_err(|e| bpf_refusal(&e))?;
-        side.1.keep.add(joined);
-        host = Some(Box::new(side.1));
-    } else {
-        for egress in [false, true] {
-            keep.add(gate(link.index, egress).map_err(|e| bpf_refusal(&e))?);
+    let nic = Nic::find(name)?;
+    // Large packets stay whole, which AF_XDP cannot do.
+    let wire = nic.packet(HdrLen::MERGED, true)?;
+    let stack = nic.stack(HdrLen::MERGED, [true, true, how.host], wire.by_xdp)?;
+    let mut keep = wire.keep;
+    let host = match stack.lane {
+        Some(lane) => Some(Box::new(Device {
+            name: format!("{name}^"),
+            lanes: vec![lane],
+            header: 12,
+            about: format!("host stack of {name} through a TAP"),
+            host: None,
+            keep: stack.keep,
+            index: None,
+        })),
+        None => {
+            keep.add(stack.keep);
+            None
         }
-    }
-    let longest = match how.headers {
-        true => LONGEST,
-        false => 10_000.max(link.mtu as usize + 18),
     };
-    let about = format!("interface {name} by AF_PACKET");
     Ok(Device {
         name: name.into(),
-        lanes: vec![Box::new(NicLane { socket, longest })],
-        header: u8::try_from(header.get()).unwrap_or(0),
-        about,
+        lanes: wire.lanes,
+        header: wire.header,
+        about: wire.about,
         host,
         keep,
+        index: Some(nic.index),
     })
 }
 
+/// An interface of the system.
+#[derive(Debug)]
+pub(crate) struct Nic {
+    name: String,
+    pub(crate) index: u32,
+    mtu: u32,
+    queues: u16,
+}
+
+/// What an interface's wire brings and takes.
+#[derive(Debug)]
+pub(crate) struct Wire {
+    /// One for each queue.
+    pub(crate) lanes: Vec<Box<dyn DeviceLane>>,
+    /// The stack does not see what is received.
+    pub(crate) by_xdp: bool,
+    pub(crate) about: String,
+    /// Programs in the kernel.
+    pub(crate) keep: Keep,
+    /// Length of the virtio-net header of its frames.
+    header: u8,
+}
+
+/// What is done with the stack of the host behind an interface.
+#[derive(Debug)]
+pub(crate) struct Stack {
+    /// What it sends and gets.
+    pub(crate) lane: Option<Box<dyn DeviceLane>>,
+    /// Programs in the kernel.
+    pub(crate) keep: Keep,
+}
+
+impl Nic {
+    /// The interface of this name.
+    ///
+    /// # Errors
+    ///
+    /// There is none.
+    pub(crate) fn find(name: &str) -> Result<Self, Refusal> {
+        let link = link(name)?;
+        // Drivers that do not say have one.
+        let channels = ethtool::channels(name).ok().flatten();
+        let queues = channels.map_or(1, |c| c.rx.max(c.tx));
+        Ok(Self {
+            name: link.name,
+            index: link.index,
+            mtu: link.mtu,
+            queues: u16::try_from(queues)
+                .unwrap_or(MAX_QUEUES)
+                .clamp(1, MAX_QUEUES),
+        })
+    }
+
+    /// Queues that are used.
+    pub(crate) fn queues(&self) -> u16 {
+        self.queues
+    }
+
+    /// Opens the wire with frames that programs of netmap's take: by AF_XDP if
+    /// that is possible.
+    ///
+    /// # Errors
+    ///
+    /// Why not; nothing is left behind.
+    pub(crate) fn wire(&self, receive: bool) -> Result<Wire, Refusal> {
+        let xdp = match self.mtu <= xdp::LONGEST_MTU {
+            true => xdp::open(self.index, u32::from(self.queues), receive),
+            false => Err(format!("the MTU is {}", self.mtu)),
+        };
+        let why = match xdp {
+            Ok((lanes, redirect)) => {
+                let mut keep = Keep::default();
+                redirect.into_iter().for_each(|r| keep.add(r));
+                return Ok(Wire {
+                    lanes,
+                    by_xdp: true,
+                    about: format!("interface {} by AF_XDP, copying", self.name),
+                    keep,
+                    header: 0,
+                });
+            }
+            Err(why) => why,
+        };
+        tracing::info!(interface = self.name, "no AF_XDP: {why}");
+        let mut wire = self.packet(HdrLen::NONE, receive)?;
+        wire.about = format!("{} (no AF_XDP: {why})", wire.about);
+        Ok(wire)
+    }
+
+    /// Opens the wire by AF_PACKET.
+    fn packet(&self, header: HdrLen, receive: bool) -> Result<Wire, Refusal> {
+        let config = PacketConfig {
+            header,
+            receive,
+            // What is given to the host's stack is not the wire's. Ours needs
+            // no mark: no tc program sees it.
+            leave_out_mark: Some(HostConfig::MARK),
+            qdisc_bypass: true,
+            receive_buffer: Some(RECEIVE_BUFFER),
+            ..PacketConfig::new(&self.name)
+        };
+        let (sockets, header) = self.sockets(&config)?;
+        let longest = match header.is_none() {
+            true => JUMBO.max(self.mtu as usize + 18),
+            false => LONGEST,
+        };
+        let lane = |socket| Box::new(NicLane { socket, longest }) as Box<dyn DeviceLane>;
+        Ok(Wire {
+            lanes: sockets.into_iter().map(lane).collect(),
+            by_xdp: false,
+            about: format!("interface {} by AF_PACKET", self.name),
+            keep: Keep::default(),
+            header: u8::try_from(header.get()).unwrap_or(0),
+        })
+    }
+
+    /// A socket for each queue; for all of them together if the interface
+    /// cannot spread its frames (while it is down, for one).
+    fn sockets(&self, config: &PacketConfig) -> Result<(Vec<PacketSocket>, HdrLen), Refusal> {
+        if self.queues > 1 && config.receive {
+            let mixed = std::process::id() ^ self.index << 8;
+            let spread = PacketConfig {
+                fanout: Some(Fanout {
+                    group: u16::try_from(mixed & 0xffff).unwrap_or(0),
+                    spread: Spread::Queue,
+                }),
+                ..config.clone()
+            };
+            let all: Result<Vec<_>, _> = (0..self.queues).map(|_| socket(&spread)).collect();
+            match all {
+                Ok(all) => {
+                    let header = all.first().map_or(config.header, |s| s.1);
+                    return Ok((all.into_iter().map(|s| s.0).collect(), header));
+                }
+                Err(e) => tracing::warn!(interface = self.name, "one queue only: {}", e.message),
+            }
+        }
+        let (socket, header) = socket(config)?;
+        Ok((vec![socket], header))
+    }
+
+    /// Connects the host's stack, if that is wanted, and keeps from it, and
+    /// from the wire, what rings that are open take: `tx`, `rx` and `host`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Nic::wire`].
+    pub(crate) fn stack(
+        &self,
+        header: HdrLen,
+        [tx, rx, host]: [bool; 3],
+        by_xdp: bool,
+    ) -> Result<Stack, Refusal> {
+        let mut stack = Stack {
+            lane: None,
+            keep: Keep::default(),
+        };
+        let withhold = rx && !by_xdp;
+        if host {
+            let (lane, tap) = host_side(header)?;
+            let wire = match withhold {
+                true => WireSide::Packet,
+                false => WireSide::Xdp,
+            };
+            let joined = HostLink::attach(self.index, tap, HostConfig::new(wire));
+            let joined = joined.map_err(|e| bpf_refusal(&e))?;
+            joined.capture(tx).map_err(|e| bpf_refusal(&e))?;
+            stack.keep.add(joined);
+            stack.lane = Some(lane);
+            return Ok(stack);
+        }
+        for (wanted, egress) in [(withhold, false), (tx, true)] {
+            if wanted {
+                let gate = gate(self.index, egress).map_err(|e| bpf_refusal(&e))?;
+                stack.keep.add(gate);
+            }
+        }
+        Ok(stack)
+    }
+}
+
+fn link(name: &str) -> Result<Link, Refusal> {
+    let link = Netlink::open().and_then(|mut netlink| netlink.link(name));
+    link.map_err(|e| link_refusal(&e))
+}
+
 /// The socket, with the shorter header if the kernel has no longer one.
-fn socket(config: PacketConfig) -> Result<(PacketSocket, HdrLen), Refusal> {
+fn socket(config: &PacketConfig) -> Result<(PacketSocket, HdrLen), Refusal> {
     let older = PacketConfig {
         header: HdrLen::SHORT,
         ..config.clone()
     };
-    let opened = match PacketSocket::open(&config) {
+    let opened = match PacketSocket::open(config) {
         Err(PacketError::HeaderLen { .. }) => {
             PacketSocket::open(&older).map(|socket| (socket, older.header))
         }
@@ -101,27 +274,21 @@ fn gate(index: u32, egress: bool) -> Result<netvale_backends::bpf::Link, BpfErro
     }
 }
 
-/// The TAP through which the host's stack is reached: its name and itself.
-fn host_side(interface: &str) -> Result<(String, Device), Refusal> {
+/// The TAP through which the host's stack is reached, and its index.
+fn host_side(header: HdrLen) -> Result<(Box<dyn DeviceLane>, u32), Refusal> {
+    let plain = header.is_none();
     let config = TapConfig {
         make: Make::New,
-        header: HdrLen::MERGED,
-        offloads: Offloads::ALL,
+        header,
+        offloads: if plain { Offloads::NONE } else { Offloads::ALL },
         ..TapConfig::new("nvhost%d")
     };
     let tap = Tap::open(&config).map_err(|e| super::tap::refusal(&e))?;
-    let name = tap.name().to_owned();
-    let lanes = tap.into_queues().into_iter();
-    let lanes = lanes.map(|queue| Box::new(TapLane::new(queue, LONGEST)) as Box<dyn DeviceLane>);
-    let device = Device {
-        name: format!("{interface}^"),
-        lanes: lanes.collect(),
-        header: 12,
-        about: format!("host stack of {interface} through TAP {name}"),
-        host: None,
-        keep: Keep::default(),
-    };
-    Ok((name, device))
+    let index = link(tap.name())?.index;
+    let longest = if plain { JUMBO } else { LONGEST };
+    let queue = tap.into_queues().into_iter().next();
+    let queue = queue.ok_or_else(|| Refusal::new(ErrorKind::Other, "a TAP without a queue"))?;
+    Ok((Box::new(TapLane::new(queue, longest)), index))
 }
 
 #[derive(Debug)]

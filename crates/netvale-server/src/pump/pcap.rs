@@ -6,13 +6,16 @@ use std::time::{Instant, SystemTime};
 
 use netvale_backends::batch::{Batch, BufPool, Piece};
 use netvale_backends::pcap::{
-    ETHERNET, PcapError, PcapErrorKind, Reader, Replay, Writer, WriterConfig,
+    ETHERNET, Pace, PcapError, PcapErrorKind, Reader, Replay, Writer, WriterConfig,
 };
 use netvale_wire::proto::ErrorKind;
 
 use super::spec::PcapSpec;
 use super::{Device, DeviceLane, Keep, Pushed, Trouble};
 use crate::listing::Refusal;
+
+/// Records looked at in one turn.
+const AT_ONCE: usize = 1024;
 
 /// Opens the file.
 pub(super) fn open(spec: &PcapSpec) -> Result<Device, Refusal> {
@@ -33,10 +36,15 @@ pub(super) fn open(spec: &PcapSpec) -> Result<Device, Refusal> {
         let lane = Box::new(Reading {
             replay,
             more,
+            at_once: spec.pace == Pace::AtOnce,
             start: None,
             path: spec.path.clone(),
+            skipped: 0,
         });
-        (lane as Box<dyn DeviceLane>, format!("replays {}", spec.path))
+        (
+            lane as Box<dyn DeviceLane>,
+            format!("replays {}", spec.path),
+        )
     };
     Ok(Device {
         name: port_name(&spec.path),
@@ -45,6 +53,7 @@ pub(super) fn open(spec: &PcapSpec) -> Result<Device, Refusal> {
         about,
         host: None,
         keep: Keep::default(),
+        index: None,
     })
 }
 
@@ -63,9 +72,13 @@ struct Reading {
     replay: Replay<File>,
     /// There is a current record.
     more: bool,
+    /// Without waiting.
+    at_once: bool,
     /// When the first was sent.
     start: Option<Instant>,
     path: String,
+    /// Records that are no Ethernet frames, or too long for one.
+    skipped: u64,
 }
 
 impl Reading {
@@ -74,21 +87,27 @@ impl Reading {
         // Later than any clock shows is never.
         self.more.then(|| start.checked_add(self.replay.due()))?
     }
+}
 
-    /// Copies the current record into a beginning of `free`; how many pieces
-    /// that takes. `None` if there is no room, or the frame is too long.
-    fn put(&self, pool: &BufPool, free: &[Piece], batch: &mut Batch) -> Option<usize> {
-        let record = self.replay.record()?;
-        let room = free.first()?.len.max(1) as usize;
-        let n = record.data.len().div_ceil(room);
-        let mut chain: Vec<Piece> = free.get(..n)?.to_vec();
-        let last = chain.last_mut()?;
-        last.len = u32::try_from(record.data.len() - (n - 1) * room).ok()?;
-        batch.push(&chain).ok()?;
-        let written = batch.write(pool, batch.len() - 1, 0, record.data);
-        debug_assert_eq!(written, record.data.len(), "it has room");
-        Some(n)
+/// Copies a frame into a beginning of `free`; how many pieces that takes.
+/// `None` if there is no room.
+fn put(data: &[u8], pool: &BufPool, free: &[Piece], batch: &mut Batch) -> Option<usize> {
+    let first = free.first()?;
+    let room = first.len.max(1) as usize;
+    if data.len() <= room {
+        let len = u32::try_from(data.len()).ok()?;
+        let written = pool.bufs().write(first.buf, 0, data);
+        batch.push_buf(first.buf, if written { len } else { 0 });
+        return Some(1);
     }
+    let n = data.len().div_ceil(room);
+    let mut chain: Vec<Piece> = free.get(..n)?.to_vec();
+    let last = chain.last_mut()?;
+    last.len = u32::try_from(data.len() - (n - 1) * room).ok()?;
+    batch.push(&chain).ok()?;
+    let written = batch.write(pool, batch.len() - 1, 0, data);
+    debug_assert_eq!(written, data.len(), "it has room");
+    Some(n)
 }
 
 impl DeviceLane for Reading {
@@ -109,16 +128,19 @@ impl DeviceLane for Reading {
         let now = Instant::now();
         self.start.get_or_insert(now);
         let mut free = free;
-        while self.next_due().is_some_and(|due| due <= now) {
-            let record = self.replay.record();
-            let possible = record.is_some_and(|r| {
-                r.link_type == ETHERNET && (1..1 << 16).contains(&r.data.len())
-            });
-            if possible {
-                match self.put(pool, free, batch) {
-                    Some(n) => free = free.get(n..).unwrap_or_default(),
-                    None => break, // when there is room again
+        // Bounded: a capture without any frame for us may be replayed for ever.
+        for _ in 0..AT_ONCE {
+            if !(self.more && self.at_once) && self.next_due().is_none_or(|due| due > now) {
+                break;
+            }
+            match self.replay.record() {
+                Some(r) if r.link_type == ETHERNET && (1..1 << 16).contains(&r.data.len()) => {
+                    match put(r.data, pool, free, batch) {
+                        Some(n) => free = free.get(n..).unwrap_or_default(),
+                        None => break, // when there is room again
+                    }
                 }
+                _ => self.skipped += 1,
             }
             self.more = match self.replay.advance() {
                 Ok(more) => more,
@@ -128,7 +150,8 @@ impl DeviceLane for Reading {
                 }
             };
             if !self.more {
-                tracing::info!(path = self.path, "the capture has been replayed");
+                let (path, skipped) = (&self.path, self.skipped);
+                tracing::info!(path, skipped, "the capture has been replayed");
             }
         }
         Ok(batch.len())

@@ -19,8 +19,8 @@ use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 use rustix::thread::{CpuSet, sched_setaffinity};
 
-use super::lane::Lane;
 use super::News;
+use super::lane::Lane;
 use crate::sleep::Patience;
 
 /// Marks the thread's own bell among events; lanes have smaller numbers.
@@ -182,6 +182,7 @@ impl Thread {
         let mut events = Vec::with_capacity(EVENTS);
         let mut idle_since = None;
         loop {
+            self.watch(false);
             self.look(&mut events, Some(Duration::ZERO));
             let Some(moved) = self.go_round() else { return };
             if moved {
@@ -207,7 +208,7 @@ impl Thread {
                 Some(false) => {
                     let due = self.lanes.iter().filter_map(|s| s.lane.due()).min();
                     let time = due.map(|due| due.saturating_duration_since(now));
-                    self.watch();
+                    self.watch(true);
                     self.look(&mut events, time);
                     patience.slept(now.elapsed());
                 }
@@ -279,15 +280,20 @@ impl Thread {
         Some(any)
     }
 
-    /// Watches the devices for what their lanes wait for.
-    fn watch(&mut self) {
+    /// Watches the devices for what their lanes wait for; `exactly`: for no
+    /// more than that, which would keep the thread from sleeping.
+    fn watch(&mut self, exactly: bool) {
         for seated in &mut self.lanes {
             let lane = &seated.lane;
             let Some(fd) = lane.fd().filter(|_| !lane.is_gone()) else {
                 continue;
             };
             let wanted = lane.interest();
-            if seated.watched == Some(wanted) {
+            let fine = |(readable, writable)| match exactly {
+                true => (readable, writable) == wanted,
+                false => readable >= wanted.0 && writable >= wanted.1,
+            };
+            if seated.watched.is_some_and(fine) {
                 continue;
             }
             let mut flags = epoll::EventFlags::empty();

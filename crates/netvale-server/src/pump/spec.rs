@@ -75,6 +75,14 @@ impl DeviceSpec {
         Some(Self::backend(kind, arg))
     }
 
+    /// Queues, where that is known before it is opened; 1 else.
+    pub(crate) fn queues(&self) -> u16 {
+        match self {
+            Self::Tap(tap) => u16::try_from(tap.queues).unwrap_or(1),
+            _ => 1,
+        }
+    }
+
     /// What a port of a switch is called after it.
     pub(crate) fn port(&self) -> String {
         match self {

@@ -51,6 +51,7 @@ pub(super) fn open(spec: &TapSpec, how: Use) -> Result<Device, Refusal> {
         about,
         host: None,
         keep: Keep::default(),
+        index: None,
     })
 }
 

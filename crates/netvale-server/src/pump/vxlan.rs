@@ -35,6 +35,7 @@ pub(super) fn open(config: &VxlanConfig) -> Result<Device, Refusal> {
         about,
         host: None,
         keep: Keep::default(),
+        index: None,
     })
 }
 
@@ -69,8 +70,7 @@ impl DeviceLane for VxlanLane {
         let now = self.start.elapsed();
         let sent = self.endpoint.send(pool, batch, 0, now);
         let sent = sent.map_err(|e| Trouble::Gone(crate::files::chain(&e)))?;
-        let refused =
-            sent.malformed + sent.too_long + sent.full + sent.unreachable + sent.nowhere;
+        let refused = sent.malformed + sent.too_long + sent.full + sent.unreachable + sent.nowhere;
         Ok(Pushed {
             done: batch.len(),
             refused,

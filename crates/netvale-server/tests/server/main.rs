@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod bed;
 #[cfg(test)]
+mod devices;
+#[cfg(test)]
 mod hostile;
 #[cfg(test)]
 mod isolated;

@@ -96,7 +96,11 @@ fn binding_is_registering() {
         offsets: Some(offset),
         ..nr("vale0:b")
     };
-    assert_eq!(no(&mut b, ask), ErrorKind::Unsupported);
+    let mut c = bed.connect();
+    let (reg, _) = bind(&mut c, ask);
+    assert_eq!(reg.offsets.map(|o| o.max), Some(64));
+    drop(c);
+    assert!(eventually(SOON, || bed.ports().len() == 1));
     bind(&mut b, nr("foo{1"));
     let names: Vec<String> = bed.ports().into_iter().map(|p| p.name).collect();
     assert_eq!(names, ["vale0:a", "foo", "foo{1", "foo}1"]);
@@ -147,7 +151,15 @@ fn ports_and_memory_are_described() {
         (1, 1, 1024)
     );
     assert!(bed.ports().is_empty());
-    assert_eq!(refused(&mut a, &describe(nr("lo"))), ErrorKind::NotFound);
+    assert_eq!(
+        refused(&mut a, &describe(nr("nosuch0"))),
+        ErrorKind::NotFound
+    );
+    // An interface of the system has host rings too.
+    match a.ask(&describe(nr("lo"))).unwrap().0 {
+        Reply::Info(info) => assert_eq!(info.host_rings, [1, 1]),
+        other => panic!("{other:?}"),
+    }
     let shared = memory(&mut a, 0).unwrap();
     assert_eq!((Some(shared), shared.id), (memory(&mut a, 1), 1));
     assert_eq!(shared.geom, seen.region.geom);

@@ -59,6 +59,7 @@ impl<M: MemSource> Domain<M> {
             rx: vec![],
             owners: vec![],
             peer: None,
+            host: [0, 0],
             watches: None,
             parent: None,
             root: None,
@@ -253,9 +254,13 @@ impl<M: MemSource> Domain<M> {
             |b: &mut [u8], ofs: usize, v: u32| b[ofs..ofs + 4].copy_from_slice(&v.to_le_bytes());
         put(&mut b, 16, 14);
         put(&mut b, 20, private);
-        put(&mut b, 24, u32::try_from(p.tx.len()).unwrap_or(0));
-        put(&mut b, 28, u32::try_from(p.rx.len()).unwrap_or(0));
+        let [host_tx, host_rx] = p.host.map(u32::from);
+        let count = |n: usize| u32::try_from(n).unwrap_or(0);
+        put(&mut b, 24, count(p.tx.len()).saturating_sub(host_tx));
+        put(&mut b, 28, count(p.rx.len()).saturating_sub(host_rx));
         put(&mut b, 32, extra);
+        put(&mut b, 36, host_tx);
+        put(&mut b, 40, host_rx);
         let mut place = |i: usize, obj: u32| {
             let ofs = 56 + i * 8;
             let distance = (r.map.geom.ring_ofs(obj) - at) as u64;

@@ -100,7 +100,7 @@ impl<M: MemSource> Domain<M> {
 
     /// The control plane makes no system call: a receiver that sleeps behind a
     /// repaired reservation is told by who called us ([`Domain::take_wakes`]).
-    fn wake_later(&self, kring: Kring<'_>) {
+    pub(super) fn wake_later(&self, kring: Kring<'_>) {
         if let Some(said) = kring.sleep_word().take() {
             self.wakes.borrow_mut().push((kring.id(), said));
         }

@@ -14,6 +14,7 @@ mod books;
 mod build;
 mod close;
 mod control;
+mod devices;
 mod monitors;
 mod nr;
 mod open;
@@ -37,6 +38,7 @@ use netvale_shm::Mem;
 
 use books::{Ids, Slab};
 pub use close::Freed;
+pub use devices::{DevicePlan, DeviceUse};
 pub use nr::{NrBind, Offsets};
 pub use query::{CheckReport, OwnerInfo, PortEntry, PortStats, RegionReport, StationEntry};
 pub use regions::Layout;
@@ -186,6 +188,9 @@ pub struct Registration {
     pub tx_rings: u16,
     /// All RX rings of the port.
     pub rx_rings: u16,
+    /// Host rings, TX and RX: they stand behind the others, and are not
+    /// among the numbers above.
+    pub host_rings: [u16; 2],
     /// TX rings bound by this registration.
     pub tx: Vec<RingInfo>,
     /// RX rings bound by this registration.
@@ -279,6 +284,8 @@ struct Port {
     owners: Vec<u16>,
     /// The other end of a pipe.
     peer: Option<PortId>,
+    /// Of its TX and RX rings, how many are host rings: the last ones.
+    host: [u16; 2],
     /// What a monitor watches.
     watches: Option<PortId>,
     /// What a pipe belongs to.

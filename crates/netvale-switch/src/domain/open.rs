@@ -234,8 +234,9 @@ impl<M: MemSource> Domain<M> {
             shared: r.map.shared,
             geom: r.map.geom,
             nif_ofs: 0,
-            tx_rings: u16::try_from(p.tx.len()).unwrap_or(0),
-            rx_rings: u16::try_from(p.rx.len()).unwrap_or(0),
+            tx_rings: hardware(p).0,
+            rx_rings: hardware(p).1,
+            host_rings: p.host,
             tx: ring_infos(r.map.geom, &p.tx, &tx),
             rx: ring_infos(r.map.geom, &p.rx, &rx),
             vnet_hdr: p.vnet_hdr,
@@ -364,7 +365,7 @@ impl<'a> Ask<'a> {
     }
 }
 
-fn all_of(rings: &[RingState]) -> Vec<u16> {
+pub(super) fn all_of(rings: &[RingState]) -> Vec<u16> {
     (0..u16::try_from(rings.len()).unwrap_or(0)).collect()
 }
 
@@ -381,32 +382,48 @@ fn ring_infos(geom: RegionGeom, rings: &[RingState], which: &[u16]) -> Vec<RingI
     which.iter().filter_map(info).collect()
 }
 
+/// TX and RX rings that are no host rings.
+fn hardware(p: &Port) -> (u16, u16) {
+    let count = |rings: &[RingState], host: u16| {
+        let all = u16::try_from(rings.len()).unwrap_or(0);
+        all.saturating_sub(host)
+    };
+    (count(&p.tx, p.host[0]), count(&p.rx, p.host[1]))
+}
+
 /// Rings that a specification binds.
 pub(super) fn chosen(p: &Port, spec: &PortSpec) -> Result<(Vec<u16>, Vec<u16>)> {
+    let (hw_tx, hw_rx) = hardware(p);
+    let [host_tx, host_rx] = p.host;
+    let host = |i: u16, hw: u16| hw + i;
+    let no_host = || DomainError::Invalid(format!("{} has no host rings", p.name));
+    // A side that has no such ring takes part with its first.
+    let pick = |i: u16, n: u16| -> Vec<u16> {
+        let i = if i < n { i } else { 0 };
+        (i < n).then_some(i).into_iter().collect()
+    };
     let (mut tx, mut rx) = match spec.rings {
-        RingSel::All => (all_of(&p.tx), all_of(&p.rx)),
-        RingSel::One(i) => {
-            let i = usize::from(i);
-            if i >= p.tx.len() && i >= p.rx.len() {
-                return Err(DomainError::Invalid(format!("{} has no ring {i}", p.name)));
-            }
-            // A side that has no such ring takes part with its first.
-            let pick = |rings: &[RingState]| -> Vec<u16> {
-                let i = if i < rings.len() { i } else { 0 };
-                rings
-                    .get(i)
-                    .and(u16::try_from(i).ok())
-                    .into_iter()
-                    .collect()
-            };
-            (pick(&p.tx), pick(&p.rx))
+        RingSel::All => ((0..hw_tx).collect(), (0..hw_rx).collect()),
+        RingSel::One(i) if i >= hw_tx && i >= hw_rx => {
+            return Err(DomainError::Invalid(format!("{} has no ring {i}", p.name)));
         }
-        RingSel::Host | RingSel::HostOne(_) | RingSel::NicAndHost => {
+        RingSel::One(i) => (pick(i, hw_tx), pick(i, hw_rx)),
+        _ if host_tx == 0 && host_rx == 0 => return Err(no_host()),
+        RingSel::Host => (
+            (0..host_tx).map(|i| host(i, hw_tx)).collect(),
+            (0..host_rx).map(|i| host(i, hw_rx)).collect(),
+        ),
+        RingSel::HostOne(i) if i >= host_tx && i >= host_rx => {
             return Err(DomainError::Invalid(format!(
-                "{} has no host rings",
+                "{} has no host ring {i}",
                 p.name
             )));
         }
+        RingSel::HostOne(i) => {
+            let of = |n, hw| pick(i, n).into_iter().map(|i| host(i, hw)).collect();
+            (of(host_tx, hw_tx), of(host_rx, hw_rx))
+        }
+        RingSel::NicAndHost => (all_of(&p.tx), all_of(&p.rx)),
     };
     if spec.flags.rx_only {
         tx.clear();

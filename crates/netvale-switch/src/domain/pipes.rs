@@ -190,7 +190,7 @@ impl<M: MemSource> Domain<M> {
                 p.root.clone_from(&place.root);
                 p.unnamed = unnamed;
             }
-            self.link_pipe(a, b);
+            link_pipe(self, a, b);
         }
         Ok(match role {
             PipeRole::Master => master.0,
@@ -215,22 +215,6 @@ impl<M: MemSource> Domain<M> {
         }
         (self.free_name(&name), true)
     }
-
-    /// Joins the TX rings of `a` with the RX rings of `b`.
-    fn link_pipe(&self, a: PortId, b: PortId) {
-        let (Some(a), Some(b)) = (self.port(a), self.port(b)) else {
-            return;
-        };
-        for (t, r) in a.tx.iter().zip(&b.rx) {
-            let (Some(tx), Some(rx)) = (self.world.kring(t.kring), self.world.kring(r.kring))
-            else {
-                continue;
-            };
-            tx.set_peer(Some(r.kring));
-            rx.set_peer(Some(t.kring));
-            pipe::init(tx, rx, u32::from(t.slots));
-        }
-    }
 }
 
 /// What a new pipe takes from what it belongs to.
@@ -240,4 +224,20 @@ struct Place {
     region: Option<u16>,
     parent: String,
     root: Option<String>,
+}
+
+/// Joins the TX rings of `a` with the RX rings of `b`.
+pub(super) fn link_pipe<M: MemSource>(domain: &Domain<M>, a: PortId, b: PortId) {
+    let (Some(a), Some(b)) = (domain.port(a), domain.port(b)) else {
+        return;
+    };
+    for (t, r) in a.tx.iter().zip(&b.rx) {
+        let world = &domain.world;
+        let (Some(tx), Some(rx)) = (world.kring(t.kring), world.kring(r.kring)) else {
+            continue;
+        };
+        tx.set_peer(Some(r.kring));
+        rx.set_peer(Some(t.kring));
+        pipe::init(tx, rx, u32::from(t.slots));
+    }
 }

@@ -84,7 +84,12 @@ fn modes_choose_among_queues_and_host_rings() {
         ("netmap:eth0^", vec![2], vec![2], (false, false, true)),
         ("netmap:eth0^0/R", vec![], vec![2], (false, false, true)),
         ("netmap:eth0-1/T", vec![1], vec![], (true, false, false)),
-        ("netmap:eth0*", vec![0, 1, 2], vec![0, 1, 2], (true, true, true)),
+        (
+            "netmap:eth0*",
+            vec![0, 1, 2],
+            vec![0, 1, 2],
+            (true, true, true),
+        ),
     ] {
         let p = bed.open(name, &Want::default());
         let idx = |rings: &[netvale_switch::domain::RingInfo]| -> Vec<u16> {

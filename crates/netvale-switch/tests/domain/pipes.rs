@@ -94,7 +94,11 @@ fn only_changes_are_copied_back_and_none_is_missed() {
         let (ring, mut sent) = (tx.tx[0].ring(), Vec::new());
         for i in 0..n {
             let k = (at + i) % 8;
-            let flags = if rng.below(8) == 0 { netvale_ring::slot::NS_BUF_CHANGED } else { 0 };
+            let flags = if rng.below(8) == 0 {
+                netvale_ring::slot::NS_BUF_CHANGED
+            } else {
+                0
+            };
             let slot = Slot::new(ring.slot(k).buf(), 60 + (round % 100) as u16, flags);
             ring.set_slot(k, slot);
             ring.set_ptr(k, u64::from(round) << 8 | u64::from(i));
@@ -104,7 +108,11 @@ fn only_changes_are_copied_back_and_none_is_missed() {
         tx.tx[0].sync().unwrap();
 
         // One handle looks, perhaps another one releases.
-        let (first, second) = if rng.below(2) == 0 { (&mut a, &mut b) } else { (&mut b, &mut a) };
+        let (first, second) = if rng.below(2) == 0 {
+            (&mut a, &mut b)
+        } else {
+            (&mut b, &mut a)
+        };
         first.rx[0].sync().unwrap();
         let last = if rng.below(3) == 0 { second } else { first };
         last.rx[0].sync().unwrap();
@@ -125,7 +133,11 @@ fn only_changes_are_copied_back_and_none_is_missed() {
         let ring = tx.tx[0].ring();
         for (i, (slot, ptr)) in back.into_iter().enumerate() {
             let k = (at + i as u32) % 8;
-            assert_eq!((ring.slot(k), ring.ptr(k)), (slot, ptr), "round {round} slot {k}");
+            assert_eq!(
+                (ring.slot(k), ring.ptr(k)),
+                (slot, ptr),
+                "round {round} slot {k}"
+            );
         }
         at = (at + n) % 8;
     }

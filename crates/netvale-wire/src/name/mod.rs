@@ -5,6 +5,7 @@
 //!         | "vale" id ":" name [pipe] mods opts  a port of a switch
 //!         | "null" [":" name] tail               no device, memory only
 //!         | kind ":" arg tail                    a back end, see BackendKind
+//!         | "vxlan:" N "@" arg tail              a tunnel
 //! name   := characters other than - * ^ / @ { }
 //! pipe   := "{" id | "}" id                      master, slave
 //! id     := characters of A-Z a-z 0-9 _

@@ -48,7 +48,21 @@ pub(super) fn spec(text: &str) -> Result<PortSpec, NameError> {
             prefix: kind.prefix(),
         });
     }
-    let (arg, tail) = argument(text, start);
+    // A tunnel's network stands before a plain `@`: vxlan:42@192.0.2.7
+    let network = match kind {
+        BackendKind::Vxlan => leading_digits(text.get(start..).unwrap_or_default()),
+        _ => "",
+    };
+    let after = start + network.len();
+    let plain = !network.is_empty() && text.get(after..).is_some_and(|t| t.starts_with('@'));
+    let (arg, tail) = match plain {
+        true if text.get(after..).is_some_and(|t| t.starts_with("@@")) => argument(text, start),
+        true => {
+            let (remote, tail) = argument(text, after + 1);
+            (alloc::format!("{network}@{remote}"), tail)
+        }
+        false => argument(text, start),
+    };
     if arg.is_empty() {
         return Err(NameError::EmptyPart {
             what: "argument of the back end",

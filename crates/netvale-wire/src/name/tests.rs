@@ -285,6 +285,7 @@ fn backends_take_their_argument_as_it_is() {
         ),
         ("vfio:0000:03:00.0", BackendKind::Vfio, "0000:03:00.0"),
         ("vxlan:10.0.0.1,vni=7", BackendKind::Vxlan, "10.0.0.1,vni=7"),
+        ("vxlan:42@@10.0.0.1:5", BackendKind::Vxlan, "42@10.0.0.1:5"),
     ] {
         let spec = parse(text);
         let arg = arg.to_string();
@@ -292,6 +293,9 @@ fn backends_take_their_argument_as_it_is() {
         assert_eq!(spec.to_string(), text);
         assert_eq!(PortSpec::from_nr_name(&spec.port_name()), Ok(spec));
     }
+    let tunnel = parse("vxlan:42@10.0.0.1:5@3");
+    assert_eq!(tunnel.to_string(), "vxlan:42@@10.0.0.1:5@3");
+    assert_eq!(tunnel, parse("vxlan:42@@10.0.0.1:5@3"));
     let spec = parse("tap:t@3@conf:slots=64");
     assert_eq!((spec.mem_id, spec.opts.conf.tx_slots), (Some(3), Some(64)));
     for text in ["null", "null:"] {

@@ -1,0 +1,377 @@
+//! Devices that clients have open: `tap:t0`, `netmap:eth0`, `netmap:eth0^`.
+//!
+//! The client's port is one side of rings linked as a pipe's are, a pump has
+//! the other. A device moves frames only between rings that somebody has open,
+//! and is given back with the last registration.
+
+use std::sync::Arc;
+
+use netvale_ring::port::PortId;
+use netvale_switch::domain::{DevicePlan, DeviceUse, DomainError, Registration};
+use netvale_wire::name::{PortKind, PortSpec};
+use netvale_wire::proto::{ErrorKind, Wanted};
+use netvale_wire::vnet::HdrLen;
+
+use super::devices::busy;
+use super::{Core, is_interface};
+use crate::conn::Conn;
+use crate::listing::Refusal;
+use crate::pump::{self, DeviceLane, DeviceSpec, Keep, Lane, Losses, Nic, Use};
+
+/// Host rings of an interface, each direction.
+const HOST_RINGS: u16 = 1;
+/// Most of them that a client can have.
+const MOST_HOST_RINGS: u16 = 16;
+
+/// A device that clients have open.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) key: String,
+    /// Name of its port.
+    pub(super) name: String,
+    pub(super) about: String,
+    pub(super) losses: Arc<Losses>,
+    /// The clients' side.
+    user: PortId,
+    /// The pump's side.
+    reg: Registration,
+    /// Rings of the pump's side that are queues'; the others are the host's.
+    queues: usize,
+    pub(super) lanes: Vec<u64>,
+    // In this order: first the host's stack is let go.
+    stack: Keep,
+    keep: Keep,
+    /// An interface, whose frames are taken only while rings are open.
+    pub(super) nic: Option<Nic>,
+    /// How its wire is open: whether it receives, whether by AF_XDP; which
+    /// lanes serve it.
+    wire: Option<(bool, bool)>,
+    wired: Vec<u64>,
+    /// For which use it is set up.
+    set: DeviceUse,
+}
+
+impl Opened {
+    /// Name of the pump's side.
+    pub(super) fn hidden(&self) -> &str {
+        &self.reg.name
+    }
+}
+
+impl Core {
+    /// If `spec` means a device that is not open yet, opens it.
+    pub(super) fn open_device(
+        &mut self,
+        conn: &Conn,
+        isolated: bool,
+        spec: &PortSpec,
+        want: &Wanted,
+        host_rings: [u16; 2],
+    ) -> Result<(), Refusal> {
+        if !spec.flags.is_monitor() && self.devices.is_attached(&spec.port_name()) {
+            return Err(busy(&format!("{} is attached", spec.port_name())));
+        }
+        let Some(device) = self.closed_device(spec)? else {
+            return Ok(());
+        };
+        if !conn.trusted_user {
+            let message = "only the server's own user and root may open devices";
+            return Err(Refusal::new(ErrorKind::Denied, message));
+        }
+        let key = device.key();
+        if self.devices.uses(&key) {
+            return Err(busy(&format!("{key} is attached to a switch, or open")));
+        }
+        let name = spec.port_name();
+        let made = match &device {
+            DeviceSpec::Nic(interface) => {
+                let nic = Nic::find(interface)?;
+                let about = format!("interface {interface}");
+                self.devices.watch_links();
+                Made {
+                    lanes: Vec::new(),
+                    queues: nic.queues(),
+                    host: host_rings.into_iter().max().unwrap_or(0),
+                    header: 0,
+                    about,
+                    keep: Keep::default(),
+                    nic: Some(nic),
+                }
+            }
+            _ => {
+                let how = Use {
+                    headers: want.accepts_vnet_hdr && want.vnet_hdr.is_some_and(|l| l > 0),
+                    host: false,
+                };
+                let device = pump::open(&device, how)?;
+                Made {
+                    queues: u16::try_from(device.lanes.len()).unwrap_or(u16::MAX),
+                    lanes: device.lanes,
+                    host: 0,
+                    header: device.header,
+                    about: device.about,
+                    keep: device.keep,
+                    nic: None,
+                }
+            }
+        };
+        let plan = DevicePlan {
+            name: &name,
+            queues: made.queues,
+            host: match made.nic {
+                Some(_) => made.host.clamp(HOST_RINGS, MOST_HOST_RINGS),
+                None => 0,
+            },
+            slots: (want.tx_slots, want.rx_slots),
+            region: spec.mem_id,
+            isolated,
+            vnet_hdr: made.header,
+        };
+        let owner = self.domain.add_owner(std::process::id(), isolated)?;
+        let (user, reg) = match self.domain.make_device(owner, &plan) {
+            Ok(both) => both,
+            Err(e) => {
+                self.close(owner);
+                return Err(e.into());
+            }
+        };
+        self.regions.enter(&self.domain, super::open::krings(&reg));
+        tracing::info!(port = name, device = made.about, "opened");
+        let opened = Opened {
+            key,
+            name,
+            about: made.about,
+            losses: Arc::default(),
+            user,
+            reg,
+            queues: usize::from(made.queues),
+            lanes: Vec::new(),
+            stack: Keep::default(),
+            keep: made.keep,
+            nic: made.nic,
+            wire: None,
+            wired: Vec::new(),
+            set: DeviceUse::default(),
+        };
+        self.devices.opened.push(opened);
+        let at = self.devices.opened.len() - 1;
+        let started = made.lanes.into_iter().enumerate();
+        for (i, lane) in started.collect::<Vec<_>>() {
+            if let Err(e) = self.start_opened(at, i, lane) {
+                self.close_opened(at);
+                return Err(e);
+            }
+        }
+        Ok(())
+    }
+
+    /// The device that a name means, if no port has the name yet.
+    fn closed_device(&self, spec: &PortSpec) -> Result<Option<DeviceSpec>, Refusal> {
+        if spec.pipe.is_some() || spec.flags.is_monitor() {
+            return Ok(None);
+        }
+        // Ports of that name, persistent ones too.
+        if self.domain.vnet_hdr(&spec.port_name()).is_ok() {
+            return Ok(None);
+        }
+        match &spec.kind {
+            PortKind::Backend { kind, arg } => DeviceSpec::backend(*kind, arg).map(Some),
+            PortKind::Nic { name } if is_interface(name) => Ok(Some(DeviceSpec::Nic(name.clone()))),
+            _ => Ok(None),
+        }
+    }
+
+    /// What a request about a device that is not open is to be told: its port
+    /// is made for the moment.
+    pub(super) fn look_at_device<T>(
+        &mut self,
+        spec: &PortSpec,
+        host_rings: [u16; 2],
+        look: impl FnOnce(&mut Self) -> Result<T, DomainError>,
+    ) -> Result<T, Refusal> {
+        let Some(device) = self.closed_device(spec)? else {
+            return Ok(look(self)?);
+        };
+        if self.devices.uses(&device.key()) {
+            return Err(busy(&format!("{} is attached to a switch", device.key())));
+        }
+        let host = host_rings.into_iter().max().unwrap_or(0);
+        let plan = DevicePlan {
+            name: &spec.port_name(),
+            queues: device.queues(),
+            host: match device {
+                DeviceSpec::Nic(_) => host.clamp(HOST_RINGS, MOST_HOST_RINGS),
+                _ => 0,
+            },
+            slots: (0, 0),
+            region: spec.mem_id,
+            isolated: false,
+            vnet_hdr: 0,
+        };
+        let owner = self.domain.add_owner(std::process::id(), false)?;
+        let seen = match self.domain.make_device(owner, &plan) {
+            Ok(_) => look(self),
+            Err(e) => Err(e),
+        };
+        self.close(owner);
+        Ok(seen?)
+    }
+
+    /// Has ring `i` of an opened device served.
+    fn start_opened(
+        &mut self,
+        at: usize,
+        i: usize,
+        device: Box<dyn DeviceLane>,
+    ) -> Result<(), Refusal> {
+        let lost = || Refusal::new(ErrorKind::Other, "the port's rings are not in its region");
+        self.hire_pumps()?;
+        let gear = self.gear();
+        let id = self.devices.next_lane();
+        let opened = self.devices.opened.get_mut(at).ok_or_else(lost)?;
+        let reg = &opened.reg;
+        let map = self.domain.region(reg.region, reg.region_gen);
+        let map = &map.ok_or_else(lost)?.0;
+        let rings = (
+            reg.tx.get(i).ok_or_else(lost)?,
+            reg.rx.get(i).ok_or_else(lost)?,
+        );
+        let losses = Arc::clone(&opened.losses);
+        let lane = Lane::new(id, &gear, reg, rings, map, device, losses).ok_or_else(lost)?;
+        opened.lanes.push(id);
+        self.devices.serve(lane);
+        Ok(())
+    }
+
+    /// Sets devices up for the rings that are open now, and gives back those
+    /// that nobody has open any more.
+    pub(super) fn settle_devices(&mut self) -> Result<(), Refusal> {
+        let mut refused = Ok(());
+        let mut at = 0;
+        while let Some(opened) = self.devices.opened.get(at) {
+            let now = self.domain.device_use(opened.user);
+            if !now.open {
+                self.close_opened(at);
+                continue;
+            }
+            if opened.nic.is_some() && opened.set != now {
+                let done = self.set_up_nic(at, now);
+                refused = refused.and(done);
+            }
+            at += 1;
+        }
+        refused
+    }
+
+    /// Takes from an interface, and from the host behind it, what rings that
+    /// are open take.
+    fn set_up_nic(&mut self, at: usize, now: DeviceUse) -> Result<(), Refusal> {
+        // The wire stays as it is while that will do: to take an interface's
+        // queues anew takes a driver some time.
+        let wanted = (now.tx || now.rx).then_some(now.rx);
+        let rewire = match self.devices.opened.get(at) {
+            Some(opened) => opened.wire.map(|w| w.0) != wanted,
+            None => return Ok(()),
+        };
+        self.stop_host(at);
+        if rewire {
+            self.stop_lanes(at);
+        }
+        let Some(opened) = self.devices.opened.get_mut(at) else {
+            return Ok(());
+        };
+        opened.set = now;
+        opened.stack = Keep::default();
+        if rewire {
+            self.rewire(at, wanted)?;
+        }
+        let Some(opened) = self.devices.opened.get_mut(at) else {
+            return Ok(());
+        };
+        let by_xdp = opened.wire.is_some_and(|w| w.1);
+        let Some(nic) = &opened.nic else {
+            return Ok(());
+        };
+        let stack = nic.stack(HdrLen::NONE, [now.tx, now.rx, now.host], by_xdp)?;
+        opened.stack = stack.keep;
+        let queues = opened.queues;
+        match stack.lane {
+            Some(host) => self.start_opened(at, queues, host),
+            None => Ok(()),
+        }
+    }
+
+    /// Opens an interface's wire, or closes it. `wanted`: whether to receive.
+    fn rewire(&mut self, at: usize, wanted: Option<bool>) -> Result<(), Refusal> {
+        let Some(opened) = self.devices.opened.get_mut(at) else {
+            return Ok(());
+        };
+        opened.wire = None;
+        opened.keep = Keep::default();
+        let (Some(nic), Some(receive)) = (&opened.nic, wanted) else {
+            return Ok(());
+        };
+        let wire = nic.wire(receive)?;
+        opened.wire = Some((receive, wire.by_xdp));
+        opened.keep = wire.keep;
+        tracing::info!(port = opened.name, device = wire.about, "takes frames");
+        opened.about = wire.about;
+        let queues = opened.queues;
+        for (i, lane) in wire.lanes.into_iter().enumerate().take(queues) {
+            self.start_opened(at, i, lane)?;
+        }
+        if let Some(opened) = self.devices.opened.get_mut(at) {
+            opened.wired.clone_from(&opened.lanes);
+        }
+        Ok(())
+    }
+
+    /// Stops what serves an interface's host rings.
+    fn stop_host(&mut self, at: usize) {
+        let Some(opened) = self.devices.opened.get_mut(at) else {
+            return;
+        };
+        let wired = &opened.wired;
+        let (keep, stop): (Vec<u64>, Vec<u64>) =
+            opened.lanes.iter().partition(|id| wired.contains(id));
+        opened.lanes = keep;
+        stop.into_iter().for_each(|id| self.devices.stop(id));
+    }
+
+    fn stop_lanes(&mut self, at: usize) {
+        if let Some(opened) = self.devices.opened.get_mut(at) {
+            opened.wired.clear();
+            let lanes = std::mem::take(&mut opened.lanes);
+            lanes.into_iter().for_each(|id| self.devices.stop(id));
+        }
+    }
+
+    fn close_opened(&mut self, at: usize) {
+        self.stop_lanes(at);
+        let opened = self.devices.opened.swap_remove(at);
+        tracing::info!(port = opened.name, "closed");
+        let owner = opened.reg.owner;
+        drop(opened); // programs in the kernel
+        self.close_plain(owner);
+    }
+
+    /// A device that clients have open is no more: they are told.
+    pub(super) fn lose_opened(&mut self, at: usize) {
+        let Some(opened) = self.devices.opened.get(at) else {
+            return;
+        };
+        self.domain.device_gone(opened.user);
+        self.close_opened(at);
+    }
+}
+
+/// What opening brought.
+struct Made {
+    lanes: Vec<Box<dyn DeviceLane>>,
+    queues: u16,
+    host: u16,
+    header: u8,
+    about: String,
+    keep: Keep,
+    nic: Option<Nic>,
+}

@@ -1,0 +1,106 @@
+//! Capture files as devices.
+
+use netvale_backends::pcap::{Format, Reader, Writer, WriterConfig};
+use netvale_testkit::{PATIENCE, TempDir, eventually};
+use netvale_wire::proto::ErrorKind;
+
+use super::{attach, plain, receive, send};
+use crate::bed::Bed;
+
+#[test]
+fn a_replay_is_exact_and_so_is_what_is_written() {
+    let dir = TempDir::new();
+    let [input, output] = ["in.pcap", "out.pcapng"].map(|f| dir.path().join(f));
+    let frames: Vec<Vec<u8>> = (0..200u8)
+        .map(|i| plain(i, 60 + usize::from(i) * 37))
+        .collect();
+    let config = WriterConfig {
+        format: Format::Classic,
+        ..WriterConfig::default()
+    };
+    let mut writer = Writer::create(&input, config).unwrap();
+    for (i, f) in (0u64..).zip(&frames) {
+        writer.write(i * 1_000_000, &[f], 0).unwrap();
+    }
+    writer.finish().unwrap();
+
+    let bed = Bed::new();
+    let ask = |spec: String| bed.connect().ask(&attach(&spec, false)).unwrap().0;
+    ask(format!("vale0:pcap:{},write", output.display()));
+    let ns = netvale::Namespace::at(&bed.dir).unwrap().no_spawn();
+    let mut port = ns.open("vale0:p").unwrap();
+    let start = std::time::Instant::now();
+    ask(format!("vale0:pcap:{},speed=2", input.display()));
+    for f in &frames {
+        let got = receive(&mut port, 0, |_| true);
+        assert!(got == *f, "frame {}", f[20]);
+    }
+    let time = start.elapsed();
+    assert!(
+        time.as_millis() >= 95,
+        "199 ms at twice the speed: {time:?}"
+    );
+    send(&mut port, 0, &plain(201, 100));
+    let read = || {
+        let mut reader = Reader::open(&output).ok()?;
+        let mut all = Vec::new();
+        while let Ok(Some(record)) = reader.next_record() {
+            all.push(record.data.to_vec());
+        }
+        Some(all)
+    };
+    eventually("everything is in the file", || {
+        read().is_some_and(|all| all.len() == frames.len() + 1)
+    });
+    let all = read().unwrap();
+    assert!(all[..frames.len()] == frames);
+    assert_eq!(all[frames.len()], plain(201, 100));
+    let names: Vec<String> = bed.ports().into_iter().map(|p| p.name).collect();
+    assert_eq!(names, ["vale0:out", "vale0:p", "vale0:in"]);
+    drop(port);
+    bed.assert_sound();
+}
+
+#[test]
+fn a_program_opens_a_capture() {
+    let dir = TempDir::new();
+    let input = dir.path().join("in.pcap");
+    let mut writer = Writer::create(&input, WriterConfig::default()).unwrap();
+    for i in 0..50u8 {
+        writer.write(u64::from(i), &[&plain(i, 100)], 0).unwrap();
+    }
+    writer.finish().unwrap();
+    let bed = Bed::new();
+    let ns = netvale::Namespace::at(&bed.dir).unwrap().no_spawn();
+    let name = format!("pcap:{},speed=max", input.display());
+    for _ in 0..3 {
+        let mut port = ns.open(&name).unwrap();
+        for i in 0..50u8 {
+            assert!(receive(&mut port, 0, |_| true) == plain(i, 100), "{i}");
+        }
+        let nothing = port.wait_rx(Some(std::time::Duration::from_millis(20)));
+        assert!(!nothing.unwrap(), "the capture is over");
+        drop(port);
+        eventually("it is closed", || bed.ports().is_empty());
+    }
+    bed.assert_sound();
+    assert!(PATIENCE > std::time::Duration::ZERO);
+}
+
+#[test]
+fn files_that_are_none_are_refused() {
+    let dir = TempDir::new();
+    let text = dir.path().join("text");
+    std::fs::write(&text, "no capture at all, but long enough for a header").unwrap();
+    let bed = Bed::new();
+    let refused = |spec: &str| match bed.connect().ask(&attach(spec, false)).unwrap().0 {
+        netvale_wire::proto::Reply::Error { kind, .. } => kind,
+        other => panic!("{spec}: {other:?}"),
+    };
+    let at = |file: &str| format!("vale0:pcap:{}", dir.path().join(file).display());
+    assert_eq!(refused(&at("text")), ErrorKind::Invalid);
+    assert_eq!(refused(&at("nothing")), ErrorKind::NotFound);
+    assert_eq!(refused("vale0:pcap:relative"), ErrorKind::Invalid);
+    assert_eq!(refused(&at("text,speed=0")), ErrorKind::Invalid);
+    assert!(bed.ports().is_empty());
+}

@@ -1,0 +1,301 @@
+//! Devices that programs open.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use netvale::Port;
+use netvale_testkit::net::NetNs;
+use netvale_testkit::{PATIENCE, eventually};
+use netvale_wire::abi::mode;
+use netvale_wire::proto::{ErrorKind, NrRequest, Registered, Reply, Request};
+
+use super::{Host, attach, echo, is_plain, join, plain, settle, stream};
+use crate::bed::register_request;
+
+const A: &str = "10.77.0.1";
+const HOST: &str = "10.77.0.9";
+
+/// Carries frames both ways between two pairs of rings until told to stop.
+fn carry(mut ports: [Port; 2], stop: Arc<AtomicBool>) -> thread::JoinHandle<u64> {
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let mut frames = 0;
+        while !stop.load(Ordering::Relaxed) {
+            let mut moved = false;
+            for (from, to) in [(0, 1), (1, 0)] {
+                ports[from].rx(0).sync().unwrap();
+                while let Some(frame) = ports[from].rx(0).next() {
+                    bytes.clear();
+                    frame.read_to(&mut bytes);
+                    let size = 2000;
+                    let tx = ports[to].tx(0);
+                    // What does not fit is lost, as on a wire.
+                    let _ = tx.push_frags(&bytes, size);
+                    moved = true;
+                    frames += 1;
+                }
+                ports[from].rx(0).sync().unwrap();
+                ports[to].tx(0).sync().unwrap();
+            }
+            if !moved {
+                thread::yield_now();
+            }
+        }
+        frames
+    })
+}
+
+fn nr(name: &str, mode: u32) -> Request {
+    Request::Bind {
+        nr: NrRequest {
+            name: name.into(),
+            mode,
+            ..NrRequest::default()
+        },
+    }
+}
+
+#[test]
+fn a_program_between_two_taps() {
+    let test = "devices::open::a_program_between_two_taps";
+    between_two_taps(test, false);
+}
+
+#[test]
+fn an_isolated_program_between_two_taps() {
+    let test = "devices::open::an_isolated_program_between_two_taps";
+    between_two_taps(test, true);
+}
+
+fn between_two_taps(test: &str, isolated: bool) {
+    let Some(host) = Host::new(test) else {
+        return;
+    };
+    let (a, b) = (NetNs::make(), NetNs::make());
+    let ns = host.namespace().isolated(isolated);
+    let ports = ["tap:t0", "tap:t1"].map(|name| ns.open(name).unwrap());
+    host.hand_over("t0", &a, A, 1500);
+    host.hand_over("t1", &b, "10.77.0.2", 1500);
+    let stop = Arc::new(AtomicBool::new(false));
+    let carrier = carry(ports, Arc::clone(&stop));
+    let there: Ipv4Addr = "10.77.0.2".parse().unwrap();
+    assert!(echo(&a, there, 1400));
+    stream::tcp(&a, &b, "10.77.0.2:5001");
+    stream::udp(&b, &a, "[fd77::2]:5002", "[fd77::1]:5002", 1452);
+    let taken = host.refusal(&register_request("tap:t0,queues=2"));
+    assert_eq!(taken.0, ErrorKind::Busy, "{}", taken.1);
+    let taken = host.refusal(&attach("vale0:tap:t0", false));
+    assert_eq!(taken.0, ErrorKind::Busy, "{}", taken.1);
+    stop.store(true, Ordering::Relaxed);
+    assert!(join(carrier) > 100);
+    eventually("the TAPs go with their ports", || {
+        !a.try_ip("link show dev t0").status.success() && host.names().is_empty()
+    });
+    host.bed.assert_sound();
+}
+
+#[test]
+fn an_interface_and_the_host_behind_it() {
+    let test = "devices::open::an_interface_and_the_host_behind_it";
+    let Some(host) = Host::new(test) else {
+        return;
+    };
+    let a = NetNs::make();
+    host.ns.veth("v0", &a, "e0", "");
+    settle(&a, "e0", A, 1500);
+    settle(&host.ns, "v0", HOST, 1500);
+    // As for netmap's own emulation.
+    for (ns, name) in [(&a, "e0"), (&host.ns, "v0")] {
+        let off = ns.enter(|| {
+            let all = [
+                "-K", name, "tx", "off", "tso", "off", "gso", "off", "gro", "off",
+            ];
+            std::process::Command::new("ethtool").args(all).output()
+        });
+        if !off.is_ok_and(|out| out.status.success()) {
+            netvale_testkit::skip(test, "needs the program ethtool");
+            return;
+        }
+    }
+    let us: Ipv4Addr = HOST.parse().unwrap();
+    let ns = host.namespace();
+    let moment = std::time::Duration::from_millis(200);
+    // The host rings alone take nothing away.
+    let side = ns.open("netmap:v0^").unwrap();
+    assert!(echo(&a, us, 0));
+    // With the wire's too, the program is the way.
+    let wire = ns.open("netmap:v0").unwrap();
+    assert!(a.ping(us, 0, moment).is_none());
+    let stop = Arc::new(AtomicBool::new(false));
+    let carrier = carry([wire, side], Arc::clone(&stop));
+    for len in [0, 1400] {
+        assert!(echo(&a, us, len));
+        assert!(echo(&host.ns, A.parse().unwrap(), len));
+    }
+    stream::tcp(&a, &host.ns, &format!("{HOST}:5001"));
+    stream::tcp(&host.ns, &a, "[fd77::1]:5001");
+    stop.store(true, Ordering::Relaxed);
+    assert!(join(carrier) > 100);
+    eventually("the host has its interface again", || {
+        a.ping(us, 0, moment).is_some()
+    });
+    host.bed.assert_sound();
+    let left = host.ns.ip("-o link");
+    assert!(!left.contains("nvhost"), "{left}");
+}
+
+#[test]
+fn rings_are_chosen_as_netmap_does() {
+    let test = "devices::open::rings_are_chosen_as_netmap_does";
+    let Some(host) = Host::new(test) else {
+        return;
+    };
+    host.ns.ip("link add d0 type veth peer name d1");
+    host.ns.ip("link set dev d0 up");
+    let bound = |mode| {
+        let mut client = host.bed.connect();
+        match client.ask(&nr("d0", mode)).unwrap().0 {
+            Reply::Registered(Registered {
+                tx,
+                rx,
+                tx_rings,
+                rx_rings,
+                host_rings,
+                ..
+            }) => {
+                assert_eq!((tx_rings, rx_rings, host_rings), (1, 1, [1, 1]));
+                let of = |rings: &[netvale_wire::proto::RingPlace]| -> Vec<u16> {
+                    rings.iter().map(|r| r.idx).collect()
+                };
+                (of(&tx), of(&rx))
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(bound(mode::ALL_NIC), (vec![0], vec![0]));
+    assert_eq!(bound(mode::SW), (vec![1], vec![1]));
+    assert_eq!(bound(mode::NIC_SW), (vec![0, 1], vec![0, 1]));
+    assert_eq!(bound(mode::ONE_NIC), (vec![0], vec![0]));
+    assert_eq!(bound(mode::ONE_SW), (vec![1], vec![1]));
+    eventually("all is given back", || host.names().is_empty());
+    // What is described is what is got, and nothing stays.
+    let describe = Request::Describe {
+        nr: NrRequest {
+            name: "d0".into(),
+            mode: mode::ALL_NIC,
+            ..NrRequest::default()
+        },
+    };
+    let Reply::Info(info) = host.ask(&describe) else {
+        panic!("no answer");
+    };
+    assert_eq!((info.tx_rings, info.host_rings), (1, [1, 1]));
+    let refused = |request| host.refusal(&request).0;
+    let one = |ringid, mode| Request::Bind {
+        nr: NrRequest {
+            name: "d0".into(),
+            mode,
+            ringid,
+            ..NrRequest::default()
+        },
+    };
+    assert_eq!(refused(one(1, mode::ONE_NIC)), ErrorKind::Invalid);
+    assert_eq!(refused(one(1, mode::ONE_SW)), ErrorKind::Invalid);
+    assert_eq!(refused(nr("d2", mode::ALL_NIC)), ErrorKind::NotFound);
+    assert_eq!(refused(nr("vale0:d0", mode::ALL_NIC)), ErrorKind::Invalid);
+    host.attach("vale0:d0");
+    assert_eq!(refused(nr("d0", mode::ALL_NIC)), ErrorKind::Busy);
+    assert_eq!(refused(nr("vale0:d0", mode::ALL_NIC)), ErrorKind::Busy);
+    assert_eq!(refused(attach("vale1:d0", false)), ErrorKind::Busy);
+    host.detach("vale0:d0");
+    assert_eq!(host.names(), Vec::<String>::new());
+    host.bed.assert_sound();
+}
+
+/// Frames of all lengths between the two ends of a cable, through every queue.
+fn both_ends_of_a_cable(test: &str, mtu: usize, how: &str) {
+    let Some(host) = Host::new(test) else {
+        return;
+    };
+    let queues = "numrxqueues 2 numtxqueues 2";
+    host.ns.veth("v0", &host.ns, "v1", queues);
+    for name in ["v0", "v1"] {
+        host.ns.ip(&format!("link set dev {name} mtu {mtu}"));
+    }
+    let ns = host.namespace();
+    let mut ends = ["netmap:v0", "netmap:v1"].map(|name| ns.open(name).unwrap());
+    for port in host.bed.ports() {
+        let about = port.device.unwrap();
+        assert!(about.contains(how), "{about}");
+    }
+    assert_eq!(ends.each_ref().map(|p| p.tx_count()), [2, 2]);
+    let longest = mtu + 14;
+    for (i, len) in (60..=longest).step_by(longest / 60).enumerate() {
+        let bytes = plain(i.to_le_bytes()[0], len);
+        for (from, to) in [(0, 1), (1, 0)] {
+            let tx = ends[from].tx(i % 2);
+            tx.push_frags(&bytes, 2048).unwrap();
+            tx.sync().unwrap();
+            let got = receive_any(&mut ends[to], is_plain);
+            assert!(got == bytes, "frame of {len} bytes");
+        }
+    }
+    // Many at once, none lost, in order.
+    for burst in 0..20u8 {
+        for n in 0..100u8 {
+            ends[0]
+                .tx(0)
+                .push(&plain(n, 60 + usize::from(burst)))
+                .unwrap();
+        }
+        ends[0].tx(0).sync().unwrap();
+        for n in 0..100u8 {
+            let got = receive_any(&mut ends[1], is_plain);
+            assert_eq!((got[20], got.len()), (n, 60 + usize::from(burst)));
+        }
+    }
+    // The cable is cut.
+    host.ns.ip("link del dev v0");
+    eventually("the names are free", || {
+        host.names().iter().all(|n| n != "v0" && n != "v1")
+    });
+    host.ns.veth("v0", &host.ns, "v1", queues);
+    let again = ns.open("netmap:v0").unwrap();
+    drop((ends, again));
+    eventually("all is given back", || host.names().is_empty());
+    host.bed.assert_sound();
+}
+
+fn receive_any(port: &mut Port, wanted: impl Fn(&[u8]) -> bool) -> Vec<u8> {
+    let end = std::time::Instant::now() + PATIENCE;
+    let mut bytes = Vec::new();
+    while std::time::Instant::now() < end {
+        for ring in 0..port.rx_count() {
+            while let Some(frame) = port.rx(ring).next() {
+                bytes.clear();
+                frame.read_to(&mut bytes);
+                if wanted(&bytes) {
+                    port.rx(ring).sync().unwrap();
+                    return bytes;
+                }
+            }
+        }
+        let moment = std::time::Duration::from_millis(20);
+        port.wait_rx(Some(moment)).unwrap();
+    }
+    panic!("nothing of what was wanted came");
+}
+
+#[test]
+fn frames_are_exact_by_af_xdp() {
+    let test = "devices::open::frames_are_exact_by_af_xdp";
+    both_ends_of_a_cable(test, 1500, "by AF_XDP");
+}
+
+#[test]
+fn frames_are_exact_by_af_packet() {
+    let test = "devices::open::frames_are_exact_by_af_packet";
+    both_ends_of_a_cable(test, 9000, "by AF_PACKET (no AF_XDP: the MTU is 9000)");
+}

@@ -1,0 +1,189 @@
+//! Devices attached to switches.
+
+use std::net::Ipv4Addr;
+
+use netvale_testkit::net::NetNs;
+use netvale_testkit::{eventually, skip};
+use netvale_wire::proto::{ErrorKind, Request};
+
+use super::{Host, attach, echo, is_plain, plain, receive, send, settle, stream};
+
+const A: &str = "10.77.0.1";
+const B: &str = "10.77.0.2";
+
+/// Everything that two namespaces can send each other.
+fn everything(a: &NetNs, b: &NetNs, mtu: u32) {
+    let ip = |text: &str| text.parse::<Ipv4Addr>().unwrap();
+    for len in [0, 1000, 20_000] {
+        assert!(echo(a, ip(B), len), "echo of {len}");
+        assert!(echo(b, ip(A), len), "echo of {len}");
+    }
+    stream::tcp(a, b, &format!("{B}:5001"));
+    stream::tcp(b, a, "[fd77::1]:5001");
+    let longest = mtu as usize - 28;
+    stream::udp(a, b, &format!("{A}:5002"), &format!("{B}:5002"), longest);
+    stream::udp(b, a, "[fd77::2]:5002", "[fd77::1]:5002", longest - 20);
+}
+
+/// Two namespaces with a switch between two TAPs.
+fn two_taps(test: &str, options: [&str; 2], mtu: u32) {
+    let Some(host) = Host::new(test) else {
+        return;
+    };
+    let (a, b) = (NetNs::make(), NetNs::make());
+    for (tap, options, ns, address) in [("t0", options[0], &a, A), ("t1", options[1], &b, B)] {
+        host.attach(&format!("vale0:tap:{tap}{options}"));
+        host.hand_over(tap, ns, address, mtu);
+    }
+    everything(&a, &b, mtu);
+    assert_eq!(host.names(), ["vale0:t0", "vale0:t1"]);
+    let about: Vec<_> = host.bed.ports().into_iter().map(|p| p.device).collect();
+    assert!(about[0].as_deref().unwrap().starts_with("TAP t0 (made"));
+    assert_eq!((host.detach("vale0:t0"), host.detach("vale0:t1")), (0, 1));
+    assert_eq!(host.names(), Vec::<String>::new());
+    host.bed.assert_sound();
+    assert!(!a.try_ip("link show dev t0").status.success(), "it is gone");
+}
+
+#[test]
+fn taps_with_offloads_join_namespaces() {
+    let test = "devices::switch::taps_with_offloads_join_namespaces";
+    two_taps(test, ["", ""], 1500);
+}
+
+#[test]
+fn taps_with_offloads_and_long_packets_join_namespaces() {
+    let test = "devices::switch::taps_with_offloads_and_long_packets_join_namespaces";
+    two_taps(test, ["", ",vnet_hdr=10"], 9000);
+}
+
+#[test]
+fn taps_without_offloads_join_namespaces() {
+    let test = "devices::switch::taps_without_offloads_join_namespaces";
+    two_taps(test, [",vnet_hdr=0", ",vnet_hdr=0"], 1500);
+}
+
+#[test]
+fn taps_without_offloads_carry_long_packets() {
+    let test = "devices::switch::taps_without_offloads_carry_long_packets";
+    two_taps(test, [",vnet_hdr=0", ",vnet_hdr=0"], 9000);
+}
+
+#[test]
+fn offloads_are_converted_where_one_side_has_none() {
+    let test = "devices::switch::offloads_are_converted_where_one_side_has_none";
+    two_taps(test, ["", ",vnet_hdr=0"], 1500);
+}
+
+#[test]
+fn queues_are_rings() {
+    let test = "devices::switch::queues_are_rings";
+    two_taps(test, [",queues=2", ",queues=3"], 1500);
+}
+
+#[test]
+fn an_interface_is_taken_from_the_host_and_given_back() {
+    let test = "devices::switch::an_interface_is_taken_from_the_host_and_given_back";
+    let Some(host) = Host::new(test) else {
+        return;
+    };
+    let (a, b) = (NetNs::make(), NetNs::make());
+    host.ns.veth("v0", &a, "e0", "");
+    settle(&a, "e0", A, 1500);
+    settle(&host.ns, "v0", "10.77.0.9", 1500);
+    let us: Ipv4Addr = "10.77.0.9".parse().unwrap();
+    assert!(echo(&a, us, 0));
+    host.attach("vale0:v0");
+    host.attach("vale0:tap:t1");
+    host.hand_over("t1", &b, B, 1500);
+    everything(&a, &b, 1500);
+    let moment = std::time::Duration::from_millis(200);
+    assert!(a.ping(us, 0, moment).is_none(), "the host has lost it");
+    assert!(host.ns.ping(A.parse().unwrap(), 0, moment).is_none());
+    // With the host's stack as a third port.
+    host.detach("vale0:v0");
+    // Programs that other tests start hold descriptors for an instant.
+    let again = || a.ping(us, 0, moment).is_some();
+    eventually("the host has it again", again);
+    host.ask(&attach("vale0:v0", true));
+    assert_eq!(host.names().len(), 3);
+    everything(&a, &b, 1500);
+    for len in [0, 5000] {
+        assert!(echo(&a, us, len));
+        assert!(echo(&b, us, len));
+        assert!(echo(&host.ns, A.parse().unwrap(), len));
+        assert!(echo(&host.ns, B.parse().unwrap(), len));
+    }
+    stream::tcp(&host.ns, &a, &format!("{A}:5003"));
+    stream::tcp(&b, &host.ns, "10.77.0.9:5003");
+    let with_the_first = host.refusal(&Request::Detach {
+        spec: "vale0:v0^".into(),
+        nr: true,
+    });
+    assert_eq!(with_the_first.0, ErrorKind::Invalid);
+    host.detach("vale0:v0");
+    eventually("the host has it once more", again);
+    assert!(echo(&host.ns, A.parse().unwrap(), 0));
+    host.bed.assert_sound();
+}
+
+#[test]
+fn a_tunnel_reaches_the_kernels_vxlan_device() {
+    let test = "devices::switch::a_tunnel_reaches_the_kernels_vxlan_device";
+    let Some(host) = Host::new(test) else {
+        return;
+    };
+    let (far, b) = (NetNs::make(), NetNs::make());
+    host.ns.veth("left", &far, "right", "mtu 1600");
+    host.ns.ip("addr add 10.88.0.1/24 dev left");
+    far.ip("addr add 10.88.0.2/24 dev right");
+    let made = far.try_ip(
+        "link add vx0 type vxlan id 42 dstport 4789 remote 10.88.0.1 local 10.88.0.2 dev right",
+    );
+    if !made.status.success() {
+        skip(test, "needs a kernel with vxlan (modprobe vxlan)");
+        return;
+    }
+    // Else the kernel leaves the inner checksums to the cable.
+    let off = far.enter(|| {
+        std::process::Command::new("ethtool")
+            .args(["-K", "right", "tx", "off"])
+            .output()
+    });
+    if !off.is_ok_and(|out| out.status.success()) {
+        skip(test, "needs the program ethtool");
+        return;
+    }
+    settle(&far, "vx0", A, 1450);
+    host.attach("vale0:vxlan:42@10.88.0.2,local=10.88.0.1");
+    host.attach("vale0:tap:t1");
+    host.hand_over("t1", &b, B, 1450);
+    everything(&far, &b, 1450);
+    assert_eq!(host.names(), ["vale0:vxlan42", "vale0:t1"]);
+    host.detach("vale0:vxlan42");
+    host.bed.assert_sound();
+}
+
+#[test]
+fn programs_and_devices_share_a_switch() {
+    let test = "devices::switch::programs_and_devices_share_a_switch";
+    let Some(host) = Host::new(test) else {
+        return;
+    };
+    host.attach("vale0:tap:t0");
+    settle(&host.ns, "t0", A, 1500);
+    let mut port = host.namespace().open("vale0:p").unwrap();
+    let there = plain(7, 300);
+    send(&mut port, 0, &there);
+    // What the host sends comes too; a raw socket would be no better witness.
+    let us: Ipv4Addr = B.parse().unwrap();
+    let moment = std::time::Duration::from_millis(50);
+    assert!(host.ns.ping(us, 0, moment).is_none(), "nobody is there");
+    let asks = |bytes: &[u8]| bytes.get(12..14) == Some(&[0x08, 0x06]);
+    let arp = receive(&mut port, 0, asks);
+    assert_eq!(arp[38..42], us.octets());
+    let stats = port.stats().unwrap();
+    assert_eq!(stats.tx_frames, 1);
+    let counted = host.namespace().stats(Some("vale0:t0")).unwrap();
+    assert!(counted[0].rx_frames >= 1 && !is_plain(&arp));
+}
