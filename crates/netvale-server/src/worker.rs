@@ -366,6 +366,9 @@ impl Round {
         let Some(i) = self.clients.iter().position(|c| c.owner == owner) else {
             return;
         };
+        // What it queued last, though it has ended without waiting for us: at
+        // most one ring's worth, as in every turn.
+        self.serve(i);
         let client = self.clients.swap_remove(i);
         self.twins -= self.count_twins(&client);
         for kring in client.krings() {

@@ -321,3 +321,30 @@ fn a_jammed_bell_does_not_stop_the_worker() {
     drop(remote);
     assert!(eventually(SOON, || bed.ports().len() == 2));
 }
+
+/// A program may end right after it has sent: what it queued is delivered.
+#[test]
+fn frames_queued_before_the_end_are_sent() {
+    let bed = Bed::new();
+    let b = Port::open(&bed, "vale0:b");
+    for round in 0..20u8 {
+        let a = Port::open(&bed, "vale0:a");
+        // The worker falls asleep, and nobody rings.
+        std::thread::sleep(Duration::from_millis(2));
+        let ring = a.tx();
+        for byte in 0..10 {
+            let head = ring.head();
+            let buf = ring.slot(head).buf();
+            let mut frame = [round; 64];
+            frame[..12].copy_from_slice(&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0, 1, byte]);
+            assert!(a.map.bufs().write(buf, 0, &frame));
+            ring.set_slot(head, Slot::new(buf, 64, 0));
+            ring.set_head(ring.next(head));
+        }
+        drop(a);
+        let mut got = 0;
+        while got < 10 {
+            got += b.wait();
+        }
+    }
+}

@@ -48,20 +48,9 @@ pub(super) fn spec(text: &str) -> Result<PortSpec, NameError> {
             prefix: kind.prefix(),
         });
     }
-    // A tunnel's network stands before a plain `@`: vxlan:42@192.0.2.7
-    let network = match kind {
-        BackendKind::Vxlan => leading_digits(text.get(start..).unwrap_or_default()),
-        _ => "",
-    };
-    let after = start + network.len();
-    let plain = !network.is_empty() && text.get(after..).is_some_and(|t| t.starts_with('@'));
-    let (arg, tail) = match plain {
-        true if text.get(after..).is_some_and(|t| t.starts_with("@@")) => argument(text, start),
-        true => {
-            let (remote, tail) = argument(text, after + 1);
-            (alloc::format!("{network}@{remote}"), tail)
-        }
-        false => argument(text, start),
+    let (arg, tail) = match kind {
+        BackendKind::Vxlan => tunnel(text, start),
+        _ => argument(text, start),
     };
     if arg.is_empty() {
         return Err(NameError::EmptyPart {
@@ -343,6 +332,26 @@ fn argument(text: &str, start: usize) -> (String, usize) {
         arg.push(ch);
     }
     (arg, text.len())
+}
+
+/// The same for a tunnel: between its network and an address the `@` may
+/// stand alone, as in `vxlan:42@192.0.2.7`.
+fn tunnel(text: &str, start: usize) -> (String, usize) {
+    let network = leading_digits(text.get(start..).unwrap_or_default());
+    let after = start + network.len();
+    let rest = text.get(after..).and_then(|rest| rest.strip_prefix('@'));
+    let end = |rest: &str| rest.find([',', '@']).unwrap_or(rest.len());
+    let address = rest.and_then(|rest| rest.get(..end(rest)));
+    // Neither a region's number nor an option.
+    let is_address = |a: &str| {
+        let sign = |c: char| c.is_ascii_hexdigit() || matches!(c, '.' | ':' | '[' | ']');
+        a.contains(['.', ':']) && a.chars().all(sign)
+    };
+    if network.is_empty() || !address.is_some_and(is_address) {
+        return argument(text, start);
+    }
+    let (remote, tail) = argument(text, after + 1);
+    (alloc::format!("{network}@{remote}"), tail)
 }
 
 /// Decimal `digits` in `min..=max`.

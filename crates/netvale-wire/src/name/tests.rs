@@ -296,6 +296,11 @@ fn backends_take_their_argument_as_it_is() {
     let tunnel = parse("vxlan:42@10.0.0.1:5@3");
     assert_eq!(tunnel.to_string(), "vxlan:42@@10.0.0.1:5@3");
     assert_eq!(tunnel, parse("vxlan:42@@10.0.0.1:5@3"));
+    assert_eq!(
+        parse("vxlan:7@[fd00::1]:5").port_name(),
+        "vxlan:7@[fd00::1]:5"
+    );
+    assert_eq!(parse("vxlan:7@3").mem_id, Some(3));
     let spec = parse("tap:t@3@conf:slots=64");
     assert_eq!((spec.mem_id, spec.opts.conf.tx_slots), (Some(3), Some(64)));
     for text in ["null", "null:"] {
