@@ -362,12 +362,14 @@ impl Host for Descriptor {
     }
 
     fn polling(&mut self, name: &str, want: Option<(u32, u32, u32)>) -> Result<(), Errno> {
-        let _ = want;
-        // Of ports that are no interface, which all are here.
-        match self.list()?.iter().any(|e| e.name == name) {
-            true => Err(Errno::EOPNOTSUPP),
-            false => Err(Errno::EINVAL),
-        }
+        let (mode, first_cpu, cpus) = want.unwrap_or_default();
+        self.done(&Request::Polling {
+            name: name.into(),
+            on: want.is_some(),
+            mode,
+            first_cpu,
+            cpus,
+        })
     }
 
     fn csb_enable(&mut self, atok: u64, ktoa: u64) -> Result<(), Errno> {

@@ -118,6 +118,12 @@ impl Common {
         }
     }
 
+    /// What the ring belonged to is gone: a monitor's port, a device.
+    #[inline]
+    fn is_gone(&self) -> bool {
+        matches!(self.kind, PortKind::Monitor | PortKind::Pipe) && self.kring.get().is_gone()
+    }
+
     #[inline]
     fn party(&self) -> Party<'_> {
         Party {
@@ -203,7 +209,7 @@ impl TxEnd {
             PortKind::Vale | PortKind::Null | PortKind::Monitor => {
                 idle::tx(c.kring.get(), c.ring.get())
             }
-            PortKind::Pipe => idle::pipe_tx(&c.world, c.end()),
+            PortKind::Pipe => !c.is_gone() && idle::pipe_tx(&c.world, c.end()),
             PortKind::None => false,
         }
     }
@@ -261,6 +267,9 @@ impl TxEnd {
     #[inline(never)]
     fn sync_other(&mut self) -> Result<u32, SyncError> {
         let end = self.common.end();
+        if self.common.kind == PortKind::Pipe && self.common.is_gone() {
+            return Err(SyncError::Gone);
+        }
         let Some(lock) = Locked::take(end, self.common.owner) else {
             return Err(SyncError::Locked);
         };
@@ -321,8 +330,8 @@ impl RxEnd {
         let c = &self.common;
         match c.kind {
             PortKind::Vale | PortKind::Null => idle::rx(c.kring.get(), c.ring.get()),
-            PortKind::Monitor => !c.kring.get().is_gone() && idle::rx(c.kring.get(), c.ring.get()),
-            PortKind::Pipe => idle::pipe_rx(c.end()),
+            PortKind::Monitor => !c.is_gone() && idle::rx(c.kring.get(), c.ring.get()),
+            PortKind::Pipe => !c.is_gone() && idle::pipe_rx(c.end()),
             PortKind::None => false,
         }
     }
@@ -333,7 +342,7 @@ impl RxEnd {
     ///
     /// [`SyncError`]. With [`SyncError::BadWords`] nothing was released, but
     /// new frames are shown all the same. [`SyncError::Gone`] from a monitor
-    /// whose port is gone.
+    /// whose port is gone, and from a port whose device is.
     #[inline]
     pub fn sync(&mut self) -> Result<u32, SyncError> {
         if self.common.kind == PortKind::Vale {
@@ -370,7 +379,7 @@ impl RxEnd {
     #[inline(never)]
     fn sync_other(&mut self) -> Result<u32, SyncError> {
         let end = self.common.end();
-        if self.common.kind == PortKind::Monitor && end.kring.is_gone() {
+        if self.common.is_gone() {
             return Err(SyncError::Gone);
         }
         let Some(lock) = Locked::take(end, self.common.owner) else {

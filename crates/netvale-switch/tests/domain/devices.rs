@@ -2,7 +2,7 @@
 
 use netvale_ring::port::PortId;
 use netvale_switch::domain::{DevicePlan, DeviceUse, DomainError, Want};
-use netvale_switch::end::{RxEnd, TxEnd};
+use netvale_switch::end::{RxEnd, SyncError, TxEnd};
 
 use crate::bed::{assert_empty, frame, send, spec};
 use crate::common::{Bed, Port, drain, small, want};
@@ -151,9 +151,15 @@ fn ports_without_host_rings_have_none() {
 fn a_device_that_is_gone_is_found_no_more() {
     let bed = Bed::new(small());
     let (user, device) = make(&bed, &PLAN).unwrap();
-    let p = bed.open("netmap:eth0", &Want::default());
+    let mut p = bed.open("netmap:eth0", &Want::default());
+    assert!(p.tx[0].sync().is_ok() && p.rx[0].sync().is_ok());
     bed.with(|d| d.device_gone(user));
     bed.close(device);
+    // Who has it open is told, and told again.
+    for _ in 0..2 {
+        assert_eq!(p.tx[0].sync(), Err(SyncError::Gone));
+        assert_eq!(p.rx[0].sync(), Err(SyncError::Gone));
+    }
     let rings = p.reg.tx.iter().chain(&p.reg.rx);
     for r in rings {
         assert!(bed.world.kring(r.kring).unwrap().is_gone());
