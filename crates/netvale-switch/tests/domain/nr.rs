@@ -447,7 +447,7 @@ fn offsets_are_checked_given_and_taken_away() {
     let words = |r: &Registration| {
         bed.with(|d| {
             let (map, _) = d.region(r.region, r.region_gen).unwrap();
-            let ring = map.ring(r.rx[0].ofs as usize, 8).unwrap();
+            let ring = map.ring(usize::try_from(r.rx[0].ofs).unwrap(), 8).unwrap();
             let all = (0..8).map(|i| ring.ptr(i)).collect::<Vec<_>>();
             (d.world().kring(r.rx[0].kring).unwrap().offsets(), all)
         })

@@ -90,7 +90,7 @@ fn only_changes_are_copied_back_and_none_is_missed() {
     let mut rng = Rng(7);
     let mut at = 0;
     for round in 0..2000u32 {
-        let n = 1 + rng.below(6) as u32;
+        let n = rng.pick(&[1u32, 2, 3, 4, 5, 6]);
         let (ring, mut sent) = (tx.tx[0].ring(), Vec::new());
         for i in 0..n {
             let k = (at + i) % 8;
@@ -99,7 +99,7 @@ fn only_changes_are_copied_back_and_none_is_missed() {
             } else {
                 0
             };
-            let slot = Slot::new(ring.slot(k).buf(), 60 + (round % 100) as u16, flags);
+            let slot = Slot::new(ring.slot(k).buf(), u16::try_from(60 + round % 100).unwrap(), flags);
             ring.set_slot(k, slot);
             ring.set_ptr(k, u64::from(round) << 8 | u64::from(i));
             sent.push(slot);
@@ -132,7 +132,7 @@ fn only_changes_are_copied_back_and_none_is_missed() {
         tx.tx[0].sync().unwrap();
         let ring = tx.tx[0].ring();
         for (i, (slot, ptr)) in back.into_iter().enumerate() {
-            let k = (at + i as u32) % 8;
+            let k = (at + u32::try_from(i).unwrap()) % 8;
             assert_eq!(
                 (ring.slot(k), ring.ptr(k)),
                 (slot, ptr),
