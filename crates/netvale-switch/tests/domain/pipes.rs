@@ -99,7 +99,11 @@ fn only_changes_are_copied_back_and_none_is_missed() {
             } else {
                 0
             };
-            let slot = Slot::new(ring.slot(k).buf(), u16::try_from(60 + round % 100).unwrap(), flags);
+            let slot = Slot::new(
+                ring.slot(k).buf(),
+                u16::try_from(60 + round % 100).unwrap(),
+                flags,
+            );
             ring.set_slot(k, slot);
             ring.set_ptr(k, u64::from(round) << 8 | u64::from(i));
             sent.push(slot);
