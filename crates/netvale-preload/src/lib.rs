@@ -8,14 +8,14 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | [`hooks`] | the C functions, by family |
-//! | [`table`] | what each descriptor is |
-//! | [`binding`] | one registration as this process knows it |
-//! | [`lane`] | the rings of a registration, and their syncs |
-//! | [`wait`] | sleeping until one of them has something |
-//! | [`host`] | requests: the server's side of the control ABI |
-//! | [`inside`] | our own code's calls, and signals meanwhile |
-//! | [`real`] | the functions that we stand in front of |
+//! | `hooks` | the C functions, by family |
+//! | `table` | what each descriptor is |
+//! | `binding` | one registration as this process knows it |
+//! | `lane` | the rings of a registration, and their syncs |
+//! | `wait` | sleeping until one of them has something |
+//! | `host` | requests: the server's side of the control ABI |
+//! | `inside` | our own code's calls, and signals meanwhile |
+//! | `real` | the functions that we stand in front of |
 //!
 //! # Rules
 //!
