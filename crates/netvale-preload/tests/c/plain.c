@@ -62,9 +62,10 @@ server(void *arg)
 					close(ep);
 					return NULL;
 				}
+				/* Before the answer: it is looked at after the last. */
+				__atomic_add_fetch(&served, 1, __ATOMIC_SEQ_CST);
 				if (write(fd, &c, 1) != 1)
 					die("write");
-				__atomic_add_fetch(&served, 1, __ATOMIC_RELAXED);
 			} else {
 				/* A forked child may have it open, too. */
 				epoll_ctl(ep, EPOLL_CTL_DEL, fd, NULL);
