@@ -147,6 +147,9 @@ pub(crate) fn txsync(
     if n == 0 {
         return Ok(0);
     }
+    // Taken before it is sent: should we die in between, another handle of this
+    // port does not send it once more.
+    kring.set_hw(head, hwtail);
     let run = Run {
         ring,
         map: party.own,

@@ -85,6 +85,7 @@ pub(super) fn one(
     let Some(to) = to.filter(|to| !to.kring.is_watched()) else {
         return false;
     };
+    kring.set_hw(head, hwtail); // see `txsync`
     deliver_one(waker, owner, own, &to, slot);
     kring.count(Counter::Frames, 1);
     kring.count(Counter::Bytes, u64::from(slot.len()));
