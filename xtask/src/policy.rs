@@ -71,6 +71,7 @@ pub(crate) const CRATES: &[CrateRule] = &[
         Layer::Product(2),
         UnsafeRule::Only(&[Place::Below("src/kvm/"), Place::Below("src/kvm.rs")]),
     ),
+    rule("netvale-lane", Layer::Product(3), UnsafeRule::Forbid),
     rule("netvale-server", Layer::Product(3), UnsafeRule::Forbid),
     rule("netvale", Layer::Product(3), UnsafeRule::Forbid),
     rule(
@@ -93,7 +94,10 @@ pub(crate) const SAME_LAYER: &[(&str, &str)] = &[
     ("netvale-router", "netvale-fib"),
     ("netvale-vmm", "netvale-switch"),
     ("netvale-loop", "netvale-switch"),
+    ("netvale-server", "netvale-lane"),
+    ("netvale", "netvale-lane"),
     ("netvale-preload", "netvale"),
+    ("netvale-preload", "netvale-lane"),
 ];
 
 /// Fields of `[package]` that every member takes from the workspace.

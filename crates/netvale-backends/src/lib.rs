@@ -6,12 +6,6 @@
 
 #[cfg(feature = "af_xdp")]
 pub mod af_xdp;
-#[cfg(any(
-    feature = "tap",
-    feature = "packet",
-    feature = "vxlan",
-    feature = "pcap"
-))]
 pub mod batch;
 #[cfg(feature = "bpf")]
 pub mod bpf;

@@ -1,9 +1,9 @@
 //! Memory files for the control plane to give out.
 
-use std::error::Error;
-
 use netvale_shm::{HugePages, Mem, Memfd};
 use netvale_switch::domain::MemSource;
+
+pub(crate) use netvale_lane::chain;
 
 /// Makes sealed memory files, in huge pages where that is wanted.
 #[derive(Debug)]
@@ -26,15 +26,4 @@ impl MemSource for FileSource {
         let mem = file.map().map_err(|e| chain(&e))?;
         Ok((mem, file))
     }
-}
-
-/// An error and its causes in one line.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(e) = cause {
-        line = format!("{line}: {e}");
-        cause = e.source();
-    }
-    line
 }

@@ -8,27 +8,25 @@
 //!
 //! * [`DeviceSpec`] is what a name says, [`open`] makes it a [`Device`]: queues
 //!   and what has to be kept while they are used.
-//! * A [`Lane`](lane::Lane) joins one queue and one pair of rings. Frames are
+//! * A [`Lane`] joins one queue and one pair of rings. Frames are
 //!   received right into the buffers of free TX slots, and sent from those of
 //!   RX slots.
 //! * A [`Pump`] is a thread that serves lanes: those of all devices, unless a
 //!   device has processors of its own.
 
-mod lane;
 mod nic;
 mod pcap;
 mod run;
 mod spec;
 mod tap;
 mod vxlan;
-mod xdp;
 
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
 use netvale_shm::Doorbell;
 
-pub(crate) use lane::{DeviceLane, Lane, Losses, Pushed, Trouble};
+pub(crate) use netvale_lane::{DeviceLane, Lane, Losses, Pushed, Trouble};
 pub(crate) use nic::Nic;
 pub(crate) use run::Pump;
 pub(crate) use spec::DeviceSpec;

@@ -8,12 +8,13 @@ use netvale_backends::host::{HostConfig, HostLink, WireSide};
 use netvale_backends::netlink::{Link, Netlink, NetlinkError, ethtool};
 use netvale_backends::packet::{Fanout, PacketConfig, PacketError, PacketSocket, Spread};
 use netvale_backends::tap::{Make, Offloads, Tap, TapConfig};
+use netvale_lane::xdp;
 use netvale_wire::proto::ErrorKind;
 use netvale_wire::vnet::HdrLen;
 
 use super::tap::TapLane;
 use super::vxlan::chains;
-use super::{Device, DeviceLane, Keep, Pushed, Trouble, Use, xdp};
+use super::{Device, DeviceLane, Keep, Pushed, Trouble, Use};
 use crate::listing::Refusal;
 
 /// Longest frame that waits for segmentation, with header and VLAN tag.

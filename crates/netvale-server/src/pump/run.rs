@@ -19,8 +19,7 @@ use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 use rustix::thread::{CpuSet, sched_setaffinity};
 
-use super::News;
-use super::lane::Lane;
+use super::{Lane, News};
 use crate::sleep::Patience;
 
 /// Marks the thread's own bell among events; lanes have smaller numbers.

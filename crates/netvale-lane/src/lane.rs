@@ -3,7 +3,7 @@
 use std::fmt;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use netvale_backends::batch::{Batch, BufPool, MAX_PIECES, Piece};
@@ -14,90 +14,25 @@ use netvale_ring::world::RegionMap;
 use netvale_switch::domain::{Registration, RingInfo};
 use netvale_switch::end::{Gear, RxEnd, SyncError, TxEnd};
 
+use crate::{DeviceLane, Losses, Pushed, Trouble};
+
 /// Slots moved in one direction before the other gets its turn: eight of the
 /// longest frames.
 const TURN: usize = 256;
 
-/// A queue of a device. It never blocks.
-pub(crate) trait DeviceLane: Send + fmt::Debug {
-    /// What becomes readable when frames have come; `None` if only time brings
-    /// them ([`DeviceLane::due`]).
-    fn fd(&self) -> Option<BorrowedFd<'_>>;
-
-    /// Longest frame that may come. Bytes.
-    fn longest(&self) -> usize;
-
-    /// Receives into `free`, which has room for the longest frame unless the
-    /// whole ring has not: puts chains that partition a beginning of it into
-    /// `batch` (which is empty) and fills the first of them. How many it filled.
-    fn pull(&mut self, pool: &BufPool, free: &[Piece], batch: &mut Batch)
-    -> Result<usize, Trouble>;
-
-    /// Sends the frames of `batch`.
-    fn push(&mut self, pool: &BufPool, batch: &Batch) -> Result<Pushed, Trouble>;
-
-    /// When to ask for frames though the descriptor does not say so.
-    fn due(&self) -> Option<Instant> {
-        None
-    }
-
-    /// Nothing more will come for a while.
-    fn rest(&mut self) {}
-}
-
-/// What became of frames for a device.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Pushed {
-    /// Frames that are done with, from the first on; for the others there is
-    /// no room now.
-    pub(crate) done: usize,
-    /// Those among them that the device refused.
-    pub(crate) refused: u64,
-}
-
-/// Why a device moves nothing.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Trouble {
-    /// It is switched off; it may come back.
-    Down,
-    /// It is no more.
-    Gone(String),
-}
-
-/// Frames that a device and its port lost between them.
-#[derive(Debug, Default)]
-pub(crate) struct Losses {
-    /// Refused by the device.
-    pub(crate) refused: AtomicU64,
-    /// For a device that was switched off.
-    pub(crate) down: AtomicU64,
-    /// Received, but longer than a frame can be.
-    pub(crate) long: AtomicU64,
-}
-
-impl Losses {
-    /// With the words shown to users.
-    pub(crate) fn list(&self) -> [(&'static str, u64); 3] {
-        [
-            ("dev_refused", self.refused.load(Relaxed)),
-            ("dev_down", self.down.load(Relaxed)),
-            ("dev_long", self.long.load(Relaxed)),
-        ]
-    }
-}
-
 /// What a round of a lane brought.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Round {
-    pub(crate) moved: bool,
+pub struct Round {
+    /// Frames or slots changed hands.
+    pub moved: bool,
     /// The device is no more.
-    pub(crate) gone: bool,
+    pub gone: bool,
 }
 
 /// A queue with its rings.
-pub(crate) struct Lane {
+pub struct Lane {
     /// Tells lanes of one thread apart.
-    pub(crate) id: u64,
+    pub id: u64,
     device: Box<dyn DeviceLane>,
     tx: TxEnd,
     rx: RxEnd,
@@ -129,7 +64,7 @@ struct Outgoing {
 
 impl Lane {
     /// `None` if the rings do not lie where they should.
-    pub(crate) fn new(
+    pub fn new(
         id: u64,
         gear: &Gear,
         reg: &Registration,
@@ -161,39 +96,39 @@ impl Lane {
     }
 
     /// What to watch.
-    pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {
+    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.device.fd()
     }
 
     /// Why it is gone.
-    pub(crate) fn trouble(&self) -> Option<&str> {
+    pub fn trouble(&self) -> Option<&str> {
         self.trouble.as_deref()
     }
 
     /// Whether it is.
-    pub(crate) fn is_gone(&self) -> bool {
+    pub fn is_gone(&self) -> bool {
         self.gone
     }
 
     /// The device has news.
-    pub(crate) fn wake(&mut self, readable: bool, writable: bool) {
+    pub fn wake(&mut self, readable: bool, writable: bool) {
         self.ready |= readable;
         self.full &= !writable;
     }
 
     /// Whether to be told that the device is readable, and writable: what it
     /// has and there is no room for would wake us again and again.
-    pub(crate) fn interest(&self) -> (bool, bool) {
+    pub fn interest(&self) -> (bool, bool) {
         (!self.ready, self.full)
     }
 
     /// When to look again though nobody rings.
-    pub(crate) fn due(&self) -> Option<Instant> {
+    pub fn due(&self) -> Option<Instant> {
         if self.gone { None } else { self.device.due() }
     }
 
     /// Rings on whose sleep words the thread must be announced.
-    pub(crate) fn krings(&self) -> impl Iterator<Item = Kring<'_>> {
+    pub fn krings(&self) -> impl Iterator<Item = Kring<'_>> {
         // A pipe's receiver need not tell of slots that nobody waits for.
         let waits = self.pipe && self.ready;
         let tx = waits.then(|| self.tx.kring());
@@ -201,7 +136,7 @@ impl Lane {
     }
 
     /// The thread is awake.
-    pub(crate) fn disarm(&self) {
+    pub fn disarm(&self) {
         self.rx.kring().sleep_word().disarm();
         if self.pipe {
             self.tx.kring().sleep_word().disarm();
@@ -209,17 +144,17 @@ impl Lane {
     }
 
     /// Nothing moves: what the device has collected goes out.
-    pub(crate) fn rest(&mut self) {
+    pub fn rest(&mut self) {
         self.device.rest();
     }
 
     /// It is not served any more.
-    pub(crate) fn give_up(&mut self) {
+    pub fn give_up(&mut self) {
         self.gone = true;
     }
 
     /// One turn in each direction.
-    pub(crate) fn serve(&mut self) -> Round {
+    pub fn serve(&mut self) -> Round {
         if self.gone {
             return Round::default();
         }

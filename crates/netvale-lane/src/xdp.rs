@@ -14,8 +14,7 @@ use netvale_backends::batch::{Batch, BufPool, Piece};
 use netvale_backends::bpf::XdpMode;
 use netvale_shm::{HugePages, Memfd, Pool};
 
-use super::{DeviceLane, Pushed, Trouble};
-use crate::files::chain;
+use crate::{DeviceLane, Pushed, Trouble, chain};
 
 /// Entries of each ring, and frames in each direction.
 const ENTRIES: u32 = 2048;
@@ -24,13 +23,13 @@ const FRAME: u32 = 2112;
 /// Where the first frame is; the kernel wants room before it.
 const FIRST: usize = 4096;
 /// Longest packet without Ethernet header and VLAN tags that fits.
-pub(super) const LONGEST_MTU: u32 = FRAME - 26;
+pub const LONGEST_MTU: u32 = FRAME - 26;
 /// Frames received at once.
 const AT_ONCE: u32 = 256;
 
 /// The sockets of all queues, and the program that feeds them if frames are
 /// wanted at all.
-pub(super) fn open(
+pub fn open(
     index: u32,
     queues: u32,
     receive: bool,
