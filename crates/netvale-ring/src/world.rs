@@ -182,12 +182,19 @@ impl Holder {
     /// Never given out.
     pub const RESERVED: Self = Self(1);
     const EXTRA: u32 = 1 << 31;
+    const STOCK: u32 = 1 << 30;
 
     /// A ring.
     #[inline]
     #[must_use]
     pub const fn kring(k: KringId) -> Self {
-        Self((k.0 & 0x3fff_ffff) + 2)
+        Self((k.0 & 0x1fff_ffff) + 2)
+    }
+    /// Whoever serves a ring for a device: beside the ring's slots.
+    #[inline]
+    #[must_use]
+    pub const fn stock(k: KringId) -> Self {
+        Self(Self::STOCK | k.0 & 0x1fff_ffff)
     }
     /// The extra-buffer list of an owner.
     #[must_use]
@@ -208,11 +215,26 @@ impl Holder {
     /// The ring, if it is one.
     #[must_use]
     pub const fn as_kring(self) -> Option<KringId> {
-        if self.0 >= 2 && self.0 & Self::EXTRA == 0 {
+        if self.0 >= 2 && self.0 & (Self::EXTRA | Self::STOCK) == 0 {
             Some(KringId(self.0 - 2))
         } else {
             None
         }
+    }
+    /// The ring, if it is held by whoever serves that for a device.
+    #[must_use]
+    pub const fn as_stock(self) -> Option<KringId> {
+        if self.0 & (Self::EXTRA | Self::STOCK) == Self::STOCK {
+            Some(KringId(self.0 & !Self::STOCK))
+        } else {
+            None
+        }
+    }
+    /// Whether a program has it: in a ring or on its list.
+    #[inline]
+    #[must_use]
+    pub const fn is_programs(self) -> bool {
+        self.0 >= 2 && self.0 & (Self::EXTRA | Self::STOCK) != Self::STOCK
     }
     /// The owner, if it is an extra-buffer list.
     #[must_use]

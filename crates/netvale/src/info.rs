@@ -134,7 +134,7 @@ pub struct RegionReport {
     pub free: u64,
     /// Named by a ring's slot.
     pub in_rings: u64,
-    /// On extra-buffer lists.
+    /// On extra-buffer lists, or lent to devices.
     pub extra: u64,
     /// In huge pages.
     pub huge: bool,

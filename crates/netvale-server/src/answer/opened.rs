@@ -126,6 +126,7 @@ impl Core {
             region: spec.mem_id,
             isolated,
             vnet_hdr: made.header,
+            arena: 0,
         };
         let owner = self.domain.add_owner(std::process::id(), isolated)?;
         let (user, reg) = match self.domain.make_device(owner, &plan) {
@@ -207,6 +208,7 @@ impl Core {
             region: spec.mem_id,
             isolated: false,
             vnet_hdr: 0,
+            arena: 0,
         };
         let owner = self.domain.add_owner(std::process::id(), false)?;
         let seen = match self.domain.make_device(owner, &plan) {

@@ -3,6 +3,7 @@
 
 use alloc::vec;
 use alloc::vec::Vec;
+use core::ops::Range;
 
 /// A set of small numbers of which the lowest free one is given out first, so
 /// that what is in use stays together and sparse memory stays sparse.
@@ -112,6 +113,118 @@ impl Ids {
     }
 }
 
+/// A region's buffers. Those of its *arena*, if it has one, lie together and
+/// are given out apart from the others, to whoever asks for them.
+#[derive(Debug)]
+pub(crate) struct BufIds {
+    /// With all of the arena taken.
+    all: Ids,
+    arena: Option<Arena>,
+}
+
+#[derive(Debug)]
+struct Arena {
+    range: Range<u32>,
+    /// Counted from its first buffer on.
+    ids: Ids,
+    users: u32,
+}
+
+impl BufIds {
+    pub(crate) fn starting_at(limit: u32, n: u32) -> Self {
+        Self {
+            all: Ids::starting_at(limit, n),
+            arena: None,
+        }
+    }
+
+    /// One that is not of the arena, unless there is no other.
+    pub(crate) fn take(&mut self) -> Option<u32> {
+        self.all.take().or_else(|| self.take_arena())
+    }
+
+    /// One of the arena.
+    pub(crate) fn take_arena(&mut self) -> Option<u32> {
+        let arena = self.arena.as_mut()?;
+        Some(arena.range.start + arena.ids.take()?)
+    }
+
+    pub(crate) fn put(&mut self, id: u32) -> bool {
+        match self.arena.as_mut().filter(|a| a.range.contains(&id)) {
+            Some(arena) => {
+                let put = arena.ids.put(id - arena.range.start);
+                self.dissolve();
+                put
+            }
+            None => self.all.put(id),
+        }
+    }
+
+    pub(crate) fn has(&self, id: u32) -> bool {
+        match self.arena.as_ref().filter(|a| a.range.contains(&id)) {
+            Some(arena) => arena.ids.has(id - arena.range.start),
+            None => self.all.has(id),
+        }
+    }
+
+    pub(crate) fn taken(&self) -> u32 {
+        self.all.taken() - self.free_in_arena()
+    }
+
+    pub(crate) fn left(&self) -> u32 {
+        self.all.left() + self.free_in_arena()
+    }
+
+    pub(crate) fn high_water(&self) -> u32 {
+        self.all.high_water()
+    }
+
+    fn free_in_arena(&self) -> u32 {
+        self.arena.as_ref().map_or(0, |a| a.ids.left())
+    }
+
+    pub(crate) fn arena(&self) -> Option<Range<u32>> {
+        self.arena.as_ref().map(|a| a.range.clone())
+    }
+
+    /// There is one user more of the arena, which is made with `n` buffers if
+    /// there is none. `false` if that cannot be.
+    pub(crate) fn enter_arena(&mut self, n: u32) -> bool {
+        if self.arena.is_none() {
+            let Some(start) = (n > 0).then(|| self.all.take_run(n)).flatten() else {
+                return false;
+            };
+            self.arena = Some(Arena {
+                range: start..start + n,
+                ids: Ids::new(n),
+                users: 0,
+            });
+        }
+        if let Some(arena) = &mut self.arena {
+            arena.users += 1;
+        }
+        true
+    }
+
+    /// A user less: the arena goes with the last, as soon as all of its
+    /// buffers are back.
+    pub(crate) fn leave_arena(&mut self) {
+        if let Some(arena) = &mut self.arena {
+            arena.users = arena.users.saturating_sub(1);
+        }
+        self.dissolve();
+    }
+
+    fn dissolve(&mut self) {
+        let over = |a: &mut Arena| a.users == 0 && a.ids.taken() == 0;
+        if let Some(arena) = self.arena.take_if(over) {
+            for id in arena.range {
+                self.all.put(id);
+            }
+        }
+    }
+}
+
 /// Objects by identifier, with the lowest free one given out first.
 #[derive(Debug)]
 pub(crate) struct Slab<T> {
@@ -160,6 +273,12 @@ impl<T> Slab<T> {
             .enumerate()
             .filter_map(|(i, t)| Some((u32::try_from(i).ok()?, t.as_ref()?)))
     }
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (u32, &mut T)> {
+        self.items
+            .iter_mut()
+            .enumerate()
+            .filter_map(|(i, t)| Some((u32::try_from(i).ok()?, t.as_mut()?)))
+    }
     pub(crate) fn len(&self) -> usize {
         self.items.iter().flatten().count()
     }
@@ -184,6 +303,29 @@ mod tests {
         while ids.take().is_some() {}
         assert_eq!(ids.taken(), 130);
         assert_eq!(ids.left(), 0);
+    }
+
+    #[test]
+    fn an_arena_lies_together_and_goes_when_all_are_back() {
+        let mut bufs = BufIds::starting_at(1000, 2);
+        assert_eq!((bufs.take(), bufs.take_arena()), (Some(2), None));
+        assert!(!bufs.enter_arena(998), "not so many are left");
+        assert!(bufs.enter_arena(300) && bufs.enter_arena(1));
+        assert_eq!(bufs.arena(), Some(3..303));
+        assert_eq!((bufs.taken(), bufs.left()), (3, 997));
+        assert_eq!((bufs.take_arena(), bufs.take()), (Some(3), Some(303)));
+        assert!(bufs.has(3) && bufs.has(303) && !bufs.has(4) && !bufs.has(304));
+        // Whoever finds no other gets one of the arena.
+        let others: Vec<u32> = core::iter::from_fn(|| bufs.take()).collect();
+        assert_eq!((others.len(), bufs.left()), (995, 0));
+        assert_eq!(others.last(), Some(&302));
+        assert!(others.iter().all(|&b| bufs.put(b)) && !bufs.put(302));
+        bufs.leave_arena();
+        bufs.leave_arena();
+        assert_eq!(bufs.arena(), Some(3..303), "one is not home");
+        assert!(bufs.put(3));
+        assert_eq!((bufs.arena(), bufs.taken()), (None, 4));
+        assert_eq!(bufs.take(), Some(3));
     }
 
     proptest! {

@@ -31,6 +31,14 @@ pub(super) struct Plan {
     pub(super) region: u16,
     /// Buffers for the RX rings too (not for a pipe inside one region).
     pub(super) rx_bufs: bool,
+    /// Buffers of the region's arena, as long as it has some.
+    pub(super) arena: bool,
+}
+
+/// Which buffers a ring gets.
+#[derive(Clone, Copy)]
+struct Bufs {
+    arena: bool,
 }
 
 impl<M: MemSource> Domain<M> {
@@ -65,11 +73,23 @@ impl<M: MemSource> Domain<M> {
             root: None,
             max_frame: DEFAULT_MAX_FRAME,
             vnet_hdr: 0,
+            arena: false,
         };
+        let arena = plan.arena;
+        let bufs = |wanted: bool| wanted.then_some(Bufs { arena });
         // netmap's order: RX rings get their buffers before TX rings.
         let made = self
-            .make_rings(port, plan.region, plan.rx, DIR_RX, plan.rx_bufs, &mut p.rx)
-            .and_then(|()| self.make_rings(port, plan.region, plan.tx, DIR_TX, true, &mut p.tx));
+            .make_rings(
+                port,
+                plan.region,
+                plan.rx,
+                DIR_RX,
+                bufs(plan.rx_bufs),
+                &mut p.rx,
+            )
+            .and_then(|()| {
+                self.make_rings(port, plan.region, plan.tx, DIR_TX, bufs(true), &mut p.tx)
+            });
         if let Err(e) = made {
             self.drop_rings(&p);
             self.leave_region(plan.region);
@@ -97,7 +117,7 @@ impl<M: MemSource> Domain<M> {
         region: u16,
         (n, slots): (u16, u16),
         dir: u16,
-        bufs: bool,
+        bufs: Option<Bufs>,
         out: &mut Vec<RingState>,
     ) -> Result<()> {
         if n == 0 {
@@ -131,7 +151,7 @@ impl<M: MemSource> Domain<M> {
         idx: u16,
         slots: u16,
         dir: u16,
-        bufs: bool,
+        bufs: Option<Bufs>,
     ) -> Result<RingState> {
         let none =
             |what: &str| DomainError::NoSpace(format!("no {what} left in memory region {region}"));
@@ -141,7 +161,7 @@ impl<M: MemSource> Domain<M> {
             .ok_or_else(|| none("memory"))?;
         let obj = r.rings.take().ok_or_else(|| none("rings"))?;
         let geom = r.map.geom;
-        if bufs && r.bufs.left() < u32::from(slots) {
+        if bufs.is_some() && r.bufs.left() < u32::from(slots) {
             r.rings.put(obj);
             return Err(none("buffers"));
         }
@@ -159,8 +179,12 @@ impl<M: MemSource> Domain<M> {
         let distance = (geom.buf_ofs() - ofs) as u64;
         ring.init(idx, dir, geom.buf_size, distance, tail);
         let holders = r.map.shared.and_then(|s| self.world.holders(s, geom.bufs));
-        fill_slots(ring, bufs, geom.buf_size, || {
-            let b = r.bufs.take().unwrap_or(0);
+        fill_slots(ring, bufs.is_some(), geom.buf_size, || {
+            let first = match bufs {
+                Some(Bufs { arena: true }) => r.bufs.take_arena(),
+                _ => None,
+            };
+            let b = first.or_else(|| r.bufs.take()).unwrap_or(0);
             if let Some(h) = holders.and_then(|h| h.get(b as usize)) {
                 h.store(Holder::kring(kring).bits(), Relaxed);
             }
@@ -191,7 +215,8 @@ impl<M: MemSource> Domain<M> {
             kring,
             obj,
             slots,
-            bufs: if bufs { slots } else { 0 },
+            bufs: if bufs.is_some() { slots } else { 0 },
+            stock: 0,
             users: 0,
             exclusive: false,
         })

@@ -248,6 +248,9 @@ impl<M: MemSource> Domain<M> {
     fn bury(&mut self, z: Zombie) {
         let p = *z.state;
         self.drop_rings(&p);
+        if p.arena {
+            self.leave_arena(p.region);
+        }
         self.ports.free_id(z.port.0);
         self.leave_region(p.region);
     }
@@ -259,7 +262,8 @@ impl<M: MemSource> Domain<M> {
         let mut expect = 0;
         for r in p.rx.iter().chain(&p.tx) {
             dying.insert(Holder::kring(r.kring).bits());
-            expect += u32::from(r.bufs);
+            dying.insert(Holder::stock(r.kring).bits());
+            expect += u32::from(r.bufs) + r.stock;
             named.extend(self.slots_of(p.region, r));
         }
         self.free_buffers(p.region, &dying, &named, expect);
@@ -267,7 +271,7 @@ impl<M: MemSource> Domain<M> {
         self.free_rings(p.region, &p.tx);
     }
 
-    fn slots_of(&self, region: u16, r: &RingState) -> Vec<u32> {
+    pub(super) fn slots_of(&self, region: u16, r: &RingState) -> Vec<u32> {
         let Some(map) = self.regions.get(u32::from(region)).map(|r| &r.map) else {
             return Vec::new();
         };

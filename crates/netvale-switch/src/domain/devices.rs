@@ -31,6 +31,9 @@ pub struct DevicePlan<'a> {
     pub isolated: bool,
     /// Length of the virtio-net header of its frames.
     pub vnet_hdr: u8,
+    /// Its buffers are to be those of the region's arena, which is made with
+    /// so many if there is none; 0 for any buffers.
+    pub arena: u32,
 }
 
 /// Rings of a device's port that somebody has open.
@@ -74,6 +77,7 @@ impl<M: MemSource> Domain<M> {
         let mut ends = Vec::new();
         // Both in one region, so that buffers and not bytes go through.
         let region = self.device_region(plan, tx, rx)?;
+        let arena = plan.arena > 0 && self.enter_arena(region, plan.arena);
         for (name, tx, rx) in [(plan.name, tx, rx), (&hidden, rx, tx)] {
             let built = self.build(Plan {
                 name: name.into(),
@@ -83,16 +87,23 @@ impl<M: MemSource> Domain<M> {
                 isolated: plan.isolated,
                 region,
                 rx_bufs: false,
+                arena,
             });
             match built {
                 Ok(port) => ends.push(port),
                 Err(e) => {
                     ends.iter().for_each(|&p| self.discard(p));
+                    if arena {
+                        self.leave_arena(region);
+                    }
                     return Err(e);
                 }
             }
         }
         let (user, other) = (ends[0], ends[1]);
+        if let Some(p) = self.ports.get_mut(other.0) {
+            p.arena = arena;
+        }
         for (a, b, unnamed) in [(user, other, false), (other, user, true)] {
             if let Some(p) = self.ports.get_mut(a.0) {
                 p.peer = Some(b);

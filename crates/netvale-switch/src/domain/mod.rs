@@ -10,6 +10,7 @@
 //! 3. [`Domain::owner_gone`] when its last descriptor is closed, whatever the
 //!    reason; then [`Domain::reap`] until nothing is left to wait for.
 
+mod arena;
 mod books;
 mod build;
 mod close;
@@ -36,7 +37,7 @@ use netvale_ring::port::{PortId, PortKind, Rings, Seat};
 use netvale_ring::world::{RegionMap, World};
 use netvale_shm::Mem;
 
-use books::{Ids, Slab};
+use books::{BufIds, Ids, Slab};
 pub use close::Freed;
 pub use devices::{DevicePlan, DeviceUse};
 pub use nr::{NrBind, Offsets};
@@ -250,7 +251,7 @@ struct Region<F> {
     huge: bool,
     ifs: Ids,
     rings: Ids,
-    bufs: Ids,
+    bufs: BufIds,
     /// Ports and registrations that lie in it.
     users: u32,
     /// It was made for these callers.
@@ -294,6 +295,8 @@ struct Port {
     root: Option<String>,
     max_frame: u32,
     vnet_hdr: u8,
+    /// It counts as a user of its region's arena.
+    arena: bool,
 }
 
 /// A ring as the control plane knows it.
@@ -305,6 +308,8 @@ struct RingState {
     slots: u16,
     /// Buffers it was given (0 for a pipe's RX ring in a shared region).
     bufs: u16,
+    /// Buffers that whoever serves it for a device has beside those.
+    stock: u32,
     users: u16,
     exclusive: bool,
 }

@@ -103,7 +103,7 @@ pub struct RegionReport {
     pub free: u32,
     /// Named by a ring's slot.
     pub in_rings: u32,
-    /// On extra-buffer lists.
+    /// On extra-buffer lists, or lent to devices.
     pub extra: u32,
     /// In huge pages.
     pub huge: bool,
@@ -324,6 +324,12 @@ impl<M: MemSource> Domain<M> {
                 if let Some(other) = seen.insert(buf, format!("extra list of {o}")) {
                     say(format!("buffer {buf} is in {other} and on an extra list"));
                 }
+            }
+        }
+        for (buf, ring) in self.stocks(r) {
+            extra += 1;
+            if let Some(other) = seen.insert(buf, format!("stock of ring {}", ring.0)) {
+                say(format!("buffer {buf} is in {other} and lent to a device"));
             }
         }
         let taken = r.bufs.taken().saturating_sub(RESERVED_BUFS);

@@ -10,7 +10,7 @@ use core::sync::atomic::Ordering::Release;
 use netvale_ring::layout::{RESERVED_BUFS, RegionGeom};
 use netvale_ring::world::{Holder, RegionMap};
 
-use super::books::Ids;
+use super::books::{BufIds, Ids};
 use super::{Domain, DomainError, GLOBAL_REGION, MAX_EXTRA, MemSource, Region, Result};
 
 /// A region's shape and names.
@@ -118,7 +118,7 @@ impl<M: MemSource> Domain<M> {
             huge,
             ifs: Ids::new(geom.ifs),
             rings: Ids::new(geom.rings),
-            bufs: Ids::starting_at(geom.bufs, RESERVED_BUFS),
+            bufs: BufIds::starting_at(geom.bufs, RESERVED_BUFS),
             users: 0,
             wanted: None,
         })

@@ -7,7 +7,7 @@ use netvale_switch::end::{RxEnd, SyncError, TxEnd};
 use crate::bed::{assert_empty, frame, send, spec};
 use crate::common::{Bed, Port, drain, small, want};
 
-const PLAN: DevicePlan<'_> = DevicePlan {
+pub(crate) const PLAN: DevicePlan<'_> = DevicePlan {
     name: "eth0",
     queues: 2,
     host: 1,
@@ -15,10 +15,11 @@ const PLAN: DevicePlan<'_> = DevicePlan {
     region: None,
     isolated: false,
     vnet_hdr: 0,
+    arena: 0,
 };
 
 /// The device's side as a port, and the users'.
-fn make(bed: &Bed, plan: &DevicePlan<'_>) -> Result<(PortId, Port), DomainError> {
+pub(crate) fn make(bed: &Bed, plan: &DevicePlan<'_>) -> Result<(PortId, Port), DomainError> {
     let (user, reg, map) = bed.with(|d| {
         let owner = d.add_owner(7, plan.isolated)?;
         match d.make_device(owner, plan) {

@@ -7,6 +7,8 @@
 #![allow(missing_docs, reason = "tests")]
 
 #[cfg(test)]
+mod arena;
+#[cfg(test)]
 mod bed;
 #[cfg(test)]
 #[path = "../common/mod.rs"]

@@ -355,7 +355,7 @@ pub struct RegionBooks {
     pub free: u32,
     /// Named by a ring's slot.
     pub in_rings: u32,
-    /// On extra-buffer lists.
+    /// On extra-buffer lists, or lent to devices.
     pub extra: u32,
     /// In huge pages.
     pub huge: bool,
