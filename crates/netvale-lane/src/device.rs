@@ -2,10 +2,13 @@
 
 use std::fmt;
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use netvale_backends::batch::{Batch, BufPool, Piece};
+use netvale_shm::Mem;
+
+use crate::Dir;
 
 /// A queue of a device. It never blocks.
 pub trait DeviceLane: Send + fmt::Debug {
@@ -25,6 +28,11 @@ pub trait DeviceLane: Send + fmt::Debug {
     /// Sends the frames of `batch`.
     fn push(&mut self, pool: &BufPool, batch: &Batch) -> Result<Pushed, Trouble>;
 
+    /// Nothing is queued for it: sends what it was given and still has.
+    fn poke(&mut self) -> Result<(), Trouble> {
+        Ok(())
+    }
+
     /// When to ask for frames though the descriptor does not say so.
     fn due(&self) -> Option<Instant> {
         None
@@ -32,6 +40,29 @@ pub trait DeviceLane: Send + fmt::Debug {
 
     /// Nothing more will come for a while.
     fn rest(&mut self) {}
+
+    /// In the name of which registration it is used.
+    fn name(&mut self, _owner: u16) {}
+
+    /// Before anything is done in one direction; `false` if another process
+    /// that shares the device is at it.
+    fn enter(&mut self, _dir: Dir) -> Result<bool, Trouble> {
+        Ok(true)
+    }
+
+    /// After that, if it was not refused.
+    fn leave(&mut self, _dir: Dir) {}
+
+    /// Whether there is surely nothing to be done in this direction, as far as
+    /// a few loads can tell.
+    fn is_idle(&self, _dir: Dir) -> bool {
+        false
+    }
+
+    /// Where its losses are counted, if others who share it must see them.
+    fn losses(&self) -> Option<Losses> {
+        None
+    }
 }
 
 /// What became of frames for a device.
@@ -53,24 +84,63 @@ pub enum Trouble {
     Gone(String),
 }
 
-/// Frames that a device and its port lost between them.
-#[derive(Debug, Default)]
-pub struct Losses {
+/// Why a frame was lost between a device and its port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loss {
     /// Refused by the device.
-    pub refused: AtomicU64,
+    Refused,
     /// For a device that was switched off.
-    pub down: AtomicU64,
+    Down,
     /// Received, but longer than a frame can be.
-    pub long: AtomicU64,
+    Long,
 }
 
+/// Frames that a device and its port lost between them.
+#[derive(Debug, Clone)]
+pub struct Losses(Mem);
+
 impl Losses {
+    /// Bytes that they take.
+    pub const LEN: usize = 64;
     /// With the words shown to users.
+    const ALL: [(Loss, &'static str); 3] = [
+        (Loss::Refused, "dev_refused"),
+        (Loss::Down, "dev_down"),
+        (Loss::Long, "dev_long"),
+    ];
+
+    /// Those in this memory; `None` if it is too small.
+    #[must_use]
+    pub fn at(mem: &Mem, off: usize) -> Option<Self> {
+        mem.part(off, Self::LEN).map(Self)
+    }
+
+    /// Counts `n` more.
+    pub fn count(&self, loss: Loss, n: u64) {
+        if let Some(word) = self.0.word(loss as usize * 8) {
+            word.fetch_add(n, Relaxed);
+        }
+    }
+
+    /// With the words shown to users.
+    #[must_use]
     pub fn list(&self) -> [(&'static str, u64); 3] {
-        [
-            ("dev_refused", self.refused.load(Relaxed)),
-            ("dev_down", self.down.load(Relaxed)),
-            ("dev_long", self.long.load(Relaxed)),
-        ]
+        Self::ALL.map(|(loss, word)| {
+            let n = self.0.word(loss as usize * 8);
+            (word, n.map_or(0, |n| n.load(Relaxed)))
+        })
+    }
+
+    /// Counts what others counted.
+    pub fn add(&self, others: &Self) {
+        for ((loss, _), (_, n)) in Self::ALL.into_iter().zip(others.list()) {
+            self.count(loss, n);
+        }
+    }
+}
+
+impl Default for Losses {
+    fn default() -> Self {
+        Self(Mem::heap(Self::LEN))
     }
 }

@@ -2,9 +2,7 @@
 
 use std::fmt;
 use std::os::fd::BorrowedFd;
-use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use netvale_backends::batch::{Batch, BufPool, MAX_PIECES, Piece};
 use netvale_ring::kring::{Counter, Kring};
@@ -14,11 +12,13 @@ use netvale_ring::world::RegionMap;
 use netvale_switch::domain::{Registration, RingInfo};
 use netvale_switch::end::{Gear, RxEnd, SyncError, TxEnd};
 
-use crate::{DeviceLane, Losses, Pushed, Trouble};
+use crate::{DeviceLane, Dir, Loss, Losses, Pushed, Trouble};
 
 /// Slots moved in one direction before the other gets its turn: eight of the
 /// longest frames.
 const TURN: usize = 256;
+/// When to look again if another process was at the device.
+const SOON: Duration = Duration::from_micros(100);
 
 /// What a round of a lane brought.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -50,7 +50,9 @@ pub struct Lane {
     /// Slots of what was received, and buffers that it left.
     order: Vec<Slot>,
     rest: Vec<u32>,
-    losses: Arc<Losses>,
+    losses: Losses,
+    /// Another process was at the device the last time.
+    taken: bool,
     gone: bool,
     trouble: Option<String>,
 }
@@ -70,10 +72,12 @@ impl Lane {
         reg: &Registration,
         (tx, rx): (&RingInfo, &RingInfo),
         map: &RegionMap,
-        device: Box<dyn DeviceLane>,
-        losses: Arc<Losses>,
+        mut device: Box<dyn DeviceLane>,
+        losses: &Losses,
     ) -> Option<Self> {
         let geom = map.geom;
+        device.name(reg.owner);
+        let losses = device.losses().unwrap_or_else(|| losses.clone());
         Some(Self {
             id,
             device,
@@ -90,6 +94,7 @@ impl Lane {
             order: Vec::with_capacity(TURN),
             rest: Vec::with_capacity(TURN),
             losses,
+            taken: false,
             gone: false,
             trouble: None,
         })
@@ -124,7 +129,11 @@ impl Lane {
 
     /// When to look again though nobody rings.
     pub fn due(&self) -> Option<Instant> {
-        if self.gone { None } else { self.device.due() }
+        match (self.gone, self.taken) {
+            (true, _) => None,
+            (false, true) => Some(Instant::now() + SOON),
+            (false, false) => self.device.due(),
+        }
     }
 
     /// Rings on whose sleep words the thread must be announced.
@@ -158,6 +167,7 @@ impl Lane {
         if self.gone {
             return Round::default();
         }
+        self.taken = false;
         let timed = self.device.due().is_some_and(|due| Instant::now() >= due);
         let mut moved = false;
         if self.ready || timed {
@@ -170,8 +180,73 @@ impl Lane {
         }
     }
 
+    /// A turn from the device only, for whoever is at it anyway: looks even if
+    /// nobody said that the device is readable. Whether anything moved.
+    pub fn serve_in(&mut self) -> bool {
+        if self.gone || self.device.is_idle(Dir::In) {
+            return false;
+        }
+        self.pull()
+    }
+
+    /// All that is queued goes to the device. Whether anything moved.
+    pub fn serve_out(&mut self) -> bool {
+        if self.gone || (self.rx.idle() && !self.is_queued() && self.device.is_idle(Dir::Out)) {
+            return false;
+        }
+        self.full = false;
+        let mut turns = self.rx.ring().count() as usize / TURN + 1;
+        let mut moved = false;
+        while turns > 0 && self.push() {
+            moved = true;
+            turns -= 1;
+        }
+        moved
+    }
+
+    /// Frames were shown to us that the device had no room for.
+    fn is_queued(&self) -> bool {
+        let ring = self.rx.ring();
+        ring.head() != ring.tail()
+    }
+
+    /// The device has no room for what is queued.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.full
+    }
+
+    /// Gives the device back, without its rings.
+    #[must_use]
+    pub fn into_device(self) -> Box<dyn DeviceLane> {
+        self.device
+    }
+
+    /// Whether a direction of the device is ours until it is left.
+    fn enter(&mut self, dir: Dir) -> bool {
+        match self.device.enter(dir) {
+            Ok(ours) => {
+                self.taken |= !ours;
+                ours
+            }
+            Err(e) => {
+                self.fail(e);
+                false
+            }
+        }
+    }
+
     /// From the device into the switch or pipe.
     fn pull(&mut self) -> bool {
+        if !self.enter(Dir::In) {
+            return false;
+        }
+        let moved = self.pull_ours();
+        self.device.leave(Dir::In);
+        moved
+    }
+
+    fn pull_ours(&mut self) -> bool {
         if self.pipe {
             // Gets back what was released.
             let _ = self.tx.sync();
@@ -246,7 +321,7 @@ impl Lane {
             }
         }
         if lost > 0 {
-            self.losses.long.fetch_add(lost, Relaxed);
+            self.losses.count(Loss::Long, lost);
         }
         // Those behind the last chain stay where they are.
         let ring = self.tx.ring();
@@ -265,6 +340,19 @@ impl Lane {
 
     /// From the switch or pipe to the device.
     fn push(&mut self) -> bool {
+        // Nothing to take, nothing to give back: not worth a lock.
+        if self.rx.idle() && !self.is_queued() && self.device.is_idle(Dir::Out) {
+            return false;
+        }
+        if !self.enter(Dir::Out) {
+            return false;
+        }
+        let moved = self.push_ours();
+        self.device.leave(Dir::Out);
+        moved
+    }
+
+    fn push_ours(&mut self) -> bool {
         let tail = match self.rx.sync() {
             Ok(tail) => tail,
             // Words put right show their frames the next time.
@@ -273,7 +361,13 @@ impl Lane {
         };
         let ring = self.rx.ring();
         let first = ring.head();
-        if first == tail || self.full || first >= ring.count() || tail >= ring.count() {
+        if first == tail {
+            if let Err(e) = self.device.poke() {
+                self.fail(e);
+            }
+            return false;
+        }
+        if self.full || first >= ring.count() || tail >= ring.count() {
             return false;
         }
         self.out.collect(&self.rx, first, tail, self.room);
@@ -282,7 +376,7 @@ impl Lane {
             Ok(pushed) => pushed,
             Err(Trouble::Down) => {
                 let lost = out.batch.len() as u64;
-                self.losses.down.fetch_add(lost, Relaxed);
+                self.losses.count(Loss::Down, lost);
                 Pushed {
                     done: out.batch.len(),
                     refused: 0,
@@ -294,7 +388,7 @@ impl Lane {
             }
         };
         if pushed.refused > 0 {
-            self.losses.refused.fetch_add(pushed.refused, Relaxed);
+            self.losses.count(Loss::Refused, pushed.refused);
         }
         self.full = pushed.done < self.out.batch.len();
         let end = match pushed.done {

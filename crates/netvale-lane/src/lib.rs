@@ -16,11 +16,13 @@
 //!   another process; other devices are in the server.
 #![forbid(unsafe_code)]
 
+mod books;
 mod device;
 mod lane;
 pub mod xdp;
 
-pub use device::{DeviceLane, Losses, Pushed, Trouble};
+pub use books::Dir;
+pub use device::{DeviceLane, Loss, Losses, Pushed, Trouble};
 pub use lane::{Lane, Round};
 
 use std::error::Error;

@@ -28,6 +28,7 @@ use devices::Devices;
 use polling::Polling;
 
 mod devices;
+mod driven;
 mod links;
 mod look;
 mod open;
@@ -189,6 +190,7 @@ impl Core {
                 return self.new_region(conn, context, &key, geom);
             }
             Request::Whoami => return self.whoami(conn),
+            Request::Drive { queue, on } => return self.drive(conn, context, queue, on),
             Request::Region { id, generation } => return self.region(context, id, generation),
             Request::Doorbell { owner } => return self.doorbell(context, owner),
             Request::List { after } => self.list(after.as_ref()),
@@ -313,6 +315,7 @@ impl Core {
             Some(Owner::Trusted { .. }) | None => {}
         }
         self.bells.remove(owner);
+        self.undrive(owner);
         let freed = self.domain.owner_gone(owner);
         if freed.repaired_slots > 0 || freed.broken_locks > 0 {
             tracing::info!(

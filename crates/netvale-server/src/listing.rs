@@ -169,13 +169,16 @@ pub(crate) fn geom([ifs, rings, ring_size, bufs, buf_size]: [u32; 5]) -> RegionG
     }
 }
 
-pub(crate) fn registered(reg: &Registration, size: u64) -> Registered {
-    let place = |r: &RingInfo| RingPlace {
+pub(crate) fn place(r: &RingInfo) -> RingPlace {
+    RingPlace {
         kring: r.kring.0,
         idx: r.idx,
         ofs: r.ofs,
         slots: r.slots,
-    };
+    }
+}
+
+pub(crate) fn registered(reg: &Registration, size: u64) -> Registered {
     Registered {
         owner: reg.owner,
         port: reg.port.0,
@@ -198,6 +201,7 @@ pub(crate) fn registered(reg: &Registration, size: u64) -> Registered {
         context: context(reg.isolated),
         host_rings: reg.host_rings,
         offsets: None,
+        drivable: false,
     }
 }
 

@@ -80,6 +80,12 @@ impl End {
     }
 
     #[inline]
+    fn is_empty(&self) -> bool {
+        let producer = self.map.producer().load(Ordering::Acquire);
+        producer == self.map.consumer().load(Ordering::Acquire)
+    }
+
+    #[inline]
     fn check(&mut self, used: u32) -> Result<u32, RingCorrupt> {
         if used > self.size {
             self.ready = 0;
@@ -172,6 +178,29 @@ macro_rules! ring {
             #[must_use]
             pub fn socket(&self) -> &Arc<XskSocket> {
                 &self.0.socket
+            }
+
+            /// Entries put or taken since the socket was made; it wraps.
+            #[inline]
+            #[must_use]
+            pub fn position(&self) -> u32 {
+                self.0.next
+            }
+
+            /// Goes on where another handle of this ring, whose user has let
+            /// go of it, had come to. The kernel is told with the next
+            /// `publish` or `release`.
+            #[inline]
+            pub fn seek(&mut self, position: u32) {
+                (self.0.next, self.0.ready) = (position, 0);
+            }
+
+            /// Whether nothing lies between the two ends, whichever handle
+            /// moved ours last. Two loads.
+            #[inline]
+            #[must_use]
+            pub fn is_empty(&self) -> bool {
+                self.0.is_empty()
             }
         }
     };
@@ -469,6 +498,30 @@ mod tests {
         evil.producer().store(77, Ordering::Release);
         fill.publish();
         assert_eq!(evil.producer().load(Ordering::Acquire), 1);
+    }
+
+    #[test]
+    fn another_handle_goes_on_where_the_first_has_come_to() {
+        let wire = Wire::new(1);
+        let mut first = FillRing::new(wire.socket(), wire.start(u32::MAX), SIZE);
+        let mut second = FillRing::new(wire.socket(), wire.map(), SIZE);
+        let mut done = CompletionRing::new(wire.socket(), wire.map(), SIZE);
+        first.refresh().unwrap();
+        assert!(first.put(1) && first.put(2));
+        assert!(done.is_empty(), "not published");
+        first.publish();
+        assert!(!done.is_empty());
+        second.seek(first.position());
+        assert!(!second.put(3), "nobody has looked for room since");
+        assert_eq!(second.refresh(), Ok(SIZE - 2));
+        assert!(second.put(3));
+        second.publish();
+        assert_eq!(done.refresh(), Ok(3));
+        assert_eq!([done.take(), done.take(), done.take()], [1, 2, 3].map(Some));
+        // What was taken and not released is taken again.
+        done.seek(u32::MAX);
+        assert_eq!(done.refresh(), Ok(3));
+        assert_eq!(done.take(), Some(1));
     }
 
     #[test]

@@ -221,8 +221,9 @@ impl Xsk {
     }
 
     /// The rings of a socket that another process made and passed on, with the
-    /// sizes that it gave them. Of the two processes only one may use a ring.
-    /// No privilege is needed. The [`Umem`] that finds frames here must be of
+    /// sizes that it gave them. Of the two processes only one at a time may use
+    /// a ring, from where the other has come to ([`FillRing::seek`] and the
+    /// like). No privilege is needed. The [`Umem`] that finds frames here must be of
     /// the same buffers as the registered one.
     ///
     /// # Errors

@@ -57,7 +57,7 @@ pub(super) struct DevicePort {
     name: String,
     owner: u16,
     pub(super) lanes: Vec<u64>,
-    losses: Arc<Losses>,
+    losses: Losses,
     about: String,
     /// Number of the interface with which it ends.
     pub(super) index: Option<u32>,
@@ -110,7 +110,7 @@ impl Devices {
         let mut ports = self.used.values().flat_map(|u| &u.ports);
         let attached = ports.find(|p| p.name == port).map(|p| p.losses.list());
         let open = self.opened.iter().find(|o| o.name == port);
-        attached.or(open.map(|o| o.losses.list()))
+        attached.or(open.map(Opened::lost))
     }
 
     /// Whether this device is attached, or open.
@@ -145,6 +145,11 @@ impl Devices {
     /// Takes a lane from the common threads.
     pub(super) fn stop(&mut self, lane: u64) {
         self.pumps.iter_mut().for_each(|p| p.remove(lane));
+    }
+
+    /// Takes a lane from the common threads, and gives it back.
+    pub(super) fn take(&mut self, lane: u64) -> Option<Lane> {
+        self.pumps.iter_mut().find_map(|p| p.take(lane))
     }
 
     /// Ends all threads, and with them all devices.
@@ -285,7 +290,7 @@ impl Core {
             name,
             owner,
             lanes: Vec::new(),
-            losses: Arc::default(),
+            losses: Losses::default(),
             about: device.about,
             index: device.index,
             _keep: device.keep,
@@ -316,8 +321,7 @@ impl Core {
                 reg.rx.get(i).ok_or_else(lost)?,
             );
             let id = self.devices.next_lane();
-            let losses = Arc::clone(&port.losses);
-            let lane = Lane::new(id, &gear, reg, rings, &map, device, losses);
+            let lane = Lane::new(id, &gear, reg, rings, &map, device, &port.losses);
             made.push(lane.ok_or_else(lost)?);
         }
         if used.own.is_empty() {

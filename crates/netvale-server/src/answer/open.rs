@@ -8,7 +8,7 @@ use netvale_shm::Doorbell;
 use netvale_switch::domain::{Domain, DomainError, NrBind, Registration, Want};
 use netvale_wire::abi::mode;
 use netvale_wire::name::{PortFlags, PortSpec};
-use netvale_wire::proto::{Context, ErrorKind, NrOffsets, NrRequest, Reply, Wanted};
+use netvale_wire::proto::{Context, ErrorKind, NrOffsets, NrRequest, Registered, Reply, Wanted};
 
 use super::{Answer, Core, Fenced, Owner, dup, is_interface, parse, trusted_only};
 use crate::bells::BellPair;
@@ -185,10 +185,11 @@ impl Core {
             Owner::Trusted { bell } => fds.push(dup(bell)?),
             Owner::Isolated { hear, kick, .. } => fds.extend([dup(hear)?, dup(kick)?]),
         }
-        Ok((
-            Reply::Registered(listing::registered(reg, file.len() as u64)),
-            fds,
-        ))
+        let registered = Registered {
+            drivable: matches!(owner, Owner::Trusted { .. }) && self.is_drivable(reg.owner),
+            ..listing::registered(reg, file.len() as u64)
+        };
+        Ok((Reply::Registered(registered), fds))
     }
 
     pub(super) fn whoami(&self, conn: &Conn) -> Answer {

@@ -1,11 +1,13 @@
 //! Devices that clients have open: `tap:t0`, `netmap:eth0`, `netmap:eth0^`.
 //!
 //! The client's port is one side of rings linked as a pipe's are, a pump has
-//! the other. A device moves frames only between rings that somebody has open,
-//! and is given back with the last registration.
+//! the other, or the client itself ([`super::driven`]). A device moves frames
+//! only between rings that somebody has open, and is given back with the last
+//! registration.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 
+use netvale_lane::xdp::HandOver;
 use netvale_ring::port::PortId;
 use netvale_switch::domain::{DevicePlan, DeviceUse, DomainError, Registration};
 use netvale_wire::name::{PortKind, PortSpec};
@@ -30,23 +32,29 @@ pub(super) struct Opened {
     /// Name of its port.
     pub(super) name: String,
     pub(super) about: String,
-    pub(super) losses: Arc<Losses>,
+    losses: Losses,
     /// The clients' side.
-    user: PortId,
+    pub(super) user: PortId,
     /// The pump's side.
-    reg: Registration,
+    pub(super) reg: Registration,
     /// Rings of the pump's side that are queues'; the others are the host's.
-    queues: usize,
+    pub(super) queues: usize,
     pub(super) lanes: Vec<u64>,
+    /// Lanes that clients drive, by queue.
+    pub(super) parked: Vec<(u16, Lane)>,
+    /// Registrations that drive a queue: queue, owner.
+    pub(super) drivers: BTreeSet<(u16, u16)>,
     // In this order: first the host's stack is let go.
     stack: Keep,
     keep: Keep,
     /// An interface, whose frames are taken only while rings are open.
     pub(super) nic: Option<Nic>,
-    /// How its wire is open: whether it receives, whether by AF_XDP; which
-    /// lanes serve it.
-    wire: Option<(bool, bool)>,
-    wired: Vec<u64>,
+    /// Whether its wire is open, and receives.
+    wire: Option<bool>,
+    /// The wire's sockets, if they are of AF_XDP.
+    pub(super) sockets: Vec<HandOver>,
+    /// Lanes that serve the wire, by queue.
+    pub(super) wired: Vec<u64>,
     /// For which use it is set up.
     set: DeviceUse,
 }
@@ -55,6 +63,43 @@ impl Opened {
     /// Name of the pump's side.
     pub(super) fn hidden(&self) -> &str {
         &self.reg.name
+    }
+
+    /// What was lost on the way to the device and from it.
+    pub(super) fn lost(&self) -> [(&'static str, u64); 3] {
+        let all = Losses::default();
+        all.add(&self.losses);
+        self.sockets.iter().for_each(|s| all.add(&s.losses()));
+        all.list()
+    }
+}
+
+impl Opened {
+    /// Whether the wire is as it is wanted, or could be made so without
+    /// opening its sockets anew, which others may have in use.
+    fn adapt(&mut self, wanted: Option<bool>) -> bool {
+        if self.wire == wanted {
+            return true;
+        }
+        let (Some(nic), Some(receive), false) = (&self.nic, wanted, self.sockets.is_empty()) else {
+            return false;
+        };
+        self.keep = Keep::default();
+        match nic.receive(receive, &self.sockets) {
+            Ok(keep) => (self.keep, self.wire) = (keep, wanted),
+            Err(why) => {
+                tracing::info!(port = self.name, "AF_XDP is left: {why}");
+                return false;
+            }
+        }
+        true
+    }
+
+    fn close_sockets(&mut self) {
+        self.drivers.clear();
+        for socket in self.sockets.drain(..) {
+            self.losses.add(&socket.losses());
+        }
     }
 }
 
@@ -142,15 +187,18 @@ impl Core {
             key,
             name,
             about: made.about,
-            losses: Arc::default(),
+            losses: Losses::default(),
             user,
             reg,
             queues: usize::from(made.queues),
             lanes: Vec::new(),
+            parked: Vec::new(),
+            drivers: BTreeSet::new(),
             stack: Keep::default(),
             keep: made.keep,
             nic: made.nic,
             wire: None,
+            sockets: Vec::new(),
             wired: Vec::new(),
             set: DeviceUse::default(),
         };
@@ -238,7 +286,7 @@ impl Core {
             reg.tx.get(i).ok_or_else(lost)?,
             reg.rx.get(i).ok_or_else(lost)?,
         );
-        let losses = Arc::clone(&opened.losses);
+        let losses = &opened.losses;
         let lane = Lane::new(id, &gear, reg, rings, map, device, losses).ok_or_else(lost)?;
         opened.lanes.push(id);
         self.devices.serve(lane);
@@ -260,6 +308,7 @@ impl Core {
                 let done = self.set_up_nic(at, now);
                 refused = refused.and(done);
             }
+            self.settle_drivers(at);
             at += 1;
         }
         refused
@@ -271,8 +320,8 @@ impl Core {
         // The wire stays as it is while that will do: to take an interface's
         // queues anew takes a driver some time.
         let wanted = (now.tx || now.rx).then_some(now.rx);
-        let rewire = match self.devices.opened.get(at) {
-            Some(opened) => opened.wire.map(|w| w.0) != wanted,
+        let rewire = match self.devices.opened.get_mut(at) {
+            Some(opened) => !opened.adapt(wanted),
             None => return Ok(()),
         };
         self.stop_host(at);
@@ -290,7 +339,7 @@ impl Core {
         let Some(opened) = self.devices.opened.get_mut(at) else {
             return Ok(());
         };
-        let by_xdp = opened.wire.is_some_and(|w| w.1);
+        let by_xdp = !opened.sockets.is_empty();
         let Some(nic) = &opened.nic else {
             return Ok(());
         };
@@ -310,11 +359,13 @@ impl Core {
         };
         opened.wire = None;
         opened.keep = Keep::default();
+        opened.close_sockets();
         let (Some(nic), Some(receive)) = (&opened.nic, wanted) else {
             return Ok(());
         };
         let wire = nic.wire(receive)?;
-        opened.wire = Some((receive, wire.by_xdp));
+        opened.wire = Some(receive);
+        opened.sockets = wire.sockets;
         opened.keep = wire.keep;
         tracing::info!(port = opened.name, device = wire.about, "takes frames");
         opened.about = wire.about;
@@ -341,10 +392,16 @@ impl Core {
     }
 
     fn stop_lanes(&mut self, at: usize) {
-        if let Some(opened) = self.devices.opened.get_mut(at) {
-            opened.wired.clear();
-            let lanes = std::mem::take(&mut opened.lanes);
-            lanes.into_iter().for_each(|id| self.devices.stop(id));
+        let Some(opened) = self.devices.opened.get_mut(at) else {
+            return;
+        };
+        opened.wired.clear();
+        let parked = std::mem::take(&mut opened.parked);
+        let ids = std::mem::take(&mut opened.lanes);
+        let served = ids.into_iter().filter_map(|id| self.devices.take(id));
+        for mut lane in served.chain(parked.into_iter().map(|(_, lane)| lane)) {
+            // What a program queued just before it ended.
+            lane.serve_out();
         }
     }
 

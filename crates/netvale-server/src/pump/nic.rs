@@ -8,7 +8,7 @@ use netvale_backends::host::{HostConfig, HostLink, WireSide};
 use netvale_backends::netlink::{Link, Netlink, NetlinkError, ethtool};
 use netvale_backends::packet::{Fanout, PacketConfig, PacketError, PacketSocket, Spread};
 use netvale_backends::tap::{Make, Offloads, Tap, TapConfig};
-use netvale_lane::xdp;
+use netvale_lane::xdp::{self, HandOver, Sockets};
 use netvale_wire::proto::ErrorKind;
 use netvale_wire::vnet::HdrLen;
 
@@ -35,7 +35,7 @@ pub(super) fn open(name: &str, how: Use) -> Result<Device, Refusal> {
     let nic = Nic::find(name)?;
     // Large packets stay whole, which AF_XDP cannot do.
     let wire = nic.packet(HdrLen::MERGED, true)?;
-    let stack = nic.stack(HdrLen::MERGED, [true, true, how.host], wire.by_xdp)?;
+    let stack = nic.stack(HdrLen::MERGED, [true, true, how.host], false)?;
     let mut keep = wire.keep;
     let host = match stack.lane {
         Some(lane) => Some(Box::new(Device {
@@ -77,8 +77,8 @@ pub(crate) struct Nic {
 pub(crate) struct Wire {
     /// One for each queue.
     pub(crate) lanes: Vec<Box<dyn DeviceLane>>,
-    /// The stack does not see what is received.
-    pub(crate) by_xdp: bool,
+    /// What others need to use the sockets; none unless it is by AF_XDP.
+    pub(crate) sockets: Vec<HandOver>,
     pub(crate) about: String,
     /// Programs in the kernel.
     pub(crate) keep: Keep,
@@ -128,17 +128,11 @@ impl Nic {
     ///
     /// Why not; nothing is left behind.
     pub(crate) fn wire(&self, receive: bool) -> Result<Wire, Refusal> {
-        let xdp = match self.mtu <= xdp::LONGEST_MTU {
-            true => xdp::open(self.index, u32::from(self.queues), receive),
-            false => Err(format!("the MTU is {}", self.mtu)),
-        };
-        let why = match xdp {
-            Ok((lanes, redirect)) => {
-                let mut keep = Keep::default();
-                redirect.into_iter().for_each(|r| keep.add(r));
+        let why = match self.xdp(receive) {
+            Ok((sockets, keep)) => {
                 return Ok(Wire {
-                    lanes,
-                    by_xdp: true,
+                    lanes: sockets.lanes,
+                    sockets: sockets.hand_overs,
                     about: format!("interface {} by AF_XDP, copying", self.name),
                     keep,
                     header: 0,
@@ -150,6 +144,29 @@ impl Nic {
         let mut wire = self.packet(HdrLen::NONE, receive)?;
         wire.about = format!("{} (no AF_XDP: {why})", wire.about);
         Ok(wire)
+    }
+
+    fn xdp(&self, receive: bool) -> Result<(Sockets, Keep), String> {
+        if self.mtu > xdp::LONGEST_MTU {
+            return Err(format!("the MTU is {}", self.mtu));
+        }
+        let sockets = Sockets::open(self.index, u32::from(self.queues))?;
+        let keep = self.receive(receive, &sockets.hand_overs)?;
+        Ok((sockets, keep))
+    }
+
+    /// Has frames go to these sockets, or to the stack, until what is kept
+    /// goes.
+    ///
+    /// # Errors
+    ///
+    /// Why not.
+    pub(crate) fn receive(&self, yes: bool, sockets: &[HandOver]) -> Result<Keep, String> {
+        let mut keep = Keep::default();
+        if yes {
+            keep.add(xdp::redirect(self.index, sockets)?);
+        }
+        Ok(keep)
     }
 
     /// Opens the wire by AF_PACKET.
@@ -172,7 +189,7 @@ impl Nic {
         let lane = |socket| Box::new(NicLane { socket, longest }) as Box<dyn DeviceLane>;
         Ok(Wire {
             lanes: sockets.into_iter().map(lane).collect(),
-            by_xdp: false,
+            sockets: Vec::new(),
             about: format!("interface {} by AF_PACKET", self.name),
             keep: Keep::default(),
             header: u8::try_from(header.get()).unwrap_or(0),

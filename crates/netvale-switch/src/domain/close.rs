@@ -121,7 +121,12 @@ impl<M: MemSource> Domain<M> {
                 .break_lock(|holder| holder & 0xffff == u64::from(owner))
                 .then_some(())
         };
-        let n = krings_of(p).iter().filter_map(held).count();
+        // Whoever drives a device syncs the rings of both sides.
+        let peer = p.peer.and_then(|peer| self.port(peer));
+        let krings = krings_of(p)
+            .into_iter()
+            .chain(peer.into_iter().flat_map(krings_of));
+        let n = krings.filter(|k| held(k).is_some()).count();
         u32::try_from(n).unwrap_or(u32::MAX)
     }
 

@@ -49,6 +49,25 @@ pub struct DeviceUse {
     pub host: bool,
 }
 
+/// A registration of a device's port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceUser {
+    /// Its number.
+    pub owner: u16,
+    /// TX rings that it has open.
+    pub tx: Vec<u16>,
+    /// RX rings that it has open.
+    pub rx: Vec<u16>,
+}
+
+impl DeviceUser {
+    /// Whether it has a ring of this number open, in either direction.
+    #[must_use]
+    pub fn has(&self, ring: u16) -> bool {
+        self.tx.contains(&ring) || self.rx.contains(&ring)
+    }
+}
+
 impl<M: MemSource> Domain<M> {
     /// Makes the port of a device, and binds `owner` (who must have no port
     /// yet) to its other side, which has a TX ring for each RX ring of the
@@ -182,6 +201,21 @@ impl<M: MemSource> Domain<M> {
             rx,
             host: host_tx || host_rx,
         }
+    }
+
+    /// Who has a device's port, named by its user's side, open.
+    #[must_use]
+    pub fn device_users(&self, user: PortId) -> Vec<DeviceUser> {
+        let owners = self.port(user).map(|p| p.owners.as_slice());
+        let bound = owners.unwrap_or_default().iter().filter_map(|&owner| {
+            let bound = self.owners.get(u32::from(owner))?.bound.as_ref()?;
+            Some(DeviceUser {
+                owner,
+                tx: bound.tx.clone(),
+                rx: bound.rx.clone(),
+            })
+        });
+        bound.collect()
     }
 
     /// A device is no more: nobody finds its port any longer, and those who

@@ -39,7 +39,7 @@ use netvale_shm::Mem;
 
 use books::{BufIds, Ids, Slab};
 pub use close::Freed;
-pub use devices::{DevicePlan, DeviceUse};
+pub use devices::{DevicePlan, DeviceUse, DeviceUser};
 pub use nr::{NrBind, Offsets};
 pub use query::{CheckReport, OwnerInfo, PortEntry, PortStats, RegionReport, StationEntry};
 pub use regions::Layout;

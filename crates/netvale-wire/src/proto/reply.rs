@@ -31,6 +31,9 @@ pub enum Reply {
     /// Files that come along: the region, the doorbell, and for an isolated client the bell
     /// that wakes the server's worker.
     Registered(Registered),
+    /// To [`Request::Drive`](super::Request::Drive). Files that come along: the
+    /// socket, its books, its frames.
+    Driven(Driven),
     /// To [`Request::Region`](super::Request::Region) and [`Request::NewRegion`](super::Request::NewRegion); its file comes
     /// along.
     Region(RegionInfo),
@@ -189,6 +192,25 @@ pub struct Registered {
     /// Offsets in force, if they were asked for.
     #[serde(default)]
     pub offsets: Option<NrOffsets>,
+    /// The sockets behind it can be had ([`Request::Drive`](super::Request::Drive)).
+    #[serde(default)]
+    pub drivable: bool,
+}
+
+/// A queue that a client may drive: the other side of its rings, which lie in
+/// the same region, and the queue's socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Driven {
+    /// Number of the port on the other side.
+    pub port: u32,
+    /// Where received frames are put.
+    pub tx: RingPlace,
+    /// Where frames to be sent are taken from.
+    pub rx: RingPlace,
+    /// Entries of each of the socket's rings.
+    pub entries: u32,
+    /// Bytes of the file with the frames.
+    pub pool: u64,
 }
 
 /// Where one ring is.

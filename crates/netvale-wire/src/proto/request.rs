@@ -44,6 +44,18 @@ pub enum Request {
     /// What is this connection, which another process may have passed on,
     /// bound to? Reply: [`Reply::Registered`](super::Reply::Registered).
     Whoami,
+    /// Have the socket behind a queue of the interface that this connection is
+    /// bound to, to move its frames in this process's own syncs, or have the
+    /// server move them again. Trusted clients only; fails unless
+    /// [`Registered::drivable`](super::Registered::drivable) was said. Reply:
+    /// [`Reply::Driven`](super::Reply::Driven), or
+    /// [`Reply::Done`](super::Reply::Done) to the latter.
+    Drive {
+        /// Index of the queue's rings among the port's.
+        queue: u16,
+        /// This process moves them.
+        on: bool,
+    },
     /// Get a region's file descriptor. Reply: [`Reply::Region`](super::Reply::Region).
     Region {
         /// Region number.

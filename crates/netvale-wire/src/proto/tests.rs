@@ -83,6 +83,7 @@ fn requests_in_netmaps_terms() {
         Ok(Reply::Registered(Registered {
             host_rings: [0, 0],
             offsets: None,
+            drivable: false,
             ..
         }))
     ));
@@ -131,6 +132,24 @@ fn replies_round_trip_and_unknown_kinds_survive() {
             tx_align: 64,
             min_gap: 1,
         }),
+        drivable: true,
+    });
+    let driven = Reply::Driven(Driven {
+        port: 8,
+        tx: RingPlace {
+            kring: 3,
+            idx: 0,
+            ofs: 4096,
+            slots: 512,
+        },
+        rx: RingPlace {
+            kring: 4,
+            idx: 0,
+            ofs: 8192,
+            slots: 512,
+        },
+        entries: 2048,
+        pool: 1 << 33,
     });
     let stats = Reply::Stats {
         ports: vec![PortStats {
@@ -156,6 +175,7 @@ fn replies_round_trip_and_unknown_kinds_survive() {
     };
     for reply in [
         registered,
+        driven,
         stats,
         hello,
         Reply::Region(region),

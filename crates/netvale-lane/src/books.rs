@@ -1,0 +1,377 @@
+//! What those who have the rings of one socket mapped must know of each other.
+//!
+//! A socket's rings can be used by several processes: the server that made it
+//! and the clients that have its port open, one after the other. Each direction
+//! has a *side* of its own in the books: a lock that says who is at it, and how
+//! far they have come. So nobody need wait for whoever drives the other
+//! direction, or ask whoever drove this one before.
+//!
+//! A death in between is normal: what a user of a side does becomes valid at
+//! once, by [`Side::commit`], and not before. Whoever comes next goes on from
+//! there, and tells the kernel once more what the dead may not have told it.
+//!
+//! | bytes | what | written by |
+//! |---|---|---|
+//! | 0 | 1 once the socket is closed | the server |
+//! | 8 | handles made so far | whoever makes one |
+//! | 64 | frames lost, by reason | whoever loses one |
+//! | 1024, 2048 | sides: lock, last user, commits, two states | whoever holds the lock |
+//! | 4096 | buffers that are free, a circle of 32-bit words | the outward side |
+
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicU32, AtomicU64};
+
+use netvale_shm::{Array, HugePages, Mem, Memfd, ShmError};
+use rustix::process::{Pid, test_kill_process};
+
+/// Where things are, bytes.
+const CLOSED: usize = 0;
+const HANDLES: usize = 8;
+pub(crate) const LOSSES: usize = 64;
+const SIDES: [usize; 2] = [1024, 2048];
+const FREE: usize = 4096;
+/// In a side, words.
+const LOCK: usize = 0;
+const LAST: usize = 1;
+const COMMITS: usize = 2;
+const STATES: [usize; 2] = [8, 16];
+const SIDE_WORDS: usize = 24;
+/// Attempts in vain before the holder of a lock is looked at.
+const PATIENCE: u32 = 256;
+
+/// Positions of a side, with a meaning that its user gives them.
+pub(crate) type State = [u32; 4];
+
+/// One of the two directions of a lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dir {
+    /// From the device.
+    In,
+    /// To the device.
+    Out,
+}
+
+/// The books of one socket.
+#[derive(Debug, Clone)]
+pub(crate) struct Books {
+    mem: Mem,
+    /// Words of the circle of free buffers, a power of two.
+    circle: u32,
+}
+
+impl Books {
+    /// Bytes of the books for `bufs` buffers.
+    pub(crate) fn len(bufs: u32) -> usize {
+        (FREE + circle(bufs) as usize * 4).next_multiple_of(4096)
+    }
+
+    /// New ones, in a file that others can map.
+    pub(crate) fn create(bufs: u32) -> Result<(Self, Memfd), ShmError> {
+        let file = Memfd::create("netvale-lane", Self::len(bufs), HugePages::Never)?;
+        let books = Self {
+            mem: file.map()?,
+            circle: circle(bufs),
+        };
+        Ok((books, file))
+    }
+
+    /// Those in this memory; `None` if it is too small.
+    pub(crate) fn at(mem: Mem, bufs: u32) -> Option<Self> {
+        let circle = circle(bufs);
+        (mem.len() >= Self::len(bufs)).then_some(Self { mem, circle })
+    }
+
+    pub(crate) fn mem(&self) -> &Mem {
+        &self.mem
+    }
+
+    /// A handle for one direction, in nobody's name yet.
+    pub(crate) fn side(&self, dir: Dir) -> Option<Side> {
+        let at = match dir {
+            Dir::In => SIDES[0],
+            Dir::Out => SIDES[1],
+        };
+        let handle = self.mem.word(HANDLES)?.fetch_add(1, Relaxed) + 1;
+        Some(Side {
+            words: self.mem.array_window(at)?,
+            handle,
+            name: 0,
+            waited: 0,
+        })
+    }
+
+    /// Nobody may use the socket any more.
+    pub(crate) fn close(&self) {
+        if let Some(word) = self.mem.word(CLOSED) {
+            word.store(1, Release);
+        }
+    }
+
+    #[inline]
+    pub(crate) fn is_closed(&self) -> bool {
+        let word = self.mem.word(CLOSED);
+        word.is_none_or(|w| w.load(Relaxed) != 0)
+    }
+
+    /// Lets go of what a registration held when it ended; how many sides.
+    pub(crate) fn break_locks(&self, owner: u16) -> usize {
+        let locks = SIDES.iter().filter_map(|&at| self.mem.word(at));
+        let broken = locks.filter(|lock| {
+            let held = lock.load(Acquire);
+            held != 0
+                && owner_of(held) == owner
+                && lock.compare_exchange(held, 0, Acquire, Relaxed).is_ok()
+        });
+        broken.count()
+    }
+
+    /// Entry `at` of the circle of free buffers.
+    #[inline]
+    fn entry(&self, at: u32) -> Option<&AtomicU32> {
+        let slot = (at & (self.circle - 1)) as usize;
+        self.mem.word32(FREE + slot * 4)
+    }
+
+    /// Puts a free buffer behind the last.
+    #[inline]
+    pub(crate) fn put(&self, list: &mut FreeList, buf: u32) {
+        if let Some(entry) = self.entry(list.end) {
+            entry.store(buf, Relaxed);
+            list.end = list.end.wrapping_add(1);
+        }
+    }
+
+    /// The first free buffer, which stays.
+    #[inline]
+    pub(crate) fn first(&self, list: FreeList) -> Option<u32> {
+        let n = list.end.wrapping_sub(list.begin);
+        if n == 0 || n > self.circle {
+            return None;
+        }
+        Some(self.entry(list.begin)?.load(Relaxed))
+    }
+}
+
+/// Twice the buffers: what is put never lies over what was free at the last
+/// commit, which counts if the next never comes.
+fn circle(bufs: u32) -> u32 {
+    bufs.clamp(1, 1 << 20).next_power_of_two() * 2
+}
+
+/// Where in the circle free buffers begin and end.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct FreeList {
+    pub(crate) begin: u32,
+    pub(crate) end: u32,
+}
+
+/// A handle of one direction.
+pub(crate) struct Side {
+    words: Array<SIDE_WORDS>,
+    handle: u64,
+    /// What the lock says while we hold it: process, owner.
+    name: u64,
+    /// Attempts in vain, in a row.
+    waited: u32,
+}
+
+/// What one who wants a side finds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Entry {
+    /// Somebody else is at it.
+    Taken,
+    /// We were there last.
+    Again,
+    /// Another was: this is how far they came.
+    After(State),
+}
+
+fn owner_of(name: u64) -> u16 {
+    u16::try_from(name & 0xffff).unwrap_or(0)
+}
+
+fn pid_of(name: u64) -> Option<Pid> {
+    Pid::from_raw(i32::try_from(name >> 32).ok()?)
+}
+
+impl Side {
+    /// In whose name the side is entered from now on: 1 or more.
+    pub(crate) fn name(&mut self, owner: u16) {
+        self.name = u64::from(std::process::id()) << 32 | u64::from(owner);
+    }
+
+    fn word(&self, at: usize) -> &AtomicU64 {
+        &self.words[at]
+    }
+
+    /// Takes the side, unless somebody has it. To be left by [`Side::leave`].
+    #[inline]
+    pub(crate) fn enter(&mut self) -> Entry {
+        let lock = self.word(LOCK);
+        if let Err(held) = lock.compare_exchange(0, self.name, Acquire, Relaxed)
+            && !self.steal(held)
+        {
+            return Entry::Taken;
+        }
+        self.waited = 0;
+        if self.word(LAST).load(Relaxed) == self.handle {
+            return Entry::Again;
+        }
+        self.word(LAST).store(self.handle, Relaxed);
+        Entry::After(self.state())
+    }
+
+    /// A forked process may die while the registration that it shared with
+    /// others lives on: the server does not see that, its relatives do.
+    #[cold]
+    fn steal(&mut self, held: u64) -> bool {
+        self.waited += 1;
+        if !self.waited.is_multiple_of(PATIENCE) || owner_of(held) != owner_of(self.name) {
+            return false;
+        }
+        let dead =
+            pid_of(held).is_none_or(|pid| test_kill_process(pid) == Err(rustix::io::Errno::SRCH));
+        let lock = self.word(LOCK);
+        dead && lock
+            .compare_exchange(held, self.name, Acquire, Relaxed)
+            .is_ok()
+    }
+
+    fn state(&self) -> State {
+        let commits = self.word(COMMITS).load(Acquire);
+        let at = STATES[usize::from(commits % 2 == 1)];
+        std::array::from_fn(|i| {
+            let word = self.word(at + i).load(Relaxed);
+            u32::try_from(word & 0xffff_ffff).unwrap_or(0)
+        })
+    }
+
+    /// From now on the side is in this state. It must be ours.
+    #[inline]
+    pub(crate) fn commit(&self, state: State) {
+        let commits = self.word(COMMITS).load(Relaxed).wrapping_add(1);
+        let at = STATES[usize::from(commits % 2 == 1)];
+        for (i, n) in state.into_iter().enumerate() {
+            self.word(at + i).store(n.into(), Relaxed);
+        }
+        self.word(COMMITS).store(commits, Release);
+    }
+
+    /// Lets go of the side.
+    #[inline]
+    pub(crate) fn leave(&self) {
+        // Not if it was taken from us: the server thought that we are dead.
+        let _ = self
+            .word(LOCK)
+            .compare_exchange(self.name, 0, Release, Relaxed);
+    }
+}
+
+impl std::fmt::Debug for Side {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Side")
+            .field("handle", &self.handle)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn books() -> Books {
+        Books::at(Mem::heap(Books::len(5)), 5).unwrap()
+    }
+
+    fn named(books: &Books, dir: Dir, owner: u16) -> Side {
+        let mut side = books.side(dir).unwrap();
+        side.name(owner);
+        side
+    }
+
+    #[test]
+    fn one_at_a_time_and_each_from_where_the_last_has_come_to() {
+        let books = books();
+        let (mut a, mut b) = (named(&books, Dir::In, 1), named(&books, Dir::In, 2));
+        let mut other = named(&books, Dir::Out, 2);
+        assert_eq!(a.enter(), Entry::After([0; 4]));
+        assert_eq!(b.enter(), Entry::Taken);
+        assert_eq!(other.enter(), Entry::After([0; 4]), "a lock of its own");
+        a.commit([1, 2, 3, 4]);
+        a.commit([u32::MAX, 6, 7, 8]);
+        a.leave();
+        assert_eq!(a.enter(), Entry::Again);
+        a.leave();
+        assert_eq!(b.enter(), Entry::After([u32::MAX, 6, 7, 8]));
+        b.leave();
+        assert_eq!(a.enter(), Entry::After([u32::MAX, 6, 7, 8]));
+    }
+
+    #[test]
+    fn the_dead_leave_what_they_committed() {
+        let books = books();
+        let (mut a, mut b) = (named(&books, Dir::Out, 7), named(&books, Dir::Out, 8));
+        a.enter();
+        a.commit([5, 0, 0, 0]);
+        // It wrote half of the next state.
+        a.word(STATES[0]).store(99, Relaxed);
+        assert_eq!(books.break_locks(8), 0);
+        assert_eq!(b.enter(), Entry::Taken);
+        assert_eq!(books.break_locks(7), 1);
+        assert_eq!(b.enter(), Entry::After([5, 0, 0, 0]));
+        // It was alive after all: what is not its own it does not let go.
+        a.leave();
+        assert_eq!(a.enter(), Entry::Taken);
+        assert!(!books.is_closed());
+        books.close();
+        assert!(books.is_closed());
+    }
+
+    #[test]
+    fn relatives_see_a_death_that_the_server_does_not() {
+        let books = books();
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        child.wait().unwrap();
+        let mut dead = books.side(Dir::In).unwrap();
+        dead.name = u64::from(child.id()) << 32 | 7;
+        dead.enter();
+        let (mut stranger, mut heir) = (named(&books, Dir::In, 8), named(&books, Dir::In, 7));
+        for _ in 0..4 * PATIENCE {
+            assert_eq!(stranger.enter(), Entry::Taken);
+        }
+        let mut tries = 1;
+        while heir.enter() == Entry::Taken {
+            tries += 1;
+        }
+        assert_eq!(tries, PATIENCE);
+        // One that lives is not disturbed.
+        let mut twin = named(&books, Dir::In, 7);
+        for _ in 0..4 * PATIENCE {
+            assert_eq!(twin.enter(), Entry::Taken);
+        }
+    }
+
+    #[test]
+    fn what_is_freed_lies_behind_what_was_free_at_the_last_commit() {
+        let books = books();
+        let mut list = FreeList {
+            begin: u32::MAX - 2,
+            end: u32::MAX - 2,
+        };
+        assert_eq!(books.first(list), None);
+        (0..5).for_each(|buf| books.put(&mut list, buf));
+        let committed = list;
+        for round in 0..5 {
+            assert_eq!(books.first(list), Some(round));
+            list.begin = list.begin.wrapping_add(1);
+            books.put(&mut list, 10 + round);
+        }
+        let mut again = committed;
+        for buf in 0..5 {
+            assert_eq!(books.first(again), Some(buf));
+            again.begin = again.begin.wrapping_add(1);
+        }
+        let nonsense = FreeList { begin: 9, end: 3 };
+        assert_eq!(books.first(nonsense), None);
+    }
+}
