@@ -13,6 +13,7 @@ const MAP_LOOKUP: libc::c_int = 1;
 const MAP_UPDATE: libc::c_int = 2;
 const MAP_DELETE: libc::c_int = 3;
 const PROG_LOAD: libc::c_int = 5;
+const TEST_RUN: libc::c_int = 10;
 const PROG_GET_FD_BY_ID: libc::c_int = 13;
 const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const PROG_QUERY: libc::c_int = 16;
@@ -73,6 +74,26 @@ struct ProgLoad {
     name: Name,
     prog_ifindex: u32,
     expected_attach_type: u32,
+}
+
+#[repr(C)]
+struct TestRun {
+    prog_fd: u32,
+    retval: u32,
+    data_size_in: u32,
+    data_size_out: u32,
+    data_in: u64,
+    data_out: u64,
+    repeat: u32,
+    duration: u32,
+    ctx_size_in: u32,
+    ctx_size_out: u32,
+    ctx_in: u64,
+    ctx_out: u64,
+    flags: u32,
+    cpu: u32,
+    batch_size: u32,
+    pad: u32,
 }
 
 #[repr(C)]
@@ -230,6 +251,33 @@ pub(super) fn prog_load(what: LoadAs<'_>, insns: &[Insn], log: &mut [u8]) -> io:
     };
     // SAFETY: instructions, licence and log are as long as said and alive.
     owned(unsafe { bpf(PROG_LOAD, &mut attr) })
+}
+
+/// Runs an XDP program `repeat` times on copies of a frame that are then
+/// treated as the program says, as if they had been received.
+pub(super) fn test_run_live(prog: BorrowedFd<'_>, frame: &[u8], repeat: u32) -> io::Result<()> {
+    const LIVE_FRAMES: u32 = 1 << 1;
+    let len = u32::try_from(frame.len()).ok();
+    let mut attr = TestRun {
+        prog_fd: number(prog),
+        retval: 0,
+        data_size_in: len.ok_or(io::ErrorKind::InvalidInput)?,
+        data_size_out: 0,
+        data_in: frame.as_ptr().expose_provenance() as u64,
+        data_out: 0,
+        repeat,
+        duration: 0,
+        ctx_size_in: 0,
+        ctx_size_out: 0,
+        ctx_in: 0,
+        ctx_out: 0,
+        flags: LIVE_FRAMES,
+        cpu: 0,
+        batch_size: 0,
+        pad: 0,
+    };
+    // SAFETY: the frame is as long as said and alive; the kernel only reads it.
+    unsafe { bpf(TEST_RUN, &mut attr) }.map(drop)
 }
 
 pub(super) fn link_create(

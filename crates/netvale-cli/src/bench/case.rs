@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::devices::DeviceWork;
+
 /// Who moves the frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -129,6 +131,8 @@ pub(super) enum Work {
     IdleMemory,
     /// How often its threads run.
     IdleWakeups,
+    /// Something with devices.
+    Device(DeviceWork),
     /// A raw limit, shown as a row of its own.
     Raw { limit: Limit },
 }
@@ -157,6 +161,8 @@ pub(super) enum Limit {
     Syscall,
     /// Two processes wake each other through eventfds.
     Eventfd { one_core: bool },
+    /// A bare loop over the same devices.
+    Device(DeviceWork),
 }
 
 /// What a case's value counts.
@@ -275,9 +281,11 @@ impl Case {
         match self.work {
             Work::Stream { context, .. } => context,
             Work::Isolated { .. } => Context::Isolated,
-            Work::PingPong { .. } | Work::Open { .. } | Work::IdleMemory | Work::IdleWakeups => {
-                Context::Trusted
-            }
+            Work::PingPong { .. }
+            | Work::Open { .. }
+            | Work::IdleMemory
+            | Work::IdleWakeups
+            | Work::Device(_) => Context::Trusted,
             _ => Context::Embedded,
         }
     }
@@ -301,6 +309,7 @@ impl Limit {
             | Self::TwoRing { .. } => Unit::Pps,
             Self::Memcpy { .. } => Unit::Bps,
             Self::Syscall | Self::Eventfd { .. } => Unit::Ns,
+            Self::Device(work) => work.unit(),
         }
     }
 }

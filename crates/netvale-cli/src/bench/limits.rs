@@ -56,6 +56,8 @@ pub(super) fn measure(limit: Limit, pair: [usize; 2], time: Duration) -> Result<
             let pair = if one_core { [pair[0]; 2] } else { pair };
             return eventfds(pair, time);
         }
+        // Measured where the devices are.
+        Limit::Device(_) => f64::NAN,
     };
     if value.is_finite() && value > 0.0 {
         return Ok(Sample {

@@ -39,7 +39,7 @@ pub(super) fn all() -> Vec<Case> {
     cases
 }
 
-fn case(name: impl Into<String>, group: &'static str, work: Work) -> Case {
+pub(super) fn case(name: impl Into<String>, group: &'static str, work: Work) -> Case {
     Case {
         name: name.into(),
         group,
@@ -52,22 +52,22 @@ fn case(name: impl Into<String>, group: &'static str, work: Work) -> Case {
 }
 
 impl Case {
-    fn raw(mut self, limit: Limit) -> Self {
+    pub(super) fn raw(mut self, limit: Limit) -> Self {
         self.raw = Some(limit);
         self
     }
 
-    fn unit(mut self, unit: Unit) -> Self {
+    pub(super) fn unit(mut self, unit: Unit) -> Self {
         self.unit = unit;
         self
     }
 
-    fn bounds(mut self, bounds: &[Bound]) -> Self {
+    pub(super) fn bounds(mut self, bounds: &[Bound]) -> Self {
         self.bounds = bounds.to_vec();
         self
     }
 
-    fn quick(mut self) -> Self {
+    pub(super) fn quick(mut self) -> Self {
         self.quick = true;
         self
     }

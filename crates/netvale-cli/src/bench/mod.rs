@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 mod case;
+mod devices;
 mod html;
 mod latency;
 mod limits;
@@ -34,9 +35,10 @@ use crate::output;
 use crate::signals::Stop;
 use crate::units::float;
 use case::{Case, Context, Limit, Work};
+use devices::{Beds, DeviceWork};
 use machine::Machine;
 use place::Place;
-use report::{FAR_NS, Progress, Report, SCHEMA};
+use report::{FAR_NS, Progress, Raw, Report, SCHEMA};
 use sample::{Sample, on_cpu};
 use stream::Stream;
 
@@ -51,6 +53,8 @@ const RAW_TIME: Duration = Duration::from_millis(250);
 const TELL: Duration = Duration::from_secs(15);
 /// `--quick`: one round of this many seconds for each case.
 const QUICK_SECONDS: f64 = 0.02;
+/// The same of devices: their frames are under way for longer.
+const QUICK_DEVICE_SECONDS: f64 = 0.1;
 
 /// What was typed.
 #[derive(Debug, Clone, clap::Args)]
@@ -83,7 +87,10 @@ pub(crate) struct BenchArgs {
     /// List the cases instead of measuring them
     #[arg(long)]
     list: bool,
-    /// A few cases, one round of 0.02 seconds each: only whether they work
+    /// Devices, beside bare loops over the same mechanisms; needs root
+    #[arg(long)]
+    devices: bool,
+    /// A few cases, one round of a moment each: only whether they work
     #[arg(long, conflicts_with_all = ["seconds_per_case", "rounds"])]
     quick: bool,
 }
@@ -110,7 +117,11 @@ impl Config {
                 args.rounds
             )));
         }
-        let cases: Vec<Case> = list::all()
+        let all = match args.devices {
+            true => devices::all(),
+            false => list::all(),
+        };
+        let cases: Vec<Case> = all
             .into_iter()
             .filter(|c| (c.quick || !args.quick) && case::selected(&args.only, &c.name))
             .collect();
@@ -120,10 +131,10 @@ impl Config {
                     .with_hint("netvale bench --list shows them"),
             ));
         }
-        let (seconds, rounds) = if args.quick {
-            (QUICK_SECONDS, 1)
-        } else {
-            (args.seconds_per_case, args.rounds)
+        let (seconds, rounds) = match (args.quick, args.devices) {
+            (true, false) => (QUICK_SECONDS, 1),
+            (true, true) => (QUICK_DEVICE_SECONDS, 1),
+            (false, _) => (args.seconds_per_case, args.rounds),
         };
         Ok(Self {
             cases,
@@ -179,7 +190,9 @@ struct Bench {
     /// Started when it is first needed.
     place: Option<Place>,
     /// What raw limits gave last.
-    limits: HashMap<Limit, (Instant, f64)>,
+    limits: HashMap<Limit, (Instant, Raw)>,
+    /// Made when they are first needed.
+    beds: Option<Beds>,
 }
 
 fn measure(config: Config, stop: &Stop) -> Result<Report> {
@@ -191,6 +204,7 @@ fn measure(config: Config, stop: &Stop) -> Result<Report> {
         time: config.time,
         place: None,
         limits: HashMap::new(),
+        beds: None,
     };
     let mut all: Vec<_> = config.cases.into_iter().map(Progress::new).collect();
     let mut meter = Meter::new(all.len() as u64 * u64::from(config.rounds));
@@ -222,13 +236,17 @@ impl Bench {
             progress.skipped = Some("needs two CPUs".into());
             return;
         }
-        let raw = progress.case.raw.map(|limit| self.limit(limit)).transpose();
+        let raw = progress.case.raw.map(|limit| self.limit(limit));
+        let raw = raw.transpose();
         let apart = progress.case.two_cores();
         let before = apart.then(|| self.distance());
         let sample = self.sample(&progress.case);
         let distance = before.map(|before| [before, self.distance()]);
         match (raw, sample) {
             (Ok(raw), Ok(sample)) => progress.add(sample, raw, distance),
+            (Err(failure), _) | (_, Err(failure)) if devices::is_unavailable(&failure) => {
+                progress.skipped = Some(explain(&failure));
+            }
             (Err(failure), _) | (_, Err(failure)) => progress.fail(explain(&failure)),
         }
     }
@@ -238,15 +256,35 @@ impl Bench {
     }
 
     /// What the raw limit gives now, or gave a moment ago.
-    fn limit(&mut self, limit: Limit) -> Result<f64> {
+    fn limit(&mut self, limit: Limit) -> Result<Raw> {
         if let Some((when, value)) = self.limits.get(&limit)
             && when.elapsed() < RAW_FRESH
         {
             return Ok(*value);
         }
-        let value = limits::measure(limit, self.pair, self.time.min(RAW_TIME))?.value;
-        self.limits.insert(limit, (Instant::now(), value));
-        Ok(value)
+        let sample = match limit {
+            // As long as the case: it takes a while to find its speed.
+            Limit::Device(work) => self.device(work)?,
+            _ => limits::measure(limit, self.pair, self.time.min(RAW_TIME))?,
+        };
+        let raw = Raw {
+            value: sample.value,
+            cpu_ns: sample.cpu_ns,
+        };
+        if let Some(why) = sample.problem {
+            return Err(sample::broken(&format!("the bare loop: {why}")).into());
+        }
+        self.limits.insert(limit, (Instant::now(), raw));
+        Ok(raw)
+    }
+
+    fn device(&mut self, work: DeviceWork) -> Result<Sample> {
+        if self.beds.is_none() {
+            self.beds = Some(Beds::new()?);
+        }
+        let beds = self.beds.as_mut();
+        let beds = beds.ok_or_else(|| sample::broken("no devices"))?;
+        beds.measure(work, self.pair, self.time)
     }
 
     fn sample(&mut self, case: &Case) -> Result<Sample> {
@@ -303,6 +341,7 @@ impl Bench {
             Work::Open { running } => latency::open(running, self.place()?),
             Work::IdleMemory => latency::idle_memory(self.place()?),
             Work::IdleWakeups => latency::idle_wakeups(time, self.place()?),
+            Work::Device(work) => self.device(work),
             Work::Raw { limit } => limits::measure(limit, pair, time),
         }
     }

@@ -12,9 +12,11 @@ use std::time::Duration;
 
 use netvale::{Error, ErrorKind, Namespace, Port};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 
 use super::case::Wait;
+use super::devices::{self, DeviceTask};
 use super::onecore::read;
 use super::sample::{BROADCAST, broken, frame, station_mac};
 use crate::exit::Code;
@@ -46,6 +48,10 @@ pub(super) enum Task {
         cpu: usize,
         wait: Wait,
     },
+    /// A server, which ends with stdin.
+    Server { ns: PathBuf },
+    /// Something with devices.
+    Device(DeviceTask),
     /// stdin and stdout are eventfds: answers each event with one.
     Eventfd { cpu: usize },
 }
@@ -100,12 +106,32 @@ pub(crate) fn run(args: &PeerArgs) -> Result<Code> {
             let stop = ready()?;
             echo(&mut port, wait, &stop)?;
         }
+        Task::Server { ns } => serve(ns)?,
+        Task::Device(task) => {
+            if let Some(received) = devices::run(task, ready)? {
+                crate::output::json(&received)?;
+            }
+        }
         Task::Eventfd { cpu } => {
             netvale::pin_to_cpu(cpu)?;
             answer_events().map_err(|e| io_error("eventfd", &e.into()))?;
         }
     }
     Ok(Code::Done)
+}
+
+/// Runs a server in this process until stdin ends.
+fn serve(ns: PathBuf) -> Result<()> {
+    let failed = |e: io::Error| io_error("the server", &e);
+    let end = rustix::stdio::stdin().try_clone_to_owned();
+    let config = netvale_server::Config {
+        service: true,
+        ..netvale_server::Config::at(ns)
+    };
+    let server = netvale_server::Server::start(config, Some(end.map_err(failed)?))
+        .map_err(|e| broken(&format!("the server: {e}")))?;
+    crate::output::line("ready")?;
+    Ok(server.run().map_err(failed)?)
 }
 
 /// Says so, and watches stdin from a thread that sleeps.
@@ -288,6 +314,11 @@ impl Peer {
             stdin: None,
             stdout: None,
         })
+    }
+
+    /// Its number.
+    pub(super) fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
     }
 
     fn line(&mut self) -> Result<String> {

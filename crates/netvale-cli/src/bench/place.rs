@@ -11,9 +11,12 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 
 use crate::failure::{Result, io_error};
 
+/// What the names of our directories begin with.
+const PREFIX: &str = "netvale-bench-";
+
 /// A namespace in a directory of its own. Its server runs as long as this.
 pub(super) struct Place {
-    dir: PathBuf,
+    dir: Directory,
     namespace: Namespace,
     /// Keeps the server; an idle port.
     _keeper: Port,
@@ -22,8 +25,8 @@ pub(super) struct Place {
 
 impl Place {
     pub(super) fn new() -> Result<Self> {
-        let dir = directory()?;
-        let namespace = Namespace::at(dir.join("ns"))?;
+        let dir = directory("ns")?;
+        let namespace = Namespace::at(dir.path().join("ns"))?;
         let keeper = namespace.port("vale0:keeper").slots(64, 64).open()?;
         Ok(Self {
             dir,
@@ -38,13 +41,13 @@ impl Place {
     }
 
     pub(super) fn path(&self) -> PathBuf {
-        self.dir.join("ns")
+        self.dir.path().join("ns")
     }
 
     /// A directory where no server runs yet.
     pub(super) fn fresh(&self) -> PathBuf {
         let n = self.switches.fetch_add(1, Ordering::Relaxed);
-        self.dir.join(format!("cold{n}"))
+        self.dir.path().join(format!("cold{n}"))
     }
 
     /// Name of a switch that no case has used: the one before may still be
@@ -86,19 +89,49 @@ impl Drop for Place {
         // The server ends by itself; what it leaves behind is nothing that
         // anybody else knows of.
         let _ = self.namespace.shutdown(true);
-        let _ = std::fs::remove_dir_all(&self.dir);
     }
 }
 
-/// A directory that only we may enter.
-fn directory() -> Result<PathBuf> {
+/// A directory that is deleted when this is dropped.
+#[derive(Debug)]
+pub(super) struct Directory(PathBuf);
+
+impl Directory {
+    pub(super) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A directory that only we may enter. Those of benchmarks that were killed
+/// are deleted.
+pub(super) fn directory(what: &str) -> Result<Directory> {
     use std::os::unix::fs::DirBuilderExt;
-    let dir = std::env::temp_dir().join(format!("netvale-bench-{}", std::process::id()));
+    let temp = std::env::temp_dir();
+    for entry in std::fs::read_dir(&temp).into_iter().flatten().flatten() {
+        if entry.file_name().to_str().is_some_and(is_abandoned) {
+            // Another user's stays.
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+    let dir = temp.join(format!("{PREFIX}{what}-{}", std::process::id()));
     std::fs::DirBuilder::new()
         .mode(0o700)
         .create(&dir)
         .map_err(|e| io_error(&format!("cannot make {}", dir.display()), &e))?;
-    Ok(dir)
+    Ok(Directory(dir))
+}
+
+/// Whether a directory of this name belongs to a benchmark that is no more.
+fn is_abandoned(name: &str) -> bool {
+    let rest = name.strip_prefix(PREFIX);
+    let pid = rest.and_then(|rest| rest.rsplit('-').next()?.parse::<u32>().ok());
+    pid.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists())
 }
 
 fn proc_dir(pid: Pid) -> PathBuf {
@@ -130,6 +163,18 @@ pub(super) fn switches(pid: Pid) -> Result<u64> {
     Ok(sum)
 }
 
+/// CPU time that its threads have used, in the kernel too. Nanoseconds.
+pub(super) fn cpu_ns(pid: Pid) -> Result<u64> {
+    let mut sum = 0;
+    for task in tasks(pid)? {
+        // A thread may have ended meanwhile.
+        let text = std::fs::read_to_string(task.join("schedstat")).unwrap_or_default();
+        let time = text.split_whitespace().next();
+        sum += time.and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
+    }
+    Ok(sum)
+}
+
 fn status(dir: &Path) -> Result<String> {
     let path = dir.join("status");
     Ok(std::fs::read_to_string(&path)
@@ -145,6 +190,14 @@ fn field(text: &str, name: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_directories_of_the_dead_are_abandoned() {
+        let of = |pid: u32| format!("{PREFIX}ns-{pid}");
+        assert!(!is_abandoned(&of(std::process::id())));
+        assert!(is_abandoned(&of(u32::MAX)), "no process has that number");
+        assert!(!is_abandoned("netvale-bench-x") && !is_abandoned("else-4294967295"));
+    }
 
     #[test]
     fn fields_of_status_are_found() {

@@ -44,6 +44,16 @@ pub(super) struct Outcome {
     pub(super) raw: Option<Spread>,
     /// Value by raw limit, round by round.
     pub(super) ratio: Option<Spread>,
+    /// CPU time of those who move the frames, nanoseconds: for a frame, a KiB
+    /// of TCP or a round trip.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) cpu_ns: Option<Spread>,
+    /// The same of the raw limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) raw_cpu_ns: Option<Spread>,
+    /// One by the other, round by round.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) cpu_ratio: Option<Spread>,
     /// Median in bits of frames per second.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) value_bps: Option<f64>,
@@ -62,11 +72,23 @@ pub(super) struct Outcome {
     pub(super) rounds: Vec<Round>,
 }
 
+/// What a raw limit gave.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Raw {
+    pub(super) value: f64,
+    /// As [`Outcome::cpu_ns`].
+    pub(super) cpu_ns: Option<f64>,
+}
+
 /// One measurement of a case.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Round {
     pub(super) value: f64,
     pub(super) raw: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) cpu_ns: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) raw_cpu_ns: Option<f64>,
     pub(super) seconds: f64,
     pub(super) sent_frames: u64,
     pub(super) received_frames: u64,
@@ -163,13 +185,15 @@ impl Progress {
         self.failed.get_or_insert(why);
     }
 
-    pub(super) fn add(&mut self, sample: Sample, raw: Option<f64>, distance: Option<[u64; 2]>) {
+    pub(super) fn add(&mut self, sample: Sample, raw: Option<Raw>, distance: Option<[u64; 2]>) {
         if let Some(why) = sample.problem {
             self.fail(why);
         }
         self.rounds.push(Round {
             value: sample.value,
-            raw,
+            raw: raw.map(|raw| raw.value),
+            cpu_ns: sample.cpu_ns,
+            raw_cpu_ns: raw.and_then(|raw| raw.cpu_ns),
             seconds: sample.seconds,
             sent_frames: sample.sent,
             received_frames: sample.received,
@@ -194,6 +218,15 @@ impl Progress {
             .iter()
             .filter_map(|r| Some(r.value / r.raw.filter(|&raw| raw > 0.0)?))
             .collect();
+        let (cpu, raw_cpu): (Vec<_>, Vec<_>) =
+            self.rounds.iter().map(|r| (r.cpu_ns, r.raw_cpu_ns)).unzip();
+        let cpu_ratios: Vec<f64> = cpu
+            .iter()
+            .zip(&raw_cpu)
+            .filter_map(|(&cpu, &raw)| Some(cpu? / raw.filter(|&raw| raw > 0.0)?))
+            .collect();
+        let known =
+            |all: Vec<Option<f64>>| Spread::of(&all.into_iter().flatten().collect::<Vec<f64>>());
         let (value, ratio) = (Spread::of(&values), Spread::of(&ratios));
         let median_ratio = ratio.map(|r| r.median);
         let met = value.and_then(|v| {
@@ -211,6 +244,9 @@ impl Progress {
             value,
             raw: Spread::of(&raws),
             ratio,
+            cpu_ns: known(cpu),
+            raw_cpu_ns: known(raw_cpu),
+            cpu_ratio: Spread::of(&cpu_ratios),
             latency: self.latency.as_ref().map(Latency::of),
             target: (!target.is_empty()).then(|| target.join(", ")),
             target_met: met.filter(|_| self.failed.is_none()),
@@ -250,7 +286,8 @@ impl Report {
 
     /// The whole table, with a line about the machine.
     pub(super) fn table(&self) -> String {
-        let mut table = Table::new(&[
+        let cpu = self.cases.iter().any(|c| c.cpu_ns.is_some());
+        let mut columns = vec![
             ("CASE", Align::Left),
             ("MEDIAN", Align::Right),
             ("", Align::Left),
@@ -261,14 +298,19 @@ impl Report {
             ("RATIO", Align::Right),
             ("TARGET", Align::Left),
             ("", Align::Left),
-        ]);
+        ];
+        if cpu {
+            let of_cpu = ["CPU ns", "RAW CPU"].map(|name| (name, Align::Right));
+            columns.splice(8..8, of_cpu);
+        }
+        let mut table = Table::new(&columns);
         let mut group = "";
         for case in &self.cases {
             if case.group != group {
                 group = case.group;
                 table.row(vec![format!("-- {group}")]);
             }
-            table.row(row(case));
+            table.row(row(case, cpu));
         }
         let mut text = format!("{}\n\n{}\n", self.machine.text(), table.render());
         let (met, all) = self.targets();
@@ -293,7 +335,7 @@ impl Report {
     }
 }
 
-fn row(case: &Outcome) -> Vec<String> {
+fn row(case: &Outcome, cpu: bool) -> Vec<String> {
     let number = |value: f64| {
         let (value, _) = case.unit.shown(value);
         if value.abs() < 10.0 {
@@ -308,7 +350,7 @@ fn row(case: &Outcome) -> Vec<String> {
         name += &format!(" (far {}/{})", case.far_rounds, case.rounds.len());
     }
     let unit = case.value.map_or("", |_| case.unit.shown(0.0).1);
-    vec![
+    let mut row = vec![
         name,
         spread(|s| s.median),
         unit.to_owned(),
@@ -321,7 +363,13 @@ fn row(case: &Outcome) -> Vec<String> {
             .map_or(String::new(), |r| format!("{:.2}", r.median)),
         case.target.clone().unwrap_or_default(),
         case.verdict(),
-    ]
+    ];
+    if cpu {
+        let ns =
+            |spread: Option<Spread>| spread.map_or(String::new(), |s| format!("{:.0}", s.median));
+        row.splice(8..8, [ns(case.cpu_ns), ns(case.raw_cpu_ns)]);
+    }
+    row
 }
 
 #[cfg(test)]
@@ -350,7 +398,11 @@ pub(super) mod tests {
                     }
                     sample = Sample::latency(h, 0.1);
                 }
-                progress.add(sample, Some(2.0 * value), Some([100, 240]));
+                let raw = Raw {
+                    value: 2.0 * value,
+                    cpu_ns: None,
+                };
+                progress.add(sample, Some(raw), Some([100, 240]));
             }
             progress.finish()
         });
@@ -406,7 +458,11 @@ pub(super) mod tests {
         let mut progress = Progress::new(case.expect("a case with a target"));
         let mut sample = Sample::of(1e12);
         sample.require(false, || "3 frames lost".into());
-        progress.add(sample, Some(1e12), Some([100, 300]));
+        let raw = Raw {
+            value: 1e12,
+            cpu_ns: None,
+        };
+        progress.add(sample, Some(raw), Some([100, 300]));
         let outcome = progress.finish();
         assert_eq!(outcome.failed.as_deref(), Some("3 frames lost"));
         assert_eq!((outcome.target_met, outcome.far_rounds), (None, 1));

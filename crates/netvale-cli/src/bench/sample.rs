@@ -26,6 +26,9 @@ pub(super) struct Sample {
     /// Why the figure is worth nothing.
     pub(super) problem: Option<String>,
     pub(super) latency_ns: Option<Histogram<u64>>,
+    /// CPU time of those who move the frames, nanoseconds: for a frame, a KiB
+    /// or a round trip.
+    pub(super) cpu_ns: Option<f64>,
 }
 
 impl Sample {
