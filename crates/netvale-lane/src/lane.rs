@@ -145,10 +145,10 @@ impl Lane {
     }
 
     /// The thread is awake.
-    pub fn disarm(&self) {
-        self.rx.kring().sleep_word().disarm();
+    pub fn disarm(&self, said: u32) {
+        self.rx.kring().sleep_word().disarm(said);
         if self.pipe {
-            self.tx.kring().sleep_word().disarm();
+            self.tx.kring().sleep_word().disarm(said);
         }
     }
 

@@ -49,8 +49,7 @@ pub(crate) struct Binding {
     tx_poll: AtomicBool,
     /// Another process may use the registration too.
     shared: AtomicBool,
-    /// Threads that sleep.
-    sleepers: Lock<u32>,
+    sleepers: Lock<Sleepers>,
     /// The sync loop has been told to end; stays until a loop has seen it.
     pub(crate) kloop_stop: AtomicBool,
     /// A sync loop runs in this process.
@@ -59,6 +58,17 @@ pub(crate) struct Binding {
     pub(crate) rx: Lock<RxLane>,
     pub(crate) control: Lock<Control>,
     spin: Lock<Spin>,
+}
+
+/// Who sleeps.
+#[derive(Default)]
+struct Sleepers {
+    threads: u32,
+    /// They are announced in the sleep words of the rings.
+    announced: bool,
+    /// The last time, a sleeper of another registration of the same rings took
+    /// their place in a sleep word.
+    outdone: bool,
 }
 
 /// Receive rings and their clock.
@@ -94,7 +104,7 @@ impl Binding {
             spare: AtomicI32::new(-1),
             tx_poll: AtomicBool::new(true),
             shared: AtomicBool::new(false),
-            sleepers: Lock::new(0),
+            sleepers: Lock::new(Sleepers::default()),
             kloop_stop: AtomicBool::new(false),
             kloop_runs: AtomicBool::new(false),
             tx: Lock::new(None),
@@ -188,7 +198,7 @@ impl Binding {
         // SAFETY: as above.
         unsafe { self.spin.renew(Spin::new()) };
         // SAFETY: as above.
-        unsafe { self.sleepers.renew(0) };
+        unsafe { self.sleepers.renew(Sleepers::default()) };
         self.set_state(state::FOREIGN);
     }
 
@@ -269,7 +279,7 @@ impl Binding {
         let Some(mut tx) = self.tx.try_lock() else {
             return Ok(());
         };
-        let found = tx.as_mut().map(Tx::sync).ok_or(Errno::ENXIO)?;
+        let found = tx.as_mut().ok_or(Errno::ENXIO)?.sync::<false>();
         if found.gone { Err(Errno::EIO) } else { Ok(()) }
     }
 
@@ -283,7 +293,7 @@ impl Binding {
             return Ok(());
         };
         let RxLane { rx, stamp } = &mut *lane;
-        let found = rx.as_mut().ok_or(Errno::ENXIO)?.sync(stamp);
+        let found = rx.as_mut().ok_or(Errno::ENXIO)?.sync::<false>(stamp);
         if found.gone { Err(Errno::EIO) } else { Ok(()) }
     }
 
@@ -310,7 +320,7 @@ impl Binding {
             // If it is not to be had, nothing is known, and nothing reported.
             if let Some(mut tx) = self.tx.lock_within(PATIENCE) {
                 let found = match &mut *tx {
-                    Some(tx) => tx.sync(),
+                    Some(tx) => tx.sync::<true>(),
                     None => return POLLERR,
                 };
                 revents |= outcome(found, wants_tx);
@@ -321,7 +331,7 @@ impl Binding {
         {
             let RxLane { rx, stamp } = &mut *lane;
             let found = match rx {
-                Some(rx) => rx.sync(stamp),
+                Some(rx) => rx.sync::<true>(stamp),
                 None => return POLLERR,
             };
             revents |= outcome(found, wants_rx);
@@ -335,10 +345,10 @@ impl Binding {
         let mut mix = 0u64;
         let mut add = |tail: u32| mix = mix.wrapping_mul(0x100_0000_01b3) ^ u64::from(tail) ^ 1;
         if let Some(tx) = &*self.tx.lock() {
-            (0..tx.count()).for_each(|i| add(tx.ring(i).map_or(0, |r| r.tail())));
+            (0..tx.side.count()).for_each(|i| add(tx.side.ring(i).map_or(0, |r| r.tail())));
         }
         if let Some(rx) = &self.rx.lock().rx {
-            (0..rx.count()).for_each(|i| add(rx.ring(i).map_or(0, |r| r.tail())));
+            (0..rx.side.count()).for_each(|i| add(rx.side.ring(i).map_or(0, |r| r.tail())));
         }
         mix
     }
@@ -348,38 +358,47 @@ impl Binding {
     /// announced.
     pub(crate) fn arm(&self, events: c_short) -> Option<bool> {
         let mut sleepers = self.sleepers.lock_within(PATIENCE)?;
+        if std::mem::take(&mut sleepers.outdone) {
+            // The other has the place for now. If both announced themselves,
+            // they would wake each other without end.
+            sleepers.threads += 1;
+            return Some(false);
+        }
+        sleepers.announced = true;
         if events & (POLLIN | POLLRDNORM) != 0
             && let Some(rx) = &self.rx.lock_within(PATIENCE)?.rx
         {
-            rx.arm();
+            rx.side.arm();
         }
         if events & (POLLOUT | POLLWRNORM) != 0
             && let Some(tx) = &*self.tx.lock_within(PATIENCE)?
         {
-            tx.arm();
+            tx.side.arm();
         }
-        *sleepers += 1;
-        Some(*sleepers == 1 && !self.is_shared())
+        sleepers.threads += 1;
+        Some(sleepers.threads == 1 && !self.is_shared())
     }
 
     /// Takes it back; silences the bell if nobody else sleeps. To be called
     /// once for every [`Binding::arm`] that succeeded.
     pub(crate) fn disarm(&self, events: c_short) {
         let mut sleepers = self.sleepers.lock();
-        *sleepers = sleepers.saturating_sub(1);
-        if *sleepers > 0 {
+        sleepers.threads = sleepers.threads.saturating_sub(1);
+        if sleepers.threads > 0 {
             return;
         }
+        let mut kept = true;
         if events & (POLLIN | POLLRDNORM) != 0
             && let Some(rx) = &self.rx.lock().rx
         {
-            rx.disarm();
+            kept &= rx.side.disarm();
         }
         if events & (POLLOUT | POLLWRNORM) != 0
             && let Some(tx) = &*self.tx.lock()
         {
-            tx.disarm();
+            kept &= tx.side.disarm();
         }
+        sleepers.outdone = std::mem::take(&mut sleepers.announced) && !kept;
         if let Some(bell) = self.bell() {
             // A counter, or a pipe that has been rung more than once.
             let mut rung = [0u8; 512];

@@ -11,6 +11,7 @@ use netvale_wire::abi::csb;
 use crate::binding::{Binding, state};
 use crate::inside::Outside;
 use crate::real;
+use crate::wait::{SHARED_SLICE, SLICE, to_timespec};
 
 /// A word of a control block.
 ///
@@ -70,12 +71,12 @@ pub(crate) unsafe fn enable(b: &Binding, arrays: (u64, u64)) {
     let (Some(tx), Some(rx)) = (&*tx, &lane.rx) else {
         return;
     };
-    let n = tx.count() + rx.count();
+    let n = tx.side.count() + rx.side.count();
     // SAFETY: as the caller says.
     let blocks = unsafe { blocks(arrays, n) };
-    let rings = (0..tx.count())
-        .map(|i| tx.ring(i))
-        .chain((0..rx.count()).map(|i| rx.ring(i)));
+    let rings = (0..tx.side.count())
+        .map(|i| tx.side.ring(i))
+        .chain((0..rx.side.count()).map(|i| rx.side.ring(i)));
     for (block, ring) in blocks.iter().zip(rings) {
         let Some(ring) = ring else { continue };
         block.head.store(ring.head(), Relaxed);
@@ -153,8 +154,8 @@ fn rounds(
     signals: Option<&[Signals]>,
 ) -> Result<(), Errno> {
     let (ntx, nrx) = {
-        let tx = b.tx.lock().as_ref().map_or(0, crate::lane::Tx::count);
-        let rx = b.rx.lock().rx.as_ref().map_or(0, crate::lane::Rx::count);
+        let tx = b.tx.lock().as_ref().map_or(0, |tx| tx.side.count());
+        let rx = b.rx.lock().rx.as_ref().map_or(0, |rx| rx.side.count());
         (tx, rx)
     };
     // SAFETY: checked when they were given; a program that has unmapped them
@@ -214,28 +215,27 @@ fn serve(b: &Binding, i: usize, ntx: usize, block: &Block<'_>) -> bool {
     let (hwcur, hwtail) = if i < ntx {
         let mut tx = b.tx.lock();
         let Some(tx) = &mut *tx else { return false };
-        if sync(tx.ring(i)).is_none() {
+        if sync(tx.side.ring(i)).is_none() {
             return false;
         }
-        tx.sync_one(i);
-        tx.ring(i).map_or(before, |r| (r.head(), r.tail()))
+        tx.side.sync_one(i);
+        tx.side.ring(i).map_or(before, |r| (r.head(), r.tail()))
     } else {
         let mut lane = b.rx.lock();
         let Some(rx) = &mut lane.rx else { return false };
-        if sync(rx.ring(i - ntx)).is_none() {
+        if sync(rx.side.ring(i - ntx)).is_none() {
             return false;
         }
-        rx.sync_one(i - ntx);
-        rx.ring(i - ntx).map_or(before, |r| (r.head(), r.tail()))
+        rx.side.sync_one(i - ntx);
+        rx.side
+            .ring(i - ntx)
+            .map_or(before, |r| (r.head(), r.tail()))
     };
     // The program reads them in the other order.
     block.hwcur.store(hwcur, Release);
     block.hwtail.store(hwtail, Release);
     before != (hwcur, hwtail)
 }
-
-/// Longest rest, should a signal be lost.
-const REST_MS: c_int = 500;
 
 /// Sleeps until the program signals a ring, or frames arrive.
 fn rest(b: &Binding, blocks: &[Block<'_>], signals: &[Signals], ntx: usize) {
@@ -257,7 +257,10 @@ fn rest(b: &Binding, blocks: &[Block<'_>], signals: &[Signals], ntx: usize) {
     // What came before the announcement.
     let news = round(b, blocks, ntx, signals);
     if !news {
-        let t = crate::wait::to_timespec(Duration::from_millis(u64::from(REST_MS.unsigned_abs())));
+        let t = to_timespec(match armed {
+            Some(true) => SLICE,
+            _ => SHARED_SLICE,
+        });
         // SAFETY: as many entries as said.
         let _ = unsafe {
             real::ppoll(

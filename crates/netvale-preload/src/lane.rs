@@ -4,13 +4,13 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use netvale::registration::Attachment;
+use netvale::registration::{self, Attachment};
 use netvale_ring::bell::Bell;
 use netvale_ring::kring::{Kring, sleep};
 use netvale_ring::port::PortKind;
 use netvale_ring::slot::{Ring, RingWindow};
 use netvale_ring::world::RegionMap;
-use netvale_shm::{Doorbell, futex};
+use netvale_shm::Doorbell;
 use netvale_switch::domain::RingInfo;
 use netvale_switch::end::{Gear, Indirect, RxEnd, SyncError, TxEnd};
 use netvale_wire::abi;
@@ -59,35 +59,138 @@ impl Far {
     }
 }
 
-/// Transmit rings.
+/// The rings of one direction, and who syncs them.
 #[derive(Debug)]
-pub(crate) enum Tx {
+pub(crate) enum Side<E> {
     /// This process runs the engine.
     Near {
-        ends: Vec<TxEnd>,
+        ends: Vec<E>,
         gear: Gear,
-        owner: u16,
-        monitor: bool,
-    },
-    /// The server does.
-    Far {
-        rings: Vec<RingWindow>,
-        far: Far,
-        kind: PortKind,
-    },
-}
-
-/// Receive rings.
-#[derive(Debug)]
-pub(crate) enum Rx {
-    /// This process runs the engine.
-    Near {
-        ends: Vec<RxEnd>,
-        gear: Gear,
-        owner: u16,
+        /// What it announces in sleep words.
+        said: u32,
     },
     /// The server does.
     Far { rings: Vec<RingWindow>, far: Far },
+}
+
+/// The end of a ring, in either direction.
+pub(crate) trait End: Sized {
+    fn ring(&self) -> Ring<'_>;
+    fn kring(&self) -> Kring<'_>;
+    fn sync(&mut self) -> Result<u32, SyncError>;
+}
+
+macro_rules! ends {
+    ($($end:ident)*) => {$(
+        impl End for $end {
+            #[inline]
+            fn ring(&self) -> Ring<'_> {
+                $end::ring(self)
+            }
+
+            #[inline]
+            fn kring(&self) -> Kring<'_> {
+                $end::kring(self)
+            }
+
+            #[inline]
+            fn sync(&mut self) -> Result<u32, SyncError> {
+                $end::sync(self)
+            }
+        }
+    )*};
+}
+
+ends!(TxEnd RxEnd);
+
+impl<E: End> Side<E> {
+    fn of(
+        a: &Attachment,
+        infos: &[RingInfo],
+        end: impl Fn(&Gear, &RingInfo) -> Option<E>,
+    ) -> Option<Self> {
+        Some(match &a.gear {
+            Some(gear) => Self::Near {
+                ends: infos.iter().map(|r| end(gear, r)).collect::<Option<_>>()?,
+                gear: gear.clone(),
+                said: sleep::BELL + u32::from(a.reg.owner),
+            },
+            None => Self::Far {
+                rings: windows(a, infos)?,
+                far: Far::of(a)?,
+            },
+        })
+    }
+
+    /// Announces a sleeper.
+    pub(crate) fn arm(&self) {
+        match self {
+            Self::Near { ends, gear, said } => {
+                for end in ends {
+                    end.kring().sleep_word().announce(*said, &*gear.waker);
+                }
+            }
+            Self::Far { far, .. } => {
+                far.sleeps(true);
+                far.kick();
+            }
+        }
+    }
+
+    /// Takes it back. `false` if another sleeper has taken its place on a ring.
+    pub(crate) fn disarm(&self) -> bool {
+        match self {
+            Self::Near { ends, said, .. } => {
+                let mut kept = true;
+                for end in ends {
+                    kept &= end.kring().sleep_word().disarm(*said);
+                }
+                kept
+            }
+            Self::Far { far, .. } => {
+                far.sleeps(false);
+                true
+            }
+        }
+    }
+
+    /// Rings bound.
+    pub(crate) fn count(&self) -> usize {
+        match self {
+            Self::Near { ends, .. } => ends.len(),
+            Self::Far { rings, .. } => rings.len(),
+        }
+    }
+
+    /// Ring `i`, as the program sees it.
+    pub(crate) fn ring(&self, i: usize) -> Option<Ring<'_>> {
+        match self {
+            Self::Near { ends, .. } => Some(ends.get(i)?.ring()),
+            Self::Far { rings, .. } => Some(rings.get(i)?.get()),
+        }
+    }
+
+    /// The hidden states of all rings, if this process may see them.
+    pub(crate) fn krings(&self) -> impl Iterator<Item = Kring<'_>> {
+        let ends = match self {
+            Self::Near { ends, .. } => &ends[..],
+            Self::Far { .. } => &[],
+        };
+        ends.iter().map(E::kring)
+    }
+
+    /// Syncs ring `i` only.
+    pub(crate) fn sync_one(&mut self, i: usize) {
+        match self {
+            Self::Near { ends, .. } => {
+                if let Some(end) = ends.get_mut(i) {
+                    // What is wrong shows in the ring's words.
+                    let _ = end.sync();
+                }
+            }
+            Self::Far { far, .. } => far.kick(),
+        }
+    }
 }
 
 fn windows(a: &Attachment, rings: &[RingInfo]) -> Option<Vec<RingWindow>> {
@@ -116,57 +219,66 @@ fn is_broken(ring: Ring<'_>) -> bool {
     head >= n || cur >= n || (tail < n && ring.span(head, cur) > ring.span(head, tail))
 }
 
+impl Found {
+    /// Takes down what the sync of a ring gave.
+    #[inline]
+    fn note(&mut self, done: Result<u32, SyncError>) {
+        match done {
+            // Whoever is in the middle of it serves us as well.
+            Ok(_) | Err(SyncError::Locked) => {}
+            Err(SyncError::Gone) => {
+                self.gone = true;
+                self.error = true;
+            }
+            Err(_) => self.error = true,
+        }
+    }
+}
+
+/// Transmit rings.
+#[derive(Debug)]
+pub(crate) struct Tx {
+    pub(crate) side: Side<TxEnd>,
+    kind: PortKind,
+}
+
 impl Tx {
     pub(crate) fn of(a: &Attachment) -> Option<Self> {
-        let Some(gear) = &a.gear else {
-            return Some(Self::Far {
-                rings: windows(a, &a.reg.tx)?,
-                far: Far::of(a)?,
-                kind: a.reg.kind,
-            });
-        };
         let memory: Arc<dyn Indirect> = Arc::new(crate::user::Own);
-        let end = |r| {
+        let end = |gear: &Gear, r: &RingInfo| {
             let mut end = TxEnd::new(gear, &a.reg, r, &a.map)?;
             end.set_indirect(Arc::clone(&memory));
             Some(end)
         };
-        Some(Self::Near {
-            ends: a.reg.tx.iter().map(end).collect::<Option<_>>()?,
-            gear: gear.clone(),
-            owner: a.reg.owner,
-            monitor: a.reg.kind == PortKind::Monitor,
+        Some(Self {
+            side: Side::of(a, &a.reg.tx, end)?,
+            kind: a.reg.kind,
         })
     }
 
-    /// Sends what is queued on all rings.
+    /// Sends what is queued on all rings. `POLL`: the caller wants to know
+    /// what is ready.
     #[inline]
-    pub(crate) fn sync(&mut self) -> Found {
+    pub(crate) fn sync<const POLL: bool>(&mut self) -> Found {
         let mut found = Found::default();
-        match self {
-            Self::Near { ends, monitor, .. } => {
+        let monitor = self.kind == PortKind::Monitor;
+        match &mut self.side {
+            Side::Near { ends, .. } => {
                 for end in ends {
-                    if *monitor {
+                    if monitor {
                         // Nothing can be sent, so only an attempt is an error.
                         found.error |= end.ring().head() != 0;
                         continue;
                     }
-                    match end.sync() {
-                        Ok(_) | Err(SyncError::Locked) => {}
-                        Err(SyncError::Gone) => {
-                            found.gone = true;
-                            found.error = true;
-                        }
-                        Err(_) => found.error = true,
-                    }
-                    found.ready |= is_ready(end.ring());
+                    found.note(end.sync());
+                    found.ready |= POLL && is_ready(end.ring());
                 }
             }
-            Self::Far { rings, far, kind } => {
+            Side::Far { rings, far } => {
                 for ring in rings.iter() {
-                    found.error |= match kind {
-                        PortKind::Monitor => ring.get().head() != 0,
-                        _ => is_broken(ring.get()),
+                    found.error |= match monitor {
+                        true => ring.get().head() != 0,
+                        false => is_broken(ring.get()),
                     };
                 }
                 far.kick();
@@ -181,12 +293,7 @@ impl Tx {
     /// Before the end: gives the server the time to send what is queued, which
     /// in this process would have been sent at once.
     pub(crate) fn drain(&self) {
-        let Self::Far {
-            rings,
-            far,
-            kind: PortKind::Vale,
-        } = self
-        else {
+        let (Side::Far { rings, far }, PortKind::Vale) = (&self.side, self.kind) else {
             return;
         };
         let queued = |r: &RingWindow| {
@@ -199,103 +306,40 @@ impl Tx {
             std::thread::sleep(Duration::from_micros(100));
         }
     }
+}
 
-    /// Announces a sleeper who waits for space.
-    pub(crate) fn arm(&self) {
-        match self {
-            Self::Near {
-                ends, gear, owner, ..
-            } => ends.iter().for_each(|end| arm(gear, *owner, end.kring())),
-            Self::Far { far, .. } => {
-                far.sleeps(true);
-                far.kick();
-            }
-        }
-    }
-
-    /// Takes it back.
-    pub(crate) fn disarm(&self) {
-        match self {
-            Self::Near { ends, .. } => ends
-                .iter()
-                .for_each(|end| end.kring().sleep_word().disarm()),
-            Self::Far { far, .. } => far.sleeps(false),
-        }
-    }
-
-    /// Rings bound.
-    pub(crate) fn count(&self) -> usize {
-        match self {
-            Self::Near { ends, .. } => ends.len(),
-            Self::Far { rings, .. } => rings.len(),
-        }
-    }
-
-    /// Ring `i`, as the program sees it.
-    pub(crate) fn ring(&self, i: usize) -> Option<Ring<'_>> {
-        match self {
-            Self::Near { ends, .. } => Some(ends.get(i)?.ring()),
-            Self::Far { rings, .. } => Some(rings.get(i)?.get()),
-        }
-    }
-
-    /// Syncs ring `i` only.
-    pub(crate) fn sync_one(&mut self, i: usize) -> Found {
-        let mut found = Found::default();
-        match self {
-            Self::Near { ends, .. } => {
-                if let Some(end) = ends.get_mut(i) {
-                    let done = end.sync();
-                    found.gone = done == Err(SyncError::Gone);
-                    found.error = !matches!(done, Ok(_) | Err(SyncError::Locked));
-                }
-            }
-            Self::Far { far, .. } => far.kick(),
-        }
-        found
-    }
+/// Receive rings.
+#[derive(Debug)]
+pub(crate) struct Rx {
+    pub(crate) side: Side<RxEnd>,
 }
 
 impl Rx {
     pub(crate) fn of(a: &Attachment) -> Option<Self> {
-        let Some(gear) = &a.gear else {
-            return Some(Self::Far {
-                rings: windows(a, &a.reg.rx)?,
-                far: Far::of(a)?,
-            });
-        };
-        let end = |r| RxEnd::new(gear, &a.reg, r, &a.map);
-        Some(Self::Near {
-            ends: a.reg.rx.iter().map(end).collect::<Option<_>>()?,
-            gear: gear.clone(),
-            owner: a.reg.owner,
+        let end = |gear: &Gear, r: &RingInfo| RxEnd::new(gear, &a.reg, r, &a.map);
+        Some(Self {
+            side: Side::of(a, &a.reg.rx, end)?,
         })
     }
 
     /// Gives released slots back and looks for new frames on all rings.
+    /// `POLL`: the caller wants to know what is ready.
     #[inline]
-    pub(crate) fn sync(&mut self, stamp: &mut Stamp) -> Found {
+    pub(crate) fn sync<const POLL: bool>(&mut self, stamp: &mut Stamp) -> Found {
         let mut found = Found::default();
         let fresh = stamp.look();
-        match self {
-            Self::Near { ends, .. } => {
+        match &mut self.side {
+            Side::Near { ends, .. } => {
                 for end in ends {
-                    match end.sync() {
-                        Ok(_) | Err(SyncError::Locked) => {}
-                        Err(SyncError::Gone) => {
-                            found.gone = true;
-                            found.error = true;
-                        }
-                        Err(_) => found.error = true,
-                    }
+                    found.note(end.sync());
                     let ring = end.ring();
-                    found.ready |= is_ready(ring);
+                    found.ready |= POLL && is_ready(ring);
                     if fresh {
                         stamp.put(ring);
                     }
                 }
             }
-            Self::Far { rings, far } => {
+            Side::Far { rings, far } => {
                 for ring in rings.iter() {
                     let ring = ring.get();
                     found.error |= is_broken(ring);
@@ -312,97 +356,17 @@ impl Rx {
         found
     }
 
-    /// Announces a sleeper who waits for frames.
-    pub(crate) fn arm(&self) {
-        match self {
-            Self::Near { ends, gear, owner } => {
-                ends.iter().for_each(|end| arm(gear, *owner, end.kring()));
-            }
-            Self::Far { far, .. } => {
-                far.sleeps(true);
-                far.kick();
-            }
-        }
-    }
-
-    /// Takes it back.
-    pub(crate) fn disarm(&self) {
-        match self {
-            Self::Near { ends, .. } => ends
-                .iter()
-                .for_each(|end| end.kring().sleep_word().disarm()),
-            Self::Far { far, .. } => far.sleeps(false),
-        }
-    }
-
     /// Clears the way if a dead sender stands in it and no server is left to
     /// do so.
     pub(crate) fn repair(&mut self, socket: BorrowedFd<'_>) {
-        let Self::Near { ends, .. } = self else {
+        let Side::Near { ends, .. } = &mut self.side else {
             return;
         };
         for end in ends {
-            if end.is_stuck() && !netvale::registration::is_alive(socket) {
-                end.repair(|_, pid| is_dead(pid));
+            if end.is_stuck() && !registration::is_alive(socket) {
+                end.repair(|_, pid| registration::is_dead(pid));
             }
         }
-    }
-
-    /// Rings bound.
-    pub(crate) fn count(&self) -> usize {
-        match self {
-            Self::Near { ends, .. } => ends.len(),
-            Self::Far { rings, .. } => rings.len(),
-        }
-    }
-
-    /// Ring `i`, as the program sees it.
-    pub(crate) fn ring(&self, i: usize) -> Option<Ring<'_>> {
-        match self {
-            Self::Near { ends, .. } => Some(ends.get(i)?.ring()),
-            Self::Far { rings, .. } => Some(rings.get(i)?.get()),
-        }
-    }
-
-    /// Syncs ring `i` only.
-    pub(crate) fn sync_one(&mut self, i: usize) -> Found {
-        let mut found = Found::default();
-        match self {
-            Self::Near { ends, .. } => {
-                if let Some(end) = ends.get_mut(i) {
-                    let done = end.sync();
-                    found.gone = done == Err(SyncError::Gone);
-                    found.error = !matches!(done, Ok(_) | Err(SyncError::Locked));
-                }
-            }
-            Self::Far { far, .. } => far.kick(),
-        }
-        found
-    }
-}
-
-fn is_dead(pid: u32) -> bool {
-    let Some(pid) = i32::try_from(pid)
-        .ok()
-        .and_then(rustix::process::Pid::from_raw)
-    else {
-        return true;
-    };
-    matches!(
-        rustix::process::test_kill_process(pid),
-        Err(rustix::io::Errno::SRCH)
-    )
-}
-
-/// Whoever slept here before is woken in turn: it looks, and comes back.
-fn arm(gear: &Gear, owner: u16, kring: Kring<'_>) {
-    let word = kring.sleep_word();
-    let own = sleep::BELL + u32::from(owner);
-    let displaced = word.arm(own);
-    if displaced == sleep::FUTEX {
-        futex::wake(word.futex(), u32::MAX);
-    } else if displaced > sleep::FUTEX && displaced != own {
-        gear.waker.wake(word.futex(), displaced);
     }
 }
 

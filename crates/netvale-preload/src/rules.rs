@@ -8,7 +8,6 @@ use netvale::registration::Site;
 use netvale_ring::kring::Counter;
 
 use crate::binding::{Binding, Control};
-use crate::lane::{Rx, Tx};
 
 /// Directory, in a namespace's own, of the parameter files.
 pub(crate) const PARAMETERS: &str = "parameters";
@@ -72,19 +71,16 @@ pub(crate) fn report(control: &Control, b: &Binding) {
     }
     let Some(a) = &control.attached else { return };
     let sum = |what: Counter| -> u64 {
-        match &*b.tx.lock() {
-            Some(Tx::Near { ends, .. }) => ends.iter().map(|e| e.kring().counter(what)).sum(),
-            _ => 0,
-        }
+        let tx = b.tx.lock();
+        let krings = tx.iter().flat_map(|tx| tx.side.krings());
+        krings.map(|kring| kring.counter(what)).sum()
     };
     let (sent, syncs) = (sum(Counter::Frames), sum(Counter::Syncs));
     let drops: u64 = Counter::DROPS.iter().map(|&(c, _)| sum(c)).sum();
     let mut got = [0u64; 4];
-    if let Some(Rx::Near { ends, .. }) = &b.rx.lock().rx {
-        for end in ends {
-            for (all, one) in got.iter_mut().zip(end.kring().in_counters()) {
-                *all += one;
-            }
+    for kring in b.rx.lock().rx.iter().flat_map(|rx| rx.side.krings()) {
+        for (all, one) in got.iter_mut().zip(kring.in_counters()) {
+            *all += one;
         }
     }
     say(format_args!(

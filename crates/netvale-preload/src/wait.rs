@@ -21,7 +21,7 @@ use crate::table::{self, Entry};
 /// A sleeper looks up this often, in case nobody could wake it.
 pub(crate) const SLICE: Duration = Duration::from_millis(500);
 /// The same if others sleep on one of its registrations too.
-const SHARED_SLICE: Duration = Duration::from_millis(5);
+pub(crate) const SHARED_SLICE: Duration = Duration::from_millis(5);
 /// Registrations that are looked after without allocating.
 const FEW: usize = 8;
 

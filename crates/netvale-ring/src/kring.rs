@@ -11,6 +11,7 @@ use crate::layout::{KRING_HEAD, KRING_WORDS};
 use crate::offsets::Offsets;
 use crate::pos::{MAX_SLOTS, Pos};
 use crate::resv::{Cursor, Lease, Resv};
+use crate::world::Waker;
 
 /// Identifies a ring of any port, in the whole namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -537,21 +538,37 @@ impl<'a> Kring<'a> {
     }
 }
 
-/// Where a sleeper says that it must be woken.
+/// Where a sleeper says that it must be woken. There is room for one.
 #[derive(Debug, Clone, Copy)]
 pub struct SleepWord<'a>(&'a AtomicU64);
 
 impl<'a> SleepWord<'a> {
-    /// Announces a sleeper; what was announced before (to be woken in turn).
-    /// The caller then looks for work once more before it sleeps.
-    #[must_use]
+    /// Announces a sleeper, and wakes whoever was announced before: that one
+    /// must look again and announce itself anew. The caller looks for work
+    /// once more before it sleeps.
+    ///
+    /// Those who sleep on the word itself ([`sleep::FUTEX`]) are woken
+    /// together and do not displace each other: `false` if there are others.
+    /// Who takes the announcement back then has to wake them.
     #[expect(clippy::cast_possible_truncation, reason = "values fit")]
-    pub fn arm(self, value: u32) -> u32 {
-        self.0.swap(u64::from(value), SeqCst) as u32
+    pub fn announce(self, value: u32, waker: &dyn Waker) -> bool {
+        let displaced = self.0.swap(u64::from(value), SeqCst) as u32;
+        if displaced == value {
+            return value != sleep::FUTEX;
+        }
+        if displaced != sleep::AWAKE {
+            waker.wake(self.futex(), displaced);
+        }
+        true
     }
-    /// Takes an announcement back.
-    pub fn disarm(self) {
-        self.0.store(u64::from(sleep::AWAKE), Relaxed);
+    /// Takes an announcement back. `false` if the place is another's by now,
+    /// who keeps it.
+    pub fn disarm(self, value: u32) -> bool {
+        let (own, awake) = (u64::from(value), u64::from(sleep::AWAKE));
+        match self.0.compare_exchange(own, awake, Relaxed, Relaxed) {
+            Ok(_) => true,
+            Err(now) => now == awake,
+        }
     }
     /// After publishing with a barrier: who must be woken, if anyone.
     #[inline]

@@ -203,16 +203,13 @@ impl Carrier {
     fn announce(&self) {
         for rx in self.sides.iter().flat_map(|s| &s.rx) {
             let word = rx.kring().sleep_word();
-            let displaced = word.arm(self.said);
-            if displaced != sleep::AWAKE && displaced != self.said {
-                self.waker.wake(word.futex(), displaced);
-            }
+            word.announce(self.said, &*self.waker);
         }
     }
 
     fn recall(&self) {
         for rx in self.sides.iter().flat_map(|s| &s.rx) {
-            rx.kring().sleep_word().disarm();
+            rx.kring().sleep_word().disarm(self.said);
         }
     }
 }

@@ -179,7 +179,7 @@ impl Worker {
             epoll::EventFlags::IN,
         )?;
         let round = Round {
-            owner,
+            said: sleep::BELL + u32::from(owner),
             bell: Arc::clone(&bell),
             epoll,
             orders,
@@ -236,7 +236,8 @@ impl Drop for Worker {
 
 /// A worker's thread.
 struct Round {
-    owner: u16,
+    /// What it announces in sleep words.
+    said: u32,
     bell: Arc<Doorbell>,
     epoll: OwnedFd,
     orders: Receiver<Command>,
@@ -372,7 +373,7 @@ impl Round {
         let client = self.clients.swap_remove(i);
         self.twins -= self.count_twins(&client);
         for kring in client.krings() {
-            kring.sleep_word().disarm();
+            kring.sleep_word().disarm(self.said);
         }
         // Not there if it was never added or hung up.
         let _ = epoll::delete(&self.epoll, &client.kick);
@@ -380,22 +381,13 @@ impl Round {
 
     /// Says that the worker is about to sleep.
     fn announce(&self) {
-        let said = sleep::BELL + u32::from(self.owner);
         for client in &self.clients {
             if let Some(page) = client.page() {
                 page.worker_sleeps(true);
             }
             for kring in client.krings() {
-                self.arm(kring, said);
+                kring.sleep_word().announce(self.said, &*self.waker);
             }
-        }
-    }
-
-    fn arm(&self, kring: Kring<'_>, said: u32) {
-        let word = kring.sleep_word();
-        let displaced = word.arm(said);
-        if displaced != sleep::AWAKE && displaced != said {
-            self.waker.wake(word.futex(), displaced);
         }
     }
 
@@ -406,7 +398,7 @@ impl Round {
                 page.worker_sleeps(false);
             }
             for kring in client.krings() {
-                kring.sleep_word().disarm();
+                kring.sleep_word().disarm(self.said);
             }
         }
     }

@@ -321,7 +321,7 @@ impl Port {
         for tx in self.tx.iter_mut().filter(|_| sends) {
             tx.sync()?;
         }
-        wait::for_rx(&self.shared, &mut self.rx, &mut self.spin, timeout)
+        wait::until_ready(&self.shared, &mut self.rx, &mut self.spin, timeout)
     }
 
     /// Sends what is queued, then sleeps until some TX ring has space. Only
@@ -331,7 +331,7 @@ impl Port {
     ///
     /// Isolated ports: the server is gone.
     pub fn wait_tx(&mut self, timeout: Option<Duration>) -> Result<bool> {
-        wait::for_tx(&self.shared, &mut self.tx, &mut self.spin, timeout)
+        wait::until_ready(&self.shared, &mut self.tx, &mut self.spin, timeout)
     }
 
     /// Before polling the port's descriptor ([`AsFd`]): syncs the RX rings.
@@ -359,12 +359,12 @@ impl Port {
     ///
     /// As [`RxRing::sync`].
     pub fn arm(&mut self) -> Result<bool> {
-        wait::arm(&self.shared, &mut self.rx)
+        wait::announce(&self.shared, &mut self.rx)
     }
 
     /// After polling the port's descriptor.
     pub fn disarm(&mut self) {
-        wait::disarm(&self.shared, &mut self.rx);
+        wait::recall(&self.shared, &self.rx);
     }
 
     /// Counters.
@@ -448,6 +448,6 @@ impl RxHalf {
     ///
     /// As [`Port::wait_rx`].
     pub fn wait(&mut self, timeout: Option<Duration>) -> Result<bool> {
-        wait::for_rx(&self.shared, &mut self.rings, &mut self.spin, timeout)
+        wait::until_ready(&self.shared, &mut self.rings, &mut self.spin, timeout)
     }
 }

@@ -316,6 +316,16 @@ pub fn is_alive(socket: BorrowedFd<'_>) -> bool {
     netvale_shm::channel::is_open(socket)
 }
 
+/// Whether a process is gone, as far as this one may know. There is none with
+/// number 0.
+#[must_use]
+pub fn is_dead(pid: u32) -> bool {
+    let pid = i32::try_from(pid)
+        .ok()
+        .and_then(rustix::process::Pid::from_raw);
+    pid.is_none_or(|pid| rustix::process::test_kill_process(pid) == Err(rustix::io::Errno::SRCH))
+}
+
 impl AsFd for Attachment {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.bell.as_fd()

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, SystemTime};
 
 use netvale_ring::Slot;
+use netvale_ring::kring::Kring;
 use netvale_ring::slot::{MAX_FRAGS, NS_BUF_CHANGED, NS_MOREFRAG, Ring, RingWindow};
 use netvale_ring::world::Holder;
 use netvale_shm::Bufs;
@@ -12,9 +13,10 @@ use netvale_switch::domain::RingInfo;
 use netvale_switch::end::{RxEnd, SyncError};
 
 use crate::port::Shared;
+use crate::registration::is_dead;
 use crate::spin::Spin;
 use crate::tx::{PushError, TxRing, next, span};
-use crate::wait;
+use crate::wait::{self, Awaited};
 use crate::{Error, ErrorKind, Result};
 
 /// Syncs in a row that found reserved but unpublished slots and nothing else,
@@ -65,10 +67,6 @@ impl RxRing {
     #[inline]
     pub(crate) fn ring(&self) -> Ring<'_> {
         self.window.get()
-    }
-
-    pub(crate) fn end(&self) -> Option<&RxEnd> {
-        self.end.as_ref()
     }
 
     /// Slots in the ring.
@@ -140,18 +138,6 @@ impl RxRing {
         if self.stuck >= STUCK {
             self.stuck = 0;
             self.repair();
-        }
-    }
-
-    /// Asks, when there is no server to do it, whether a dead sender stands in
-    /// the way, and clears it if so.
-    #[cold]
-    pub(crate) fn repair(&mut self) {
-        if let Some(end) = &mut self.end
-            && end.is_stuck()
-            && !self.shared.keep.alive()
-        {
-            end.repair(|_, pid| is_dead(pid));
         }
     }
 
@@ -297,9 +283,12 @@ impl RxRing {
     ///
     /// As [`RxRing::sync`].
     pub fn wait(&mut self, timeout: Option<Duration>) -> Result<bool> {
+        if self.sync()? > 0 {
+            return Ok(true);
+        }
         let shared = Arc::clone(&self.shared);
         let mut spin = self.spin;
-        let got = wait::for_rx(&shared, std::slice::from_mut(self), &mut spin, timeout);
+        let got = wait::until_ready(&shared, std::slice::from_mut(self), &mut spin, timeout);
         self.spin = spin;
         got
     }
@@ -320,12 +309,26 @@ impl RxRing {
     }
 }
 
-/// Whether a process is gone. 0 is this one.
-fn is_dead(pid: u32) -> bool {
-    let pid = i32::try_from(pid)
-        .ok()
-        .and_then(rustix::process::Pid::from_raw);
-    pid.is_none_or(|pid| rustix::process::test_kill_process(pid) == Err(rustix::io::Errno::SRCH))
+impl Awaited for RxRing {
+    fn look(&mut self) -> Result<bool> {
+        Ok(self.sync()? > 0)
+    }
+
+    fn kring(&self) -> Option<Kring<'_>> {
+        Some(self.end.as_ref()?.kring())
+    }
+
+    /// Asks, when there is no server to do it, whether a dead sender stands in
+    /// the way, and clears it if so.
+    #[cold]
+    fn repair(&mut self) {
+        if let Some(end) = &mut self.end
+            && end.is_stuck()
+            && !self.shared.keep.alive()
+        {
+            end.repair(|_, pid| is_dead(pid));
+        }
+    }
 }
 
 /// One received frame, of 1 to 64 slots.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
+use netvale_ring::kring::Kring;
 use netvale_ring::slot::{MAX_FRAGS, NS_BUF_CHANGED, NS_MOREFRAG, Ring, RingWindow};
 use netvale_ring::world::{Holder, RegionMap};
 use netvale_ring::{Counter, Slot};
@@ -12,7 +13,7 @@ use netvale_switch::end::{SyncError, TxEnd};
 
 use crate::port::Shared;
 use crate::spin::Spin;
-use crate::wait;
+use crate::wait::{self, Awaited};
 use crate::{Error, ErrorKind, Result};
 
 /// One sync in so many is timed, and counts for all of them: a look at the
@@ -70,10 +71,6 @@ impl TxRing {
     #[inline]
     pub(crate) fn ring(&self) -> Ring<'_> {
         self.window.get()
-    }
-
-    pub(crate) fn end(&self) -> Option<&TxEnd> {
-        self.end.as_ref()
     }
 
     pub(crate) fn map(&self) -> &RegionMap {
@@ -285,9 +282,12 @@ impl TxRing {
     ///
     /// As [`TxRing::sync`].
     pub fn wait(&mut self, timeout: Option<Duration>) -> Result<bool> {
+        if self.look()? {
+            return Ok(true);
+        }
         let shared = Arc::clone(&self.shared);
         let mut spin = self.spin;
-        let got = wait::for_tx(&shared, std::slice::from_mut(self), &mut spin, timeout);
+        let got = wait::until_ready(&shared, std::slice::from_mut(self), &mut spin, timeout);
         self.spin = spin;
         got
     }
@@ -316,6 +316,20 @@ impl TxRing {
             word.store(holder.bits(), Relaxed);
         }
     }
+}
+
+impl Awaited for TxRing {
+    fn look(&mut self) -> Result<bool> {
+        self.sync()?;
+        Ok(self.space() > 0)
+    }
+
+    fn kring(&self) -> Option<Kring<'_>> {
+        Some(self.end.as_ref()?.kring())
+    }
+
+    /// Whoever gives slots back has not reserved them.
+    fn repair(&mut self) {}
 }
 
 /// The slot after `i`.

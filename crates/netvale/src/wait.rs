@@ -4,30 +4,47 @@
 //! waiter first spins for a while that is learned from how long recent waits
 //! took; where spinning never pays (sender and receiver share a core), it soon
 //! stops. Then the waiter announces itself in the ring's sleep word, looks
-//! once more, and sleeps.
+//! once more, and sleeps. What is there at once costs no look at the clock.
 
 use std::time::{Duration, Instant};
 
 use netvale_ring::bell::Bell;
 use netvale_ring::kring::{Kring, sleep};
 use netvale_shm::futex;
+use netvale_switch::end::Gear;
 
-use crate::Result;
 use crate::port::Shared;
-use crate::rx::RxRing;
 use crate::spin::Spin;
-use crate::tx::TxRing;
+use crate::{Error, Result};
 
 /// A sleeper looks up this often, in case it was not woken: the server may
 /// have died with the message.
 const SLICE: Duration = Duration::from_millis(500);
+/// The same if others sleep on its ring, whose sleep word has room for one.
+const SHARED_SLICE: Duration = Duration::from_millis(5);
 
-/// Calls `ready` until it says so, or it has not paid for long enough.
-fn look(spin: &mut Spin, mut ready: impl FnMut() -> Result<bool>) -> Result<bool> {
-    if ready()? {
-        return Ok(true);
+/// A ring that somebody waits for.
+pub(crate) trait Awaited {
+    /// Syncs it; whether it has frames, or space, for the program.
+    fn look(&mut self) -> Result<bool>;
+    /// Its hidden state, if this process may see it.
+    fn kring(&self) -> Option<Kring<'_>>;
+    /// Nothing has come for long: mends what may be in the way.
+    fn repair(&mut self);
+}
+
+/// Looks at all of them.
+fn any(rings: &mut [impl Awaited]) -> Result<bool> {
+    let mut any = false;
+    for ring in rings {
+        any |= ring.look()?;
     }
-    let budget = spin.budget();
+    Ok(any)
+}
+
+/// Looks for as long as has paid lately, at most `most`.
+fn spin_on(rings: &mut [impl Awaited], spin: &mut Spin, most: Duration) -> Result<bool> {
+    let budget = spin.budget().min(most);
     if budget.is_zero() {
         return Ok(false);
     }
@@ -36,7 +53,7 @@ fn look(spin: &mut Spin, mut ready: impl FnMut() -> Result<bool>) -> Result<bool
         for _ in 0..16 {
             std::hint::spin_loop();
         }
-        if ready()? {
+        if any(rings)? {
             spin.came();
             return Ok(true);
         }
@@ -46,95 +63,100 @@ fn look(spin: &mut Spin, mut ready: impl FnMut() -> Result<bool>) -> Result<bool
     }
 }
 
-/// Waits until some ring has frames.
-pub(crate) fn for_rx(
+/// Waits until some ring is ready (`true`) or the time is over.
+pub(crate) fn until_ready<R: Awaited>(
     shared: &Shared,
-    rings: &mut [RxRing],
+    rings: &mut [R],
     spin: &mut Spin,
     timeout: Option<Duration>,
 ) -> Result<bool> {
-    let deadline = timeout.map(|t| Instant::now() + t);
+    if any(rings)? {
+        return Ok(true);
+    }
+    let mut begin = Instant::now();
+    let deadline = timeout.and_then(|t| begin.checked_add(t));
+    let mut outdone = false;
     loop {
-        let begin = Instant::now();
-        if look(spin, || any_rx(rings))? {
-            return Ok(true);
-        }
-        let Some(left) = left(deadline) else {
+        let Some(most) = left(deadline) else {
             return Ok(false);
         };
-        let end = rings.first().and_then(|r| r.end());
-        if rings.len() == 1 && end.is_some() {
-            sleep_on_ring(shared, rings, left)?;
+        if spin_on(rings, spin, most)? {
+            return Ok(true);
+        }
+        let Some(most) = left(deadline) else {
+            return Ok(false);
+        };
+        if outdone {
+            // Another sleeper has our place and is woken for us. If both
+            // announced themselves, they would wake each other without end.
+            std::thread::sleep(most.min(SHARED_SLICE));
+            outdone = false;
         } else {
-            if !arm(shared, rings)? {
-                return Ok(true);
-            }
-            let rung = shared.bell.wait(Some(left));
-            disarm(shared, rings);
-            rung.map_err(|e| crate::Error::io("cannot wait", e))?;
+            outdone = !sleep(shared, rings, most)?;
         }
         spin.slept(begin.elapsed());
-        if any_rx(rings)? {
+        if any(rings)? {
             return Ok(true);
         }
         if shared.gear.is_none() {
             shared.check_alive()?;
         } else {
-            rings.iter_mut().for_each(RxRing::repair);
+            rings.iter_mut().for_each(R::repair);
         }
+        begin = Instant::now();
     }
+}
+
+/// Announces itself, looks once more, and sleeps. `false` if another sleeper
+/// has taken its place.
+fn sleep<R: Awaited>(shared: &Shared, rings: &mut [R], most: Duration) -> Result<bool> {
+    if let (Some(gear), [ring]) = (&shared.gear, &mut *rings) {
+        return sleep_on_word(gear, ring, most);
+    }
+    if !announce(shared, rings)? {
+        return Ok(true);
+    }
+    let rung = shared.bell.wait(Some(most));
+    let kept = recall(shared, rings);
+    rung.map_err(|e| Error::io("cannot wait", e))?;
+    Ok(kept)
 }
 
 /// Sleeps on the only ring's own sleep word: no descriptor takes part.
-fn sleep_on_ring(shared: &Shared, rings: &mut [RxRing], left: Duration) -> Result<()> {
-    let Some(kring) = kring_of(&rings[0]) else {
-        return Ok(());
+fn sleep_on_word(gear: &Gear, ring: &mut impl Awaited, most: Duration) -> Result<bool> {
+    let announce = |kring: Kring<'_>| kring.sleep_word().announce(sleep::FUTEX, &*gear.waker);
+    let alone = ring.kring().is_none_or(announce);
+    // What was published before we announced ourselves.
+    let ready = ring.look();
+    let Some(word) = ring.kring().map(Kring::sleep_word) else {
+        return ready;
     };
-    let word = kring.sleep_word();
-    let displaced = word.arm(sleep::FUTEX);
-    let futex_word = word.futex();
-    // Looks once more: what was published before we announced ourselves.
-    let ready = {
-        let end = rings[0].end();
-        end.is_some_and(|e| e.has_news())
-    };
-    if !ready {
-        futex::wait(futex_word, sleep::FUTEX, Some(left));
+    if matches!(ready, Ok(false)) {
+        let most = if alone { most } else { most.min(SHARED_SLICE) };
+        futex::wait(word.futex(), sleep::FUTEX, Some(most));
     }
-    word.disarm();
-    pass_on(shared, kring, displaced);
-    Ok(())
-}
-
-/// Two may sleep on one ring: whoever was there before is woken in turn.
-fn pass_on(shared: &Shared, kring: Kring<'_>, displaced: u32) {
-    if displaced > sleep::FUTEX
-        && displaced != sleep::BELL + u32::from(shared.reg.owner)
-        && let Some(gear) = &shared.gear
-    {
-        gear.waker.wake(kring.sleep_word().futex(), displaced);
+    let kept = word.disarm(sleep::FUTEX);
+    if !alone {
+        // Who else sleeps on the word is not announced any more.
+        gear.waker.wake(word.futex(), sleep::FUTEX);
     }
+    ready?;
+    Ok(kept)
 }
 
-fn kring_of(rx: &RxRing) -> Option<Kring<'_>> {
-    Some(rx.end()?.kring())
+/// What a registration announces of its bell.
+fn said(shared: &Shared) -> u32 {
+    sleep::BELL + u32::from(shared.reg.owner)
 }
 
-/// Announces a sleeper on all rings; `false` if one has frames.
-pub(crate) fn arm(shared: &Shared, rings: &mut [RxRing]) -> Result<bool> {
+/// Announces a sleeper on all rings; `false`, and nothing is announced, if one
+/// is ready.
+pub(crate) fn announce<R: Awaited>(shared: &Shared, rings: &mut [R]) -> Result<bool> {
     shared.bell.clear();
     match &shared.gear {
-        Some(_) => {
-            for ring in rings.iter() {
-                if let Some(kring) = kring_of(ring) {
-                    let said = sleep::BELL + u32::from(shared.reg.owner);
-                    let displaced = kring.sleep_word().arm(said);
-                    if displaced == sleep::FUTEX {
-                        futex::wake(kring.sleep_word().futex(), u32::MAX);
-                    } else {
-                        pass_on(shared, kring, displaced);
-                    }
-                }
+        Some(gear) => {
+            for kring in rings.iter().filter_map(R::kring) {
+                kring.sleep_word().announce(said(shared), &*gear.waker);
             }
         }
         None => {
@@ -144,19 +166,18 @@ pub(crate) fn arm(shared: &Shared, rings: &mut [RxRing]) -> Result<bool> {
             shared.kick();
         }
     }
-    if any_rx(rings)? {
-        disarm(shared, rings);
-        return Ok(false);
+    let ready = any(rings);
+    if !matches!(ready, Ok(false)) {
+        recall(shared, rings);
     }
-    Ok(true)
+    Ok(!ready?)
 }
 
-/// Takes it back.
-pub(crate) fn disarm(shared: &Shared, rings: &mut [RxRing]) {
-    for ring in rings.iter() {
-        if let Some(kring) = kring_of(ring) {
-            kring.sleep_word().disarm();
-        }
+/// Takes it back. `false` if another sleeper has taken its place on a ring.
+pub(crate) fn recall<R: Awaited>(shared: &Shared, rings: &[R]) -> bool {
+    let mut kept = true;
+    for kring in rings.iter().filter_map(R::kring) {
+        kept &= kring.sleep_word().disarm(said(shared));
     }
     if shared.gear.is_none()
         && let Some(bell) = Bell::at(&shared.map.mem, &shared.map.geom)
@@ -164,72 +185,7 @@ pub(crate) fn disarm(shared: &Shared, rings: &mut [RxRing]) {
         bell.client_sleeps(false);
     }
     shared.bell.clear();
-}
-
-/// Waits until some TX ring has space.
-pub(crate) fn for_tx(
-    shared: &Shared,
-    rings: &mut [TxRing],
-    spin: &mut Spin,
-    timeout: Option<Duration>,
-) -> Result<bool> {
-    let deadline = timeout.map(|t| Instant::now() + t);
-    loop {
-        let begin = Instant::now();
-        if look(spin, || any_tx(rings))? {
-            return Ok(true);
-        }
-        let Some(left) = left(deadline) else {
-            return Ok(false);
-        };
-        shared.bell.clear();
-        match &shared.gear {
-            Some(_) => {
-                for kring in rings.iter().filter_map(|r| Some(r.end()?.kring())) {
-                    let said = sleep::BELL + u32::from(shared.reg.owner);
-                    pass_on(shared, kring, kring.sleep_word().arm(said));
-                }
-            }
-            None => {
-                if let Some(bell) = Bell::at(&shared.map.mem, &shared.map.geom) {
-                    bell.client_sleeps(true);
-                }
-                shared.kick();
-            }
-        }
-        let ready = any_tx(rings)?;
-        if !ready {
-            let rung = shared.bell.wait(Some(left));
-            rung.map_err(|e| crate::Error::io("cannot wait", e))?;
-        }
-        spin.slept(begin.elapsed());
-        for kring in rings.iter().filter_map(|r| Some(r.end()?.kring())) {
-            kring.sleep_word().disarm();
-        }
-        if shared.gear.is_none() {
-            shared.check_alive()?;
-        }
-        if ready || any_tx(rings)? {
-            return Ok(true);
-        }
-    }
-}
-
-fn any_rx(rings: &mut [RxRing]) -> Result<bool> {
-    let mut any = false;
-    for ring in rings {
-        any |= ring.sync()? > 0;
-    }
-    Ok(any)
-}
-
-fn any_tx(rings: &mut [TxRing]) -> Result<bool> {
-    let mut any = false;
-    for ring in rings {
-        ring.sync()?;
-        any |= ring.space() > 0;
-    }
-    Ok(any)
+    kept
 }
 
 /// What is left of the wait, at most a slice; `None` if it is over.
@@ -240,3 +196,7 @@ fn left(deadline: Option<Instant>) -> Option<Duration> {
     let left = deadline.saturating_duration_since(Instant::now());
     (!left.is_zero()).then(|| left.min(SLICE))
 }
+
+#[cfg(test)]
+#[path = "wait_tests.rs"]
+mod tests;

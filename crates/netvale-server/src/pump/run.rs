@@ -12,7 +12,7 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use netvale_ring::kring::{Kring, sleep};
+use netvale_ring::kring::sleep;
 use netvale_ring::world::Waker;
 use netvale_shm::Doorbell;
 use rustix::event::{Timespec, epoll};
@@ -269,7 +269,7 @@ impl Thread {
                     if let Some(i) = self.lanes.iter().position(|s| s.lane.id == id) {
                         self.unwatch(i);
                         let lane = self.lanes.swap_remove(i).lane;
-                        lane.disarm();
+                        lane.disarm(self.said);
                         let _ = done.send(lane); // whoever asked waits for it
                     }
                 }
@@ -324,22 +324,14 @@ impl Thread {
     fn announce(&self) {
         for seated in &self.lanes {
             for kring in seated.lane.krings() {
-                self.arm(kring);
+                kring.sleep_word().announce(self.said, &*self.waker);
             }
-        }
-    }
-
-    fn arm(&self, kring: Kring<'_>) {
-        let word = kring.sleep_word();
-        let displaced = word.arm(self.said);
-        if displaced != sleep::AWAKE && displaced != self.said {
-            self.waker.wake(word.futex(), displaced);
         }
     }
 
     /// Says that it is awake again.
     fn recall(&self) {
-        self.lanes.iter().for_each(|s| s.lane.disarm());
+        self.lanes.iter().for_each(|s| s.lane.disarm(self.said));
     }
 
     /// Waits for the bell and the devices, for this time at most.
