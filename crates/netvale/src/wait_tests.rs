@@ -193,7 +193,8 @@ fn a_failed_look_leaves_no_announcement() {
             fails: true,
         };
         let mut watched: Vec<_> = p.rx.iter().map(fails).collect();
-        assert!(sleep(&p.shared, &mut watched, Duration::from_secs(1)).is_err());
+        let failed = sleep(&p.shared, &mut watched, Duration::from_secs(1)).unwrap_err();
+        assert_eq!(failed.kind(), ErrorKind::Disconnected);
         assert!(p.rx.iter().all(|r| says(r) == sleep::AWAKE));
     }
 }
