@@ -75,7 +75,12 @@ pub(crate) struct Scratch {
 
 impl fmt::Debug for Scratch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Scratch").finish_non_exhaustive()
+        let way = self.route.as_ref().map(|r| match r.flood {
+            true => "everyone",
+            false => "one port",
+        });
+        let mut f = f.debug_struct("Scratch");
+        f.field("way", &way).finish_non_exhaustive()
     }
 }
 
