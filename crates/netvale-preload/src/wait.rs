@@ -85,6 +85,8 @@ pub(crate) enum Until {
     Forever,
     /// Does not wait.
     Now,
+    /// For this time, which has not begun.
+    After(Duration),
     At(Instant),
 }
 
@@ -93,10 +95,21 @@ impl Until {
         match time {
             None => Self::Forever,
             Some(t) if t.is_zero() => Self::Now,
-            Some(t) => Instant::now()
-                .checked_add(t)
-                .map_or(Self::Forever, Self::At),
+            Some(t) => Self::After(t),
         }
+    }
+
+    /// The wait begins, if it has not before, and if there is one: then this is
+    /// the time now. Who finds something at once need not look at the clock.
+    pub(crate) fn begin(&mut self) -> Option<Instant> {
+        let now = match self {
+            Self::Now => return None,
+            _ => Instant::now(),
+        };
+        if let Self::After(t) = *self {
+            *self = now.checked_add(t).map_or(Self::Forever, Self::At);
+        }
+        Some(now)
     }
 
     /// What is left, at most `most`; `None` if the time is over.
@@ -104,6 +117,7 @@ impl Until {
         match self {
             Self::Forever => Some(most),
             Self::Now => None,
+            Self::After(t) => Some(t.min(most)),
             Self::At(t) => {
                 let left = t.saturating_duration_since(Instant::now());
                 (!left.is_zero()).then(|| left.min(most))
@@ -113,7 +127,12 @@ impl Until {
 }
 
 /// Looks for a while before it sleeps. Whether something came.
-pub(crate) fn spin(all: &List, until: Until, mut look: impl FnMut() -> bool) -> bool {
+pub(crate) fn spin(
+    all: &List,
+    until: Until,
+    start: Instant,
+    mut look: impl FnMut() -> bool,
+) -> bool {
     let Some(first) = all.iter().next() else {
         return false;
     };
@@ -125,7 +144,6 @@ pub(crate) fn spin(all: &List, until: Until, mut look: impl FnMut() -> bool) -> 
     let Some(budget) = until.left(budget).filter(|b| !b.is_zero()) else {
         return false;
     };
-    let start = Instant::now();
     let came = loop {
         for _ in 0..16 {
             std::hint::spin_loop();
@@ -273,7 +291,7 @@ pub(crate) fn any(fds: &[pollfd]) -> bool {
 /// # Safety
 ///
 /// `mask` is null or a signal mask.
-pub(crate) unsafe fn poll(fds: &mut [pollfd], until: Until, mask: *const sigset_t) -> c_int {
+pub(crate) unsafe fn poll(fds: &mut [pollfd], until: &mut Until, mask: *const sigset_t) -> c_int {
     let was = real::errno();
     let scene = Scene::of(fds);
     // What the kernel is asked: bells in the place of registrations.
@@ -282,8 +300,10 @@ pub(crate) unsafe fn poll(fds: &mut [pollfd], until: Until, mask: *const sigset_
     let mut calm: Option<Calm> = None;
     loop {
         let mut ready = scene.look(fds);
-        let begin = Instant::now();
-        ready = ready || spin(&scene.all, until, || scene.look(fds));
+        let begin = if ready { None } else { until.begin() };
+        if let Some(begin) = begin {
+            ready = spin(&scene.all, *until, begin, || scene.look(fds));
+        }
         let mut wait = Duration::ZERO;
         let mut armed = None;
         if !ready
@@ -320,7 +340,7 @@ pub(crate) unsafe fn poll(fds: &mut [pollfd], until: Until, mask: *const sigset_
         // SAFETY: as many entries as said; the mask is the caller's.
         let n = unsafe { real::ppoll(asked.as_mut_ptr(), n, &raw const t, mask) };
         let error = real::errno();
-        if armed.is_some() && !ready {
+        if let Some(begin) = begin.filter(|_| armed.is_some() && !ready) {
             slept(&scene.all, begin);
         }
         drop(armed);

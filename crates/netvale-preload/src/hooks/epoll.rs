@@ -7,7 +7,7 @@
 
 use std::ffi::c_int;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use libc::{
     EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLERR, EPOLLET, EPOLLIN, EPOLLONESHOT, c_short,
@@ -305,7 +305,7 @@ unsafe fn wait_for(
     ep: c_int,
     list: &Lock<Vec<Member>>,
     into: &mut [epoll_event],
-    until: Until,
+    mut until: Until,
     mask: *const sigset_t,
 ) -> c_int {
     let was = real::errno();
@@ -314,9 +314,9 @@ unsafe fn wait_for(
         let mut n = collect(ep, list, into);
         let mut all = List::new();
         add_watched(list, 0, &mut all);
-        let begin = Instant::now();
-        if n == 0 {
-            wait::spin(&all, until, || {
+        let begin = if n > 0 { None } else { until.begin() };
+        if let Some(begin) = begin {
+            wait::spin(&all, until, begin, || {
                 n = collect(ep, list, into);
                 n > 0
             });
@@ -342,7 +342,7 @@ unsafe fn wait_for(
             // SAFETY: the mask is the caller's.
             let got = unsafe { ask_kernel(ep, &mut into[n..], sleep, mask) };
             let error = real::errno();
-            if armed.is_some() && n == 0 {
+            if let Some(begin) = begin.filter(|_| armed.is_some() && n == 0) {
                 wait::slept(&all, begin);
             }
             drop(armed);

@@ -63,7 +63,7 @@ pub unsafe extern "C" fn poll(fds: *mut pollfd, n: nfds_t, ms: c_int) -> c_int {
         return unsafe { real::poll(fds, n, ms) };
     };
     // SAFETY: no mask.
-    unsafe { wait::poll(all, Until::after(from_ms(ms)), std::ptr::null()) }
+    unsafe { wait::poll(all, &mut Until::after(from_ms(ms)), std::ptr::null()) }
 }
 
 /// See `ppoll(2)`.
@@ -88,7 +88,7 @@ pub unsafe extern "C" fn ppoll(
         return real::fail(libc::EINVAL);
     };
     // SAFETY: the caller's mask.
-    unsafe { wait::poll(all, Until::after(time), mask) }
+    unsafe { wait::poll(all, &mut Until::after(time), mask) }
 }
 
 /// `poll` of programs built with `_FORTIFY_SOURCE`.
@@ -134,7 +134,7 @@ fn check(n: nfds_t, len: size_t) {
 /// # Safety
 ///
 /// `mask` is null or a signal mask.
-unsafe fn select_of(sets: &Sets, until: Until, mask: *const sigset_t) -> c_int {
+unsafe fn select_of(sets: &Sets, until: &mut Until, mask: *const sigset_t) -> c_int {
     let mut fds = sets.to_poll();
     // SAFETY: the caller's mask.
     let n = unsafe { wait::poll(fds.as_mut(), until, mask) };
@@ -175,9 +175,9 @@ pub unsafe extern "C" fn select(
             Some(Duration::from_secs(s).saturating_add(Duration::from_micros(us)))
         }
     };
-    let until = Until::after(time);
+    let mut until = Until::after(time);
     // SAFETY: no mask.
-    let n = unsafe { select_of(&sets, until, std::ptr::null()) };
+    let n = unsafe { select_of(&sets, &mut until, std::ptr::null()) };
     // Linux writes back what is left.
     // SAFETY: null or a time, as the caller says.
     if let Some(t) = unsafe { t.as_mut() } {
@@ -212,7 +212,7 @@ pub unsafe extern "C" fn pselect(
         return real::fail(libc::EINVAL);
     };
     // SAFETY: the caller's mask.
-    unsafe { select_of(&sets, Until::after(time), mask) }
+    unsafe { select_of(&sets, &mut Until::after(time), mask) }
 }
 
 const _: () = assert!(size_of::<nfds_t>() == size_of::<c_ulong>());
