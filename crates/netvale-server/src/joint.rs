@@ -5,7 +5,6 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Instant;
 
 use netvale_ring::kring::sleep;
 use netvale_ring::slot::{NS_MOREFRAG, Slot};
@@ -14,7 +13,7 @@ use netvale_shm::Doorbell;
 use netvale_switch::domain::Registration;
 use netvale_switch::end::{Gear, RxEnd, TxEnd};
 
-use crate::sleep::Patience;
+use crate::sleep::Idle;
 
 /// The control thread's handle; the thread ends with it.
 #[derive(Debug)]
@@ -169,16 +168,13 @@ struct Carrier {
 
 impl Carrier {
     fn run(mut self) {
-        let (mut patience, mut bytes) = (Patience::new(), Vec::new());
-        let mut idle_since = None;
+        let (mut idle, mut bytes) = (Idle::new(), Vec::new());
         while !self.stop.load(Ordering::Acquire) {
             if self.both_ways(&mut bytes) {
-                idle_since = None;
+                idle.moved();
                 continue;
             }
-            let now = Instant::now();
-            let since = *idle_since.get_or_insert(now);
-            if now.duration_since(since) < patience.budget() {
+            if idle.looks_on() {
                 std::thread::yield_now();
                 continue;
             }
@@ -186,11 +182,11 @@ impl Carrier {
             if !self.both_ways(&mut bytes) && !self.stop.load(Ordering::Acquire) {
                 // A signal or a refusal only makes it look again.
                 let _ = self.bell.wait(None);
-                patience.slept(now.elapsed());
+                idle.slept();
             }
             self.bell.clear();
             self.recall();
-            idle_since = None;
+            idle.moved();
         }
     }
 
@@ -217,7 +213,7 @@ impl Carrier {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     use netvale_ring::layout::{RegionGeom, StateGeom};
     use netvale_shm::HugePages;

@@ -1,11 +1,48 @@
 //! How long to look for work before sleeping.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+/// When a thread that serves others goes to sleep.
+#[derive(Debug)]
+pub(crate) struct Idle {
+    patience: Patience,
+    /// The first look and the last one that found nothing, of this gap.
+    gap: Option<(Instant, Instant)>,
+}
+
+impl Idle {
+    pub(crate) fn new() -> Self {
+        Self {
+            patience: Patience::new(),
+            gap: None,
+        }
+    }
+
+    /// There was something to do.
+    pub(crate) fn moved(&mut self) {
+        self.gap = None;
+    }
+
+    /// There was nothing to do: whether to look again, or else to sleep.
+    pub(crate) fn looks_on(&mut self) -> bool {
+        let now = Instant::now();
+        let (since, _) = self.gap.unwrap_or((now, now));
+        self.gap = Some((since, now));
+        now.duration_since(since) < self.patience.budget()
+    }
+
+    /// A sleep after that is over.
+    pub(crate) fn slept(&mut self) {
+        if let Some((_, last)) = self.gap.take() {
+            self.patience.slept(last.elapsed());
+        }
+    }
+}
 
 /// Learns from recent gaps whether looking a little longer would have saved
 /// going to sleep and being woken.
 #[derive(Debug)]
-pub(crate) struct Patience {
+struct Patience {
     budget: Duration,
 }
 
@@ -15,7 +52,7 @@ const LONGEST: Duration = Duration::from_micros(50);
 const SHORTEST: Duration = Duration::from_micros(1);
 
 impl Patience {
-    pub(crate) fn new() -> Self {
+    fn new() -> Self {
         // With one CPU, whoever has work for us cannot run while we look.
         let alone = std::thread::available_parallelism().is_ok_and(|n| n.get() == 1);
         Self {
@@ -24,12 +61,12 @@ impl Patience {
     }
 
     /// How long to look.
-    pub(crate) fn budget(&self) -> Duration {
+    fn budget(&self) -> Duration {
         self.budget
     }
 
     /// A sleep of this length is over.
-    pub(crate) fn slept(&mut self, time: Duration) {
+    fn slept(&mut self, time: Duration) {
         if self.budget.is_zero() {
             return;
         }

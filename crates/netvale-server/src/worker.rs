@@ -26,7 +26,7 @@ use netvale_switch::end::{Gear, RxEnd, SyncError, TxEnd};
 use rustix::event::epoll;
 use rustix::io::Errno;
 
-use crate::sleep::Patience;
+use crate::sleep::Idle;
 
 /// The control thread's handle of a worker.
 #[derive(Debug)]
@@ -252,17 +252,14 @@ const OWN_BELL: u64 = u64::MAX;
 
 impl Round {
     fn run(mut self) {
-        let mut patience = Patience::new();
-        let mut idle_since = None;
+        let mut idle = Idle::new();
         loop {
             let Some(moved) = self.go_round() else { return };
             if moved {
-                idle_since = None;
+                idle.moved();
                 continue;
             }
-            let now = Instant::now();
-            let since = *idle_since.get_or_insert(now);
-            if !self.clients.is_empty() && now.duration_since(since) < patience.budget() {
+            if idle.looks_on() && !self.clients.is_empty() {
                 // Lets a client run that shares our CPU.
                 std::thread::yield_now();
                 continue;
@@ -274,10 +271,10 @@ impl Round {
                 Some(false) => {
                     self.wait();
                     self.recall();
-                    patience.slept(now.elapsed());
+                    idle.slept();
                 }
             }
-            idle_since = None;
+            idle.moved();
         }
     }
 

@@ -20,7 +20,7 @@ use rustix::io::Errno;
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 use super::{Lane, News};
-use crate::sleep::Patience;
+use crate::sleep::Idle;
 
 /// Marks the thread's own bell among events; lanes have smaller numbers.
 const OWN_BELL: u64 = u64::MAX;
@@ -177,22 +177,18 @@ struct Seated {
 
 impl Thread {
     fn run(mut self) {
-        let mut patience = Patience::new();
+        let mut idle = Idle::new();
         let mut events = Vec::with_capacity(EVENTS);
-        let mut idle_since = None;
         loop {
             self.watch(false);
             self.look(&mut events, Some(Duration::ZERO));
             let Some(moved) = self.go_round() else { return };
             if moved {
-                idle_since = None;
+                idle.moved();
                 continue;
             }
-            let now = Instant::now();
-            let since = *idle_since.get_or_insert(now);
-            let busy = !self.lanes.is_empty()
-                && (self.spin || now.duration_since(since) < patience.budget());
-            if busy {
+            let looks_on = idle.looks_on() || self.spin;
+            if looks_on && !self.lanes.is_empty() {
                 // Lets one run that shares our processor and has work for us.
                 std::thread::yield_now();
                 continue;
@@ -206,14 +202,14 @@ impl Thread {
                 Some(true) => {}
                 Some(false) => {
                     let due = self.lanes.iter().filter_map(|s| s.lane.due()).min();
-                    let time = due.map(|due| due.saturating_duration_since(now));
+                    let time = due.map(|due| due.saturating_duration_since(Instant::now()));
                     self.watch(true);
                     self.look(&mut events, time);
-                    patience.slept(now.elapsed());
+                    idle.slept();
                 }
             }
             self.recall();
-            idle_since = None;
+            idle.moved();
         }
     }
 
