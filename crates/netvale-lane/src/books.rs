@@ -16,11 +16,13 @@
 //! | 8 | handles made so far | whoever makes one |
 //! | 64 | frames lost, by reason | whoever loses one |
 //! | 1024, 2048 | sides: lock, last user, commits, two states | whoever holds the lock |
-//! | 4096 | buffers that are free, a circle of 32-bit words | the outward side |
+//! | 4096 | slots that the inward side fills with its last commit | the inward side |
+//! | 6144 | buffers that are free, a circle of 32-bit words | the outward side |
 
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
+use netvale_ring::Slot;
 use netvale_shm::{Array, HugePages, Mem, Memfd, ShmError};
 use rustix::process::{Pid, test_kill_process};
 
@@ -29,7 +31,10 @@ const CLOSED: usize = 0;
 const HANDLES: usize = 8;
 pub(crate) const LOSSES: usize = 64;
 const SIDES: [usize; 2] = [1024, 2048];
-const FREE: usize = 4096;
+const LOG: usize = 4096;
+const FREE: usize = LOG + MOST_SLOTS * 8;
+/// Slots that one commit can fill.
+pub(crate) const MOST_SLOTS: usize = 256;
 /// In a side, words.
 const LOCK: usize = 0;
 const LAST: usize = 1;
@@ -40,7 +45,7 @@ const SIDE_WORDS: usize = 24;
 const PATIENCE: u32 = 256;
 
 /// Positions of a side, with a meaning that its user gives them.
-pub(crate) type State = [u32; 4];
+pub(crate) type State = [u32; 6];
 
 /// One of the two directions of a lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,6 +130,23 @@ impl Books {
         broken.count()
     }
 
+    /// Notes slots that are filled with the next commit.
+    #[inline]
+    pub(crate) fn note(&self, slots: &[Slot]) {
+        for (i, slot) in slots.iter().take(MOST_SLOTS).enumerate() {
+            if let Some(word) = self.mem.word(LOG + i * 8) {
+                word.store(slot.bits(), Relaxed);
+            }
+        }
+    }
+
+    /// The first `n` of those noted last.
+    pub(crate) fn noted(&self, n: u32) -> impl Iterator<Item = Slot> + '_ {
+        let n = (n as usize).min(MOST_SLOTS);
+        let words = (0..n).filter_map(|i| self.mem.word(LOG + i * 8));
+        words.map(|w| Slot::from_bits(w.load(Relaxed)))
+    }
+
     /// Entry `at` of the circle of free buffers.
     #[inline]
     fn entry(&self, at: u32) -> Option<&AtomicU32> {
@@ -141,11 +163,19 @@ impl Books {
         }
     }
 
+    /// How many are free.
+    #[inline]
+    pub(crate) fn count(&self, list: FreeList) -> usize {
+        match list.end.wrapping_sub(list.begin) {
+            n if n > self.circle => 0,
+            n => n as usize,
+        }
+    }
+
     /// The first free buffer, which stays.
     #[inline]
     pub(crate) fn first(&self, list: FreeList) -> Option<u32> {
-        let n = list.end.wrapping_sub(list.begin);
-        if n == 0 || n > self.circle {
+        if self.count(list) == 0 {
             return None;
         }
         Some(self.entry(list.begin)?.load(Relaxed))
@@ -294,17 +324,17 @@ mod tests {
         let books = books();
         let (mut a, mut b) = (named(&books, Dir::In, 1), named(&books, Dir::In, 2));
         let mut other = named(&books, Dir::Out, 2);
-        assert_eq!(a.enter(), Entry::After([0; 4]));
+        assert_eq!(a.enter(), Entry::After([0; 6]));
         assert_eq!(b.enter(), Entry::Taken);
-        assert_eq!(other.enter(), Entry::After([0; 4]), "a lock of its own");
-        a.commit([1, 2, 3, 4]);
-        a.commit([u32::MAX, 6, 7, 8]);
+        assert_eq!(other.enter(), Entry::After([0; 6]), "a lock of its own");
+        a.commit([1, 2, 3, 4, 5, 6]);
+        a.commit([u32::MAX, 6, 7, 8, 9, 10]);
         a.leave();
         assert_eq!(a.enter(), Entry::Again);
         a.leave();
-        assert_eq!(b.enter(), Entry::After([u32::MAX, 6, 7, 8]));
+        assert_eq!(b.enter(), Entry::After([u32::MAX, 6, 7, 8, 9, 10]));
         b.leave();
-        assert_eq!(a.enter(), Entry::After([u32::MAX, 6, 7, 8]));
+        assert_eq!(a.enter(), Entry::After([u32::MAX, 6, 7, 8, 9, 10]));
     }
 
     #[test]
@@ -312,19 +342,36 @@ mod tests {
         let books = books();
         let (mut a, mut b) = (named(&books, Dir::Out, 7), named(&books, Dir::Out, 8));
         a.enter();
-        a.commit([5, 0, 0, 0]);
+        a.commit([5, 0, 0, 0, 0, 0]);
         // It wrote half of the next state.
         a.word(STATES[0]).store(99, Relaxed);
         assert_eq!(books.break_locks(8), 0);
         assert_eq!(b.enter(), Entry::Taken);
         assert_eq!(books.break_locks(7), 1);
-        assert_eq!(b.enter(), Entry::After([5, 0, 0, 0]));
+        assert_eq!(b.enter(), Entry::After([5, 0, 0, 0, 0, 0]));
         // It was alive after all: what is not its own it does not let go.
         a.leave();
         assert_eq!(a.enter(), Entry::Taken);
         assert!(!books.is_closed());
         books.close();
         assert!(books.is_closed());
+    }
+
+    #[test]
+    fn slots_are_noted_in_order() {
+        let books = books();
+        let slots: Vec<Slot> = (0..300).map(|i| Slot::new(i, 60, 1)).collect();
+        books.note(&slots);
+        assert!(books.noted(7).eq(slots[..7].iter().copied()));
+        assert!(
+            books
+                .noted(u32::MAX)
+                .eq(slots[..MOST_SLOTS].iter().copied())
+        );
+        // They are not where the circle is.
+        let mut list = FreeList::default();
+        books.put(&mut list, 77);
+        assert!(books.noted(300).eq(slots[..MOST_SLOTS].iter().copied()));
     }
 
     #[test]

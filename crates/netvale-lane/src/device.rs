@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use netvale_backends::batch::{Batch, BufPool, Piece};
+use netvale_ring::Slot;
 use netvale_shm::Mem;
 
 use crate::Dir;
@@ -50,6 +51,19 @@ pub trait DeviceLane: Send + fmt::Debug {
         Ok(true)
     }
 
+    /// If another process was there before: what it had committed and may not
+    /// have done. The slots are put into `slots`.
+    fn unfinished(&mut self, _dir: Dir, _slots: &mut Vec<Slot>) -> Option<Step> {
+        None
+    }
+
+    /// What was received, or sent, since it was entered becomes valid, before
+    /// the ring's slots from the step's first on become `slots` and its head
+    /// moves.
+    fn commit(&mut self, _dir: Dir, _step: Step, _slots: &[Slot]) -> Result<(), Trouble> {
+        Ok(())
+    }
+
     /// After that, if it was not refused.
     fn leave(&mut self, _dir: Dir) {}
 
@@ -63,6 +77,15 @@ pub trait DeviceLane: Send + fmt::Debug {
     fn losses(&self) -> Option<Losses> {
         None
     }
+}
+
+/// How a ring changes together with a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Step {
+    /// The first slot that is filled.
+    pub first: u32,
+    /// The ring's head afterwards.
+    pub head: u32,
 }
 
 /// What became of frames for a device.

@@ -12,11 +12,12 @@ use netvale_ring::world::RegionMap;
 use netvale_switch::domain::{Registration, RingInfo};
 use netvale_switch::end::{Gear, RxEnd, SyncError, TxEnd};
 
-use crate::{DeviceLane, Dir, Loss, Losses, Pushed, Trouble};
+use crate::books::MOST_SLOTS;
+use crate::{DeviceLane, Dir, Loss, Losses, Pushed, Step, Trouble};
 
 /// Slots moved in one direction before the other gets its turn: eight of the
 /// longest frames.
-const TURN: usize = 256;
+const TURN: usize = MOST_SLOTS;
 /// When to look again if another process was at the device.
 const SOON: Duration = Duration::from_micros(100);
 
@@ -47,9 +48,9 @@ pub struct Lane {
     free: Vec<Piece>,
     batch: Batch,
     out: Outgoing,
-    /// Slots of what was received, and buffers that it left.
+    /// Slots of what was received, and those with buffers that it left.
     order: Vec<Slot>,
-    rest: Vec<u32>,
+    rest: Vec<Slot>,
     losses: Losses,
     /// Another process was at the device the last time.
     taken: bool,
@@ -124,7 +125,9 @@ impl Lane {
     /// Whether to be told that the device is readable, and writable: what it
     /// has and there is no room for would wake us again and again.
     pub fn interest(&self) -> (bool, bool) {
-        (!self.ready, self.full)
+        // A device that says when to ask again would wake us before that.
+        let full = self.full && self.device.due().is_none();
+        (!self.ready, full)
     }
 
     /// When to look again though nobody rings.
@@ -169,6 +172,7 @@ impl Lane {
         }
         self.taken = false;
         let timed = self.device.due().is_some_and(|due| Instant::now() >= due);
+        self.full &= !timed;
         let mut moved = false;
         if self.ready || timed {
             moved |= self.pull();
@@ -227,11 +231,36 @@ impl Lane {
         match self.device.enter(dir) {
             Ok(ours) => {
                 self.taken |= !ours;
+                if ours {
+                    self.finish(dir);
+                }
                 ours
             }
             Err(e) => {
                 self.fail(e);
                 false
+            }
+        }
+    }
+
+    /// Does what another process may not have come to do.
+    fn finish(&mut self, dir: Dir) {
+        let Some(step) = self.device.unfinished(dir, &mut self.order) else {
+            return;
+        };
+        match dir {
+            Dir::In => {
+                let ring = self.tx.ring();
+                if ring.head() == step.first && step.head < ring.count() {
+                    self.fill(step);
+                    let _ = self.tx.sync(); // words are put right the next time
+                }
+            }
+            Dir::Out => {
+                let ring = self.rx.ring();
+                if step.head < ring.count() {
+                    ring.set_head(step.head);
+                }
             }
         }
     }
@@ -282,10 +311,13 @@ impl Lane {
             self.ready = false;
             return false;
         }
-        let end = self.place(first, n);
-        let ring = self.tx.ring();
-        if end != first {
-            ring.set_head(end);
+        let step = self.place(first, n);
+        if let Err(e) = self.device.commit(Dir::In, step, &self.order) {
+            self.fail(e);
+            return false;
+        }
+        self.fill(step);
+        if step.head != first {
             let start = Instant::now();
             if self.tx.sync().is_ok() && !self.pipe {
                 let ns = u64::try_from(start.elapsed().as_nanos()).unwrap_or(0);
@@ -295,9 +327,9 @@ impl Lane {
         true
     }
 
-    /// Writes the slots for the first `n` frames of the batch; the slot after
-    /// the last. Buffers change places so that what is used comes first.
-    fn place(&mut self, first: u32, n: usize) -> u32 {
+    /// Works out the slots for the first `n` frames of the batch. Buffers
+    /// change places so that what is used comes first.
+    fn place(&mut self, first: u32, n: usize) -> Step {
         self.order.clear();
         self.rest.clear();
         let batch = &self.batch;
@@ -312,7 +344,7 @@ impl Lane {
                 let len = left.min(piece.len as usize);
                 left -= len;
                 if len == 0 {
-                    self.rest.push(piece.buf);
+                    self.rest.push(Slot::new(piece.buf, 0, 0));
                     continue;
                 }
                 let flags = if left > 0 { NS_MOREFRAG } else { 0 };
@@ -324,18 +356,24 @@ impl Lane {
             self.losses.count(Loss::Long, lost);
         }
         // Those behind the last chain stay where they are.
+        let used = u32::try_from(self.order.len()).unwrap_or(0);
+        self.order.append(&mut self.rest);
+        let count = self.tx.ring().count();
+        Step {
+            first,
+            head: (first + used) % count.max(1),
+        }
+    }
+
+    /// Fills slots as worked out, and shows them.
+    fn fill(&self, step: Step) {
         let ring = self.tx.ring();
-        let mut at = first;
+        let mut at = step.first;
         for &slot in &self.order {
             ring.set_slot(at, slot);
             at = ring.next(at);
         }
-        let end = at;
-        for &buf in &self.rest {
-            ring.set_slot(at, Slot::new(buf, 0, 0));
-            at = ring.next(at);
-        }
-        end
+        ring.set_head(step.head);
     }
 
     /// From the switch or pipe to the device.
@@ -399,6 +437,11 @@ impl Lane {
             n => self.out.ends.get(n - 1).copied(),
         };
         let Some(end) = end else { return false };
+        let step = Step { first, head: end };
+        if let Err(e) = self.device.commit(Dir::Out, step, &[]) {
+            self.fail(e);
+            return false;
+        }
         self.rx.ring().set_head(end);
         let _ = self.rx.sync(); // the slots go back at once
         true

@@ -35,6 +35,7 @@ mod open;
 mod opened;
 mod polling;
 mod seats;
+mod wire;
 
 /// An answer and what goes with it.
 pub(crate) type Answer = Result<(Reply, Vec<OwnedFd>), Refusal>;
@@ -60,6 +61,8 @@ pub(crate) struct Core {
     pub(crate) seated: bool,
     /// A port stays though nobody has it open.
     pub(crate) persistent: bool,
+    /// Whoever asks would rather wait than have less.
+    pub(crate) patient: bool,
     /// Told to end.
     pub(crate) ending: bool,
     pub(crate) bad_requests: u64,
@@ -111,6 +114,7 @@ impl Core {
             started: Instant::now(),
             seated: false,
             persistent: false,
+            patient: false,
             ending: false,
             bad_requests: 0,
             refused: 0,

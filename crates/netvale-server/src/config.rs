@@ -33,6 +33,7 @@ use serde::Deserialize;
 /// interfaces = 4096
 /// rings = 4096
 /// bufs = 1700000
+/// device_bufs = 16384        # at least: for AF_XDP in place; 0: none
 ///
 /// [[port]]                   # persistent ports, made at the start
 /// name = "p0"
@@ -64,6 +65,9 @@ pub struct Config {
     pub access: Option<Access>,
     /// Sizes of the namespace.
     pub domain: domain::Config,
+    /// Buffers of a region that AF_XDP uses in place, at least, as long as it
+    /// does; they stay in memory then. 0: none.
+    pub device_bufs: u32,
     /// Time until a silent station is forgotten; zero: never.
     pub ageing: Duration,
     /// Time without anybody after which a server that is no service ends.
@@ -156,6 +160,7 @@ impl Config {
             huge_pages: HugePages::Auto,
             access: None,
             domain: domain::Config::default(),
+            device_bufs: 16_384,
             ageing: Duration::from_secs(300),
             grace: Duration::from_millis(250),
             user_connections: 256,
@@ -226,6 +231,7 @@ impl Config {
         set(&mut region.ifs, file.region.interfaces);
         set(&mut region.rings, file.region.rings);
         set(&mut region.bufs, file.region.bufs);
+        set(&mut c.device_bufs, file.region.device_bufs);
         c.ports = file.port;
         c.attach = file.attach;
         c.check()?;
@@ -323,6 +329,7 @@ struct Region {
     interfaces: Option<u32>,
     rings: Option<u32>,
     bufs: Option<u32>,
+    device_bufs: Option<u32>,
 }
 
 #[cfg(test)]

@@ -2,9 +2,10 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
 
 use netvale_shm::channel::Channel;
-use netvale_wire::proto::{Context, ErrorKind, Reply, encode_reply};
+use netvale_wire::proto::{Context, ErrorKind, Reply, Request, encode_reply};
 
 use crate::listing::Refusal;
 
@@ -23,6 +24,9 @@ pub(crate) struct Conn {
     pub(crate) owner: Option<u16>,
     /// Regions that it asked for: number, generation.
     pub(crate) wanted: Vec<(u16, u32)>,
+    /// A request that may be granted in a moment, and since when it waits.
+    /// Nothing more is read until it is answered.
+    pub(crate) waiting: Option<(Request, Instant)>,
     /// An answer for which there was no room. Until it is sent nothing more is
     /// read, so there is never a second one.
     unsent: Option<(Vec<u8>, Vec<OwnedFd>)>,
@@ -38,6 +42,7 @@ impl Conn {
             context: None,
             owner: None,
             wanted: Vec::new(),
+            waiting: None,
             unsent: None,
         }
     }

@@ -6,13 +6,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use netvale_switch::domain::DomainError;
-use netvale_wire::proto::{ErrorKind, MAX_MSG, ProtoError, Reply, decode};
+use netvale_wire::proto::{ErrorKind, MAX_MSG, ProtoError, Reply, Request, decode};
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
 use rustix::process::{Resource, Rlimit};
 
-use crate::answer::Core;
+use crate::answer::{Answer, Core};
 use crate::config::Config;
 use crate::conn::Conn;
 use crate::dir::{DirError, NamespaceDir};
@@ -81,6 +81,9 @@ const TURN: usize = 16;
 const FIRST_GRACE: Duration = Duration::from_secs(2);
 /// Without descriptors, connections are taken again after this time.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// What may be granted soon is tried again after this time, and for so long.
+const RETRY: Duration = Duration::from_millis(20);
+const PATIENCE: Duration = Duration::from_secs(1);
 /// Ageing steps that make up the ageing time.
 const AGE_STEPS: u32 = 8;
 
@@ -218,6 +221,9 @@ impl Server {
         if Timers::due(&mut self.timers.age, now) {
             self.core.age();
         }
+        if Timers::due(&mut self.timers.retry, now) {
+            self.grant_waiting();
+        }
         if Timers::due(&mut self.timers.accept, now)
             && add(&self.epoll, &self.listener, LISTENER).is_err()
         {
@@ -328,19 +334,25 @@ impl Server {
 
     /// Something happened to a connection.
     fn serve(&mut self, token: u64, flags: epoll::EventFlags) {
+        let gone = flags.intersects(epoll::EventFlags::HUP | epoll::EventFlags::ERR);
         let keep = match self.conns.get_mut(&token) {
             None => return, // dropped in this round
-            Some(conn) if conn.is_stuck() => {
-                let gone = flags.intersects(epoll::EventFlags::HUP | epoll::EventFlags::ERR);
-                !gone && conn.flush().is_ok()
-            }
+            Some(conn) if conn.waiting.is_some() => !gone,
+            Some(conn) if conn.is_stuck() => !gone && conn.flush().is_ok(),
             Some(_) => self.read(token),
         };
+        self.go_on(token, keep);
+    }
+
+    /// What a connection is watched for from now on, if it is kept.
+    fn go_on(&mut self, token: u64, keep: bool) {
         if !keep {
             self.drop_conn(token);
         } else if let Some(conn) = self.conns.get(&token) {
             // A stuck connection is only asked whether there is room again.
-            let want = if conn.is_stuck() {
+            let want = if conn.waiting.is_some() {
+                epoll::EventFlags::empty()
+            } else if conn.is_stuck() {
                 epoll::EventFlags::OUT
             } else {
                 epoll::EventFlags::IN
@@ -355,11 +367,10 @@ impl Server {
     /// Answers some requests; `false` if the connection is over.
     fn read(&mut self, token: u64) -> bool {
         for _ in 0..TURN {
-            let connections = self.conns.len();
             let Some(conn) = self.conns.get_mut(&token) else {
                 return false;
             };
-            if conn.is_stuck() {
+            if conn.is_stuck() || conn.waiting.is_some() {
                 return true;
             }
             let request = match conn.channel.recv_plain(&mut self.buf) {
@@ -371,25 +382,67 @@ impl Server {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return true,
                 Err(_) => return false,
             };
-            let answer = match request {
-                Ok(request) => self.core.answer(conn, connections, request),
+            let kept = match request {
+                Ok(request) => self.grant(token, request, Instant::now()),
                 Err(e) => {
                     self.core.bad_requests += 1;
-                    Err(Refusal::new(ErrorKind::Protocol, e.to_string()))
+                    let refusal = Refusal::new(ErrorKind::Protocol, e.to_string());
+                    self.reply(token, Err(refusal))
                 }
             };
-            let (reply, fds) = answer.unwrap_or_else(|refusal| {
-                tracing::debug!(token, "refused: {}", refusal.message);
-                (Reply::from(refusal), Vec::new())
-            });
-            let sent = conn.answer(&reply, fds);
-            self.core.wake_all();
-            self.look_for_zombies();
-            if sent.is_err() {
+            if !kept {
                 return false;
             }
         }
         true
+    }
+
+    /// Answers a request, now or, if it may be granted soon, later; `false` if
+    /// the connection is over.
+    fn grant(&mut self, token: u64, request: Request, since: Instant) -> bool {
+        let connections = self.conns.len();
+        let Some(conn) = self.conns.get_mut(&token) else {
+            return false;
+        };
+        let opens = matches!(request, Request::Register { .. } | Request::Bind { .. });
+        let again = (opens && since.elapsed() < PATIENCE).then(|| request.clone());
+        self.core.patient = again.is_some();
+        let answer = self.core.answer(conn, connections, request);
+        self.core.patient = false;
+        if let (Err(refusal), Some(request)) = (&answer, again)
+            && refusal.later
+        {
+            tracing::debug!(token, "again soon: {}", refusal.message);
+            conn.waiting = Some((request, since));
+            self.timers.retry.get_or_insert(Instant::now() + RETRY);
+            self.core.wake_all();
+            return true;
+        }
+        self.reply(token, answer)
+    }
+
+    fn reply(&mut self, token: u64, answer: Answer) -> bool {
+        let (reply, fds) = answer.unwrap_or_else(|refusal| {
+            tracing::debug!(token, "refused: {}", refusal.message);
+            (Reply::from(refusal), Vec::new())
+        });
+        let sent = self.conns.get_mut(&token).map(|c| c.answer(&reply, fds));
+        self.core.wake_all();
+        self.look_for_zombies();
+        matches!(sent, Some(Ok(())))
+    }
+
+    /// Tries again what could not be granted.
+    fn grant_waiting(&mut self) {
+        let all = self.conns.iter().filter(|(_, c)| c.waiting.is_some());
+        let tokens: Vec<u64> = all.map(|(&token, _)| token).collect();
+        for token in tokens {
+            let waiting = self.conns.get_mut(&token).and_then(|c| c.waiting.take());
+            if let Some((request, since)) = waiting {
+                let keep = self.grant(token, request, since);
+                self.go_on(token, keep);
+            }
+        }
     }
 }
 

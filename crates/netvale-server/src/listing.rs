@@ -19,6 +19,8 @@ pub(crate) struct Refusal {
     pub(crate) kind: ErrorKind,
     pub(crate) message: String,
     pub(crate) hint: Option<String>,
+    /// It may be granted in a moment.
+    pub(crate) later: bool,
 }
 
 /// Longest explanation: names in it come from clients. Bytes.
@@ -30,7 +32,14 @@ impl Refusal {
             kind,
             message: message.into(),
             hint: None,
+            later: false,
         }
+    }
+
+    /// It may be granted in a moment.
+    pub(crate) fn later(mut self) -> Self {
+        self.later = true;
+        self
     }
 
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {

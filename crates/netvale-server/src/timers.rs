@@ -14,6 +14,8 @@ pub(crate) struct Timers {
     pub(crate) end: Option<Instant>,
     /// Take connections again.
     pub(crate) accept: Option<Instant>,
+    /// Try again what could not be granted yet.
+    pub(crate) retry: Option<Instant>,
 }
 
 /// First and longest time between two looks.
@@ -23,7 +25,7 @@ const REAP_SLOWEST: Duration = Duration::from_secs(1);
 impl Timers {
     /// Time until the next is due.
     pub(crate) fn next(&self, now: Instant) -> Option<Duration> {
-        [self.reap, self.age, self.end, self.accept]
+        [self.reap, self.age, self.end, self.accept, self.retry]
             .into_iter()
             .flatten()
             .min()

@@ -25,6 +25,18 @@ pub struct Desc {
     pub more: bool,
 }
 
+impl Desc {
+    /// An address outside any memory.
+    const VOID: u64 = u64::MAX;
+
+    /// Whether it was taken back ([`TxRing::void`]).
+    #[inline]
+    #[must_use]
+    pub fn is_void(self) -> bool {
+        self.addr == Self::VOID
+    }
+}
+
 /// Our end of a ring, as the kernel defines both ends.
 ///
 /// Our own counter is kept here and only written to the shared memory, never
@@ -122,13 +134,19 @@ impl End {
     #[inline]
     fn take_desc(&mut self) -> Option<Desc> {
         let slot = self.advance()?;
-        let second = self.word(2 * slot + 1);
+        Some(self.desc(u32::try_from(slot).unwrap_or(0)))
+    }
+
+    #[inline]
+    fn desc(&self, slot: u32) -> Desc {
+        let at = 2 * slot as usize;
+        let second = self.word(at + 1);
         let [l0, l1, l2, l3, ..] = second.to_le_bytes();
-        Some(Desc {
-            addr: self.word(2 * slot),
+        Desc {
+            addr: self.word(at),
             len: u32::from_le_bytes([l0, l1, l2, l3]),
             more: second >> 32 & CONTINUED != 0,
-        })
+        }
     }
 
     #[inline]
@@ -272,6 +290,23 @@ impl TxRing {
     #[must_use = "what was not put is not sent"]
     pub fn put(&mut self, desc: Desc) -> bool {
         self.0.put_desc(desc)
+    }
+
+    /// Entry number `position`, which was put and may be sent already, as it
+    /// stands there. Others with the ring may have written it.
+    #[inline]
+    #[must_use]
+    pub fn entry(&self, position: u32) -> Desc {
+        self.0.desc(position & (self.0.size - 1))
+    }
+
+    /// Has the kernel skip an entry that was shown to it and that it has not
+    /// taken yet; it stays the end of its frame, or not. In copy mode only: the
+    /// kernel takes entries in calls that users of the ring make, and in no
+    /// other.
+    pub fn void(&mut self, position: u32) {
+        let slot = (position & (self.0.size - 1)) as usize;
+        self.0.set_word(2 * slot, Desc::VOID);
     }
 
     /// Shows what was put to the kernel: whole frames only. It is sent by the
@@ -498,6 +533,28 @@ mod tests {
         evil.producer().store(77, Ordering::Release);
         fill.publish();
         assert_eq!(evil.producer().load(Ordering::Acquire), 1);
+    }
+
+    #[test]
+    fn what_was_put_can_be_read_back_and_taken_back() {
+        let wire = Wire::new(2);
+        drop(wire.start(u32::MAX));
+        let mut tx = TxRing::new(wire.socket(), wire.map(), SIZE);
+        let mut rx = RxRing::new(wire.socket(), wire.map(), SIZE);
+        tx.refresh().unwrap();
+        let start = tx.position();
+        assert!((0..4).all(|i| tx.put(desc(i))));
+        assert_eq!(
+            [0, 3].map(|i: u32| tx.entry(start.wrapping_add(i))),
+            [0, 3].map(desc)
+        );
+        tx.void(start.wrapping_add(1));
+        tx.void(start.wrapping_add(3));
+        tx.publish();
+        assert_eq!(rx.refresh(), Ok(4));
+        let got = [0; 4].map(|_| rx.take().unwrap());
+        assert_eq!(got.map(Desc::is_void), [false, true, false, true]);
+        assert_eq!((got[0], got[2], got[3].more), (desc(0), desc(2), true));
     }
 
     #[test]

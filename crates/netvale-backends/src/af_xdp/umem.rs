@@ -192,6 +192,19 @@ impl Umem {
         })
     }
 
+    /// The same bytes in a descriptor that can be told from those of
+    /// [`Umem::tx_desc`] ([`Desc::is_marked`]).
+    #[inline]
+    #[must_use]
+    pub fn marked_tx_desc(&self, frame: Frame) -> Option<Desc> {
+        let plain = self.tx_desc(frame)?;
+        let base = plain.addr.checked_sub(u64::from(HEADROOM))?;
+        Some(Desc {
+            addr: base | u64::from(HEADROOM) << OFFSET_SHIFT,
+            ..plain
+        })
+    }
+
     /// Where a received frame is. `None` if the descriptor points elsewhere
     /// than into a buffer: whoever wrote it is not to be trusted.
     #[inline]
@@ -251,6 +264,15 @@ impl Umem {
     }
 }
 
+impl Desc {
+    /// Whether [`Umem::marked_tx_desc`] made it.
+    #[inline]
+    #[must_use]
+    pub fn is_marked(self) -> bool {
+        !self.is_void() && self.addr >> OFFSET_SHIFT != 0
+    }
+}
+
 /// A descriptor's address as one number.
 #[inline]
 fn flat(addr: u64) -> u64 {
@@ -293,6 +315,10 @@ mod tests {
             assert_eq!(frame, whole);
             let sent = umem.tx_desc(frame).unwrap();
             assert_eq!(umem.completed_buf(sent.addr), Some(buf));
+            let marked = umem.marked_tx_desc(frame).unwrap();
+            assert_eq!(umem.completed_buf(marked.addr), Some(buf));
+            assert_eq!((sent.is_marked(), marked.is_marked()), (false, true));
+            assert_eq!((sent.len, sent.more), (marked.len, marked.more));
         }
     }
 

@@ -274,9 +274,8 @@ impl Batch {
         }
     }
 
-    /// Records what was received into chain `i`.
-    #[cfg(any(feature = "tap", feature = "packet", feature = "vxlan"))]
-    pub(crate) fn set_len(&mut self, i: usize, len: usize, truncated: bool) {
+    /// Records what was received into chain `i`; `truncated`: it is not whole.
+    pub fn set_len(&mut self, i: usize, len: usize, truncated: bool) {
         let len = len.min(self.room(i));
         if let Some(f) = self.frames.get_mut(i) {
             // At most the room, which fits by construction.

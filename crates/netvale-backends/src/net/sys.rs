@@ -172,6 +172,16 @@ impl Ethtool<9> {
 }
 
 #[cfg(feature = "netlink")]
+impl Ethtool<49> {
+    /// `ETHTOOL_GDRVINFO`, `struct ethtool_drvinfo`.
+    pub(crate) fn driver() -> Self {
+        let mut words = [0; 49];
+        words[0] = 0x03;
+        Self(words)
+    }
+}
+
+#[cfg(feature = "netlink")]
 impl<const N: usize> Ethtool<N> {
     pub(crate) fn words(&self) -> [u32; N] {
         self.0

@@ -107,6 +107,21 @@ pub fn channels(name: &str) -> Result<Option<Channels>, NetlinkError> {
     )
 }
 
+/// What the interface's driver calls itself; `None` if it does not say.
+///
+/// # Errors
+///
+/// As for [`rings`].
+pub fn driver(name: &str) -> Result<Option<String>, NetlinkError> {
+    // struct ethtool_drvinfo: command, then the name in 32 bytes, and more.
+    let answer = ask(name, "read the driver of interface", Ethtool::driver())?;
+    Ok(answer.map(|words| {
+        let bytes = words.into_iter().skip(1).take(8).flat_map(u32::to_ne_bytes);
+        let name: Vec<u8> = bytes.take_while(|&b| b != 0).collect();
+        String::from_utf8_lossy(&name).into_owned()
+    }))
+}
+
 /// Whether an offload is on; `None` if the driver does not know it.
 ///
 /// # Errors

@@ -9,9 +9,9 @@
 
 use std::os::fd::OwnedFd;
 
-use netvale_lane::xdp::HandOver;
+use netvale_lane::xdp::{HandOver, MemoryShape};
 use netvale_switch::domain::DeviceUser;
-use netvale_wire::proto::{Context, Driven, ErrorKind, Reply};
+use netvale_wire::proto::{Context, Driven, ErrorKind, FramePlace, Reply};
 
 use super::{Answer, Core, trusted_only};
 use crate::conn::Conn;
@@ -61,13 +61,24 @@ impl Core {
         let (Some(tx), Some(rx)) = (tx, rx) else {
             return Err(none());
         };
-        let sizes = socket.sizes();
+        let shape = socket.shape();
         let reply = Driven {
             port: opened.reg.port.0,
             tx: listing::place(tx),
             rx: listing::place(rx),
-            entries: sizes.entries,
-            pool: sizes.pool,
+            entries: shape.entries,
+            stock: shape.stock,
+            frames: match &shape.memory {
+                MemoryShape::Region { arena, huge } => FramePlace::Region {
+                    arena: [arena.start, arena.end],
+                    huge: *huge,
+                },
+                MemoryShape::Own(count) => FramePlace::Own(*count),
+            },
+            zero_copy: shape.traits.zero_copy,
+            copies: shape.traits.copies,
+            several: shape.traits.several,
+            longest: u32::try_from(shape.traits.longest).unwrap_or(u32::MAX),
         };
         opened.drivers.insert((queue, owner));
         self.settle_drivers(at);

@@ -32,7 +32,7 @@ pub(super) struct Opened {
     /// Name of its port.
     pub(super) name: String,
     pub(super) about: String,
-    losses: Losses,
+    pub(super) losses: Losses,
     /// The clients' side.
     pub(super) user: PortId,
     /// The pump's side.
@@ -46,11 +46,13 @@ pub(super) struct Opened {
     pub(super) drivers: BTreeSet<(u16, u16)>,
     // In this order: first the host's stack is let go.
     stack: Keep,
-    keep: Keep,
+    pub(super) keep: Keep,
     /// An interface, whose frames are taken only while rings are open.
     pub(super) nic: Option<Nic>,
     /// Whether its wire is open, and receives.
-    wire: Option<bool>,
+    pub(super) wire: Option<bool>,
+    /// Its frames are taken in the stack, as its driver has no XDP.
+    pub(super) generic: bool,
     /// The wire's sockets, if they are of AF_XDP.
     pub(super) sockets: Vec<HandOver>,
     /// Lanes that serve the wire, by queue.
@@ -71,35 +73,6 @@ impl Opened {
         all.add(&self.losses);
         self.sockets.iter().for_each(|s| all.add(&s.losses()));
         all.list()
-    }
-}
-
-impl Opened {
-    /// Whether the wire is as it is wanted, or could be made so without
-    /// opening its sockets anew, which others may have in use.
-    fn adapt(&mut self, wanted: Option<bool>) -> bool {
-        if self.wire == wanted {
-            return true;
-        }
-        let (Some(nic), Some(receive), false) = (&self.nic, wanted, self.sockets.is_empty()) else {
-            return false;
-        };
-        self.keep = Keep::default();
-        match nic.receive(receive, &self.sockets) {
-            Ok(keep) => (self.keep, self.wire) = (keep, wanted),
-            Err(why) => {
-                tracing::info!(port = self.name, "AF_XDP is left: {why}");
-                return false;
-            }
-        }
-        true
-    }
-
-    fn close_sockets(&mut self) {
-        self.drivers.clear();
-        for socket in self.sockets.drain(..) {
-            self.losses.add(&socket.losses());
-        }
     }
 }
 
@@ -160,18 +133,23 @@ impl Core {
                 }
             }
         };
+        let host = match made.nic {
+            Some(_) => made.host.clamp(HOST_RINGS, MOST_HOST_RINGS),
+            None => 0,
+        };
+        let arena = match &made.nic {
+            Some(nic) if !isolated => self.arena_for(nic, host, want),
+            _ => 0,
+        };
         let plan = DevicePlan {
             name: &name,
             queues: made.queues,
-            host: match made.nic {
-                Some(_) => made.host.clamp(HOST_RINGS, MOST_HOST_RINGS),
-                None => 0,
-            },
+            host,
             slots: (want.tx_slots, want.rx_slots),
             region: spec.mem_id,
             isolated,
             vnet_hdr: made.header,
-            arena: 0,
+            arena,
         };
         let owner = self.domain.add_owner(std::process::id(), isolated)?;
         let (user, reg) = match self.domain.make_device(owner, &plan) {
@@ -198,6 +176,7 @@ impl Core {
             keep: made.keep,
             nic: made.nic,
             wire: None,
+            generic: false,
             sockets: Vec::new(),
             wired: Vec::new(),
             set: DeviceUse::default(),
@@ -268,7 +247,7 @@ impl Core {
     }
 
     /// Has ring `i` of an opened device served.
-    fn start_opened(
+    pub(super) fn start_opened(
         &mut self,
         at: usize,
         i: usize,
@@ -321,7 +300,7 @@ impl Core {
         // queues anew takes a driver some time.
         let wanted = (now.tx || now.rx).then_some(now.rx);
         let rewire = match self.devices.opened.get_mut(at) {
-            Some(opened) => !opened.adapt(wanted),
+            Some(opened) => !opened.adapt(wanted, now.host),
             None => return Ok(()),
         };
         self.stop_host(at);
@@ -334,7 +313,7 @@ impl Core {
         opened.set = now;
         opened.stack = Keep::default();
         if rewire {
-            self.rewire(at, wanted)?;
+            self.rewire(at, wanted, now.host)?;
         }
         let Some(opened) = self.devices.opened.get_mut(at) else {
             return Ok(());
@@ -350,33 +329,6 @@ impl Core {
             Some(host) => self.start_opened(at, queues, host),
             None => Ok(()),
         }
-    }
-
-    /// Opens an interface's wire, or closes it. `wanted`: whether to receive.
-    fn rewire(&mut self, at: usize, wanted: Option<bool>) -> Result<(), Refusal> {
-        let Some(opened) = self.devices.opened.get_mut(at) else {
-            return Ok(());
-        };
-        opened.wire = None;
-        opened.keep = Keep::default();
-        opened.close_sockets();
-        let (Some(nic), Some(receive)) = (&opened.nic, wanted) else {
-            return Ok(());
-        };
-        let wire = nic.wire(receive)?;
-        opened.wire = Some(receive);
-        opened.sockets = wire.sockets;
-        opened.keep = wire.keep;
-        tracing::info!(port = opened.name, device = wire.about, "takes frames");
-        opened.about = wire.about;
-        let queues = opened.queues;
-        for (i, lane) in wire.lanes.into_iter().enumerate().take(queues) {
-            self.start_opened(at, i, lane)?;
-        }
-        if let Some(opened) = self.devices.opened.get_mut(at) {
-            opened.wired.clone_from(&opened.lanes);
-        }
-        Ok(())
     }
 
     /// Stops what serves an interface's host rings.
@@ -407,6 +359,10 @@ impl Core {
 
     fn close_opened(&mut self, at: usize) {
         self.stop_lanes(at);
+        if let Some(opened) = self.devices.opened.get_mut(at) {
+            opened.stack = Keep::default();
+        }
+        self.unwire(at);
         let opened = self.devices.opened.swap_remove(at);
         tracing::info!(port = opened.name, "closed");
         let owner = opened.reg.owner;

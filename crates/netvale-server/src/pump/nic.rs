@@ -3,12 +3,12 @@
 use std::os::fd::{AsFd, BorrowedFd};
 
 use netvale_backends::batch::{Batch, BufPool, Piece};
-use netvale_backends::bpf::{Asm, BpfError, Program, ProgramKind};
+use netvale_backends::bpf::{Asm, BpfError, Program, ProgramKind, XdpMode};
 use netvale_backends::host::{HostConfig, HostLink, WireSide};
 use netvale_backends::netlink::{Link, Netlink, NetlinkError, ethtool};
 use netvale_backends::packet::{Fanout, PacketConfig, PacketError, PacketSocket, Spread};
 use netvale_backends::tap::{Make, Offloads, Tap, TapConfig};
-use netvale_lane::xdp::{self, HandOver, Sockets};
+use netvale_lane::xdp::{self, Arena, Fault, HandOver, Interface, Sockets};
 use netvale_wire::proto::ErrorKind;
 use netvale_wire::vnet::HdrLen;
 
@@ -77,8 +77,6 @@ pub(crate) struct Nic {
 pub(crate) struct Wire {
     /// One for each queue.
     pub(crate) lanes: Vec<Box<dyn DeviceLane>>,
-    /// What others need to use the sockets; none unless it is by AF_XDP.
-    pub(crate) sockets: Vec<HandOver>,
     pub(crate) about: String,
     /// Programs in the kernel.
     pub(crate) keep: Keep,
@@ -121,52 +119,63 @@ impl Nic {
         self.queues
     }
 
-    /// Opens the wire with frames that programs of netmap's take: by AF_XDP if
-    /// that is possible.
+    /// Buffers that all queues together need beside those of rings, to be
+    /// received into and sent from in place.
+    pub(crate) fn stock(&self) -> u32 {
+        let queues = u32::from(self.queues);
+        queues * Sockets::stock(queues)
+    }
+
+    /// Opens AF_XDP sockets: of frames in the arena, unless there is none.
     ///
     /// # Errors
     ///
     /// Why not; nothing is left behind.
-    pub(crate) fn wire(&self, receive: bool) -> Result<Wire, Refusal> {
-        let why = match self.xdp(receive) {
-            Ok((sockets, keep)) => {
-                return Ok(Wire {
-                    lanes: sockets.lanes,
-                    sockets: sockets.hand_overs,
-                    about: format!("interface {} by AF_XDP, copying", self.name),
-                    keep,
-                    header: 0,
-                });
-            }
-            Err(why) => why,
+    pub(crate) fn sockets_in(&self, arena: Result<Arena<'_>, String>) -> Result<Sockets, Fault> {
+        // The kernel copies what it sends, but for this driver.
+        let driver = ethtool::driver(&self.name).ok().flatten();
+        let interface = Interface {
+            index: self.index,
+            queues: self.queues.into(),
+            mtu: self.mtu,
+            sends_in_place: driver.is_some_and(|d| d == "virtio_net"),
         };
+        xdp::open(&interface, arena)
+    }
+
+    /// How a wire by AF_XDP is described.
+    pub(crate) fn about(&self, sockets: &Sockets) -> String {
+        format!("interface {} by AF_XDP ({})", self.name, sockets.about())
+    }
+
+    /// Opens the wire by AF_PACKET, with frames that programs of netmap's
+    /// take. `why`: not by AF_XDP.
+    ///
+    /// # Errors
+    ///
+    /// Why not; nothing is left behind.
+    pub(crate) fn wire(&self, receive: bool, why: &str) -> Result<Wire, Refusal> {
         tracing::info!(interface = self.name, "no AF_XDP: {why}");
         let mut wire = self.packet(HdrLen::NONE, receive)?;
         wire.about = format!("{} (no AF_XDP: {why})", wire.about);
         Ok(wire)
     }
 
-    fn xdp(&self, receive: bool) -> Result<(Sockets, Keep), String> {
-        if self.mtu > xdp::LONGEST_MTU {
-            return Err(format!("the MTU is {}", self.mtu));
-        }
-        let sockets = Sockets::open(self.index, u32::from(self.queues))?;
-        let keep = self.receive(receive, &sockets.hand_overs)?;
-        Ok((sockets, keep))
-    }
-
-    /// Has frames go to these sockets, or to the stack, until what is kept
-    /// goes.
+    /// Has frames go to these sockets until what is kept goes; in the stack if
+    /// the driver cannot and `generic` allows it, which is said.
     ///
     /// # Errors
     ///
     /// Why not.
-    pub(crate) fn receive(&self, yes: bool, sockets: &[HandOver]) -> Result<Keep, String> {
-        let mut keep = Keep::default();
-        if yes {
-            keep.add(xdp::redirect(self.index, sockets)?);
-        }
-        Ok(keep)
+    pub(crate) fn redirect(
+        &self,
+        sockets: &[HandOver],
+        generic: bool,
+    ) -> Result<(Keep, XdpMode), String> {
+        let redirect = xdp::redirect(self.index, sockets, generic)?;
+        let (mut keep, mode) = (Keep::default(), redirect.mode());
+        keep.add(redirect);
+        Ok((keep, mode))
     }
 
     /// Opens the wire by AF_PACKET.
@@ -189,7 +198,6 @@ impl Nic {
         let lane = |socket| Box::new(NicLane { socket, longest }) as Box<dyn DeviceLane>;
         Ok(Wire {
             lanes: sockets.into_iter().map(lane).collect(),
-            sockets: Vec::new(),
             about: format!("interface {} by AF_PACKET", self.name),
             keep: Keep::default(),
             header: u8::try_from(header.get()).unwrap_or(0),

@@ -32,7 +32,7 @@ pub enum Reply {
     /// that wakes the server's worker.
     Registered(Registered),
     /// To [`Request::Drive`](super::Request::Drive). Files that come along: the
-    /// socket, its books, its frames.
+    /// socket, its books, and its frames if they lie in no region.
     Driven(Driven),
     /// To [`Request::Region`](super::Request::Region) and [`Request::NewRegion`](super::Request::NewRegion); its file comes
     /// along.
@@ -209,8 +209,32 @@ pub struct Driven {
     pub rx: RingPlace,
     /// Entries of each of the socket's rings.
     pub entries: u32,
-    /// Bytes of the file with the frames.
-    pub pool: u64,
+    /// Buffers that go with it.
+    pub stock: u32,
+    /// Where the frames lie.
+    pub frames: FramePlace,
+    /// The device reads and writes them itself.
+    pub zero_copy: bool,
+    /// The kernel has copied what it has taken to send.
+    pub copies: bool,
+    /// Frames may have several pieces.
+    pub several: bool,
+    /// Longest frame. Bytes.
+    pub longest: u32,
+}
+
+/// Where the frames of a socket lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FramePlace {
+    /// In buffers of the region: the first, and the one after the last.
+    Region {
+        /// Those.
+        arena: [u32; 2],
+        /// The region is made of huge pages.
+        huge: bool,
+    },
+    /// In a file of their own, which comes along: so many buffers.
+    Own(u32),
 }
 
 /// Where one ring is.

@@ -149,7 +149,15 @@ fn replies_round_trip_and_unknown_kinds_survive() {
             slots: 512,
         },
         entries: 2048,
-        pool: 1 << 33,
+        stock: 4096,
+        frames: FramePlace::Region {
+            arena: [2, 16386],
+            huge: true,
+        },
+        zero_copy: true,
+        copies: false,
+        several: true,
+        longest: 10_000,
     });
     let stats = Reply::Stats {
         ports: vec![PortStats {

@@ -1,0 +1,235 @@
+//! The wire of an interface that clients have open: by AF_XDP, in buffers of
+//! the region itself, or by what can be had.
+
+use netvale_backends::bpf::XdpMode;
+use netvale_lane::DeviceLane;
+use netvale_lane::xdp::{Arena, Fault, Sockets, lockable};
+use netvale_ring::kring::KringId;
+use netvale_switch::domain::{DEFAULT_SLOTS, Registration};
+use netvale_wire::proto::{ErrorKind, Wanted};
+
+use super::Core;
+use super::opened::Opened;
+use crate::listing::Refusal;
+use crate::pump::{Keep, Nic};
+
+impl Opened {
+    /// Whether the wire is as it is wanted (closed, or open and receiving or
+    /// not), or could be made so without opening its sockets anew, which
+    /// others may have in use, and for which a driver takes some time. `host`:
+    /// rings of the host's stack are open.
+    pub(super) fn adapt(&mut self, wanted: Option<bool>, host: bool) -> bool {
+        let loops = self.generic && host;
+        if self.wire == wanted && !loops {
+            return true;
+        }
+        let (Some(nic), Some(receive), false) = (&self.nic, wanted, self.sockets.is_empty()) else {
+            return false;
+        };
+        self.keep = Keep::default();
+        self.generic = false;
+        if !receive {
+            self.wire = wanted;
+            return true;
+        }
+        match nic.redirect(&self.sockets, !host) {
+            Ok((keep, mode)) => {
+                self.keep = keep;
+                self.wire = wanted;
+                self.generic = mode == XdpMode::Generic;
+                true
+            }
+            Err(why) => {
+                tracing::info!(port = self.name, "AF_XDP is left: {why}");
+                false
+            }
+        }
+    }
+
+    fn close_sockets(&mut self) {
+        self.drivers.clear();
+        for socket in self.sockets.drain(..) {
+            self.losses.add(&socket.losses());
+        }
+    }
+
+    /// The rings into which its queues' frames are received.
+    pub(super) fn inward_rings(&self) -> Vec<KringId> {
+        let rings = self.reg.tx.iter().take(self.queues);
+        rings.map(|r| r.kring).collect()
+    }
+}
+
+impl Core {
+    /// How many buffers the arena is to have for an interface.
+    pub(super) fn arena_for(&self, nic: &Nic, host: u16, want: &Wanted) -> u32 {
+        let slots = |n: u16| u32::from(if n == 0 { DEFAULT_SLOTS } else { n });
+        let rings = u32::from(nic.queues() + host);
+        let need = rings * (slots(want.tx_slots) + slots(want.rx_slots)) + nic.stock();
+        let size = u64::from(self.config.domain.global.buf_size);
+        match (self.config.device_bufs, lockable()) {
+            (0, _) => 0,
+            (least, None) => least.max(2 * need),
+            (least, Some(limit)) => {
+                let most = u32::try_from(limit / size).unwrap_or(u32::MAX);
+                match need <= most {
+                    true => least.max(2 * need).min(most),
+                    false => 0,
+                }
+            }
+        }
+    }
+
+    /// The arena in which a port's rings are.
+    fn arena_of(&self, reg: &Registration) -> Result<Arena<'_>, String> {
+        let found = self.domain.arena(reg.region);
+        let region = self.domain.region(reg.region, reg.region_gen);
+        if let (Some(range), Some((map, file))) = (found, region) {
+            return Ok(Arena {
+                world: self.domain.world(),
+                map,
+                range,
+                huge: file.is_huge(),
+            });
+        }
+        Err(match lockable() {
+            _ if reg.isolated => "isolated programs have memory of their own".into(),
+            _ if self.config.device_bufs == 0 => "the configuration says so".into(),
+            Some(limit) => format!(
+                "only {} KiB may be locked (ulimit -l, CAP_IPC_LOCK)",
+                limit / 1024
+            ),
+            None => "the region has no room".into(),
+        })
+    }
+
+    /// Opens an interface's wire, or closes it. `wanted`: whether to receive.
+    /// `host`: rings of the host's stack are open.
+    pub(super) fn rewire(
+        &mut self,
+        at: usize,
+        wanted: Option<bool>,
+        host: bool,
+    ) -> Result<(), Refusal> {
+        self.unwire(at);
+        let Some(receive) = wanted else {
+            return Ok(());
+        };
+        let (lanes, about) = match self.wire_by_xdp(at, receive, host) {
+            Ok(done) => done,
+            Err(Fault::Busy(why)) if self.patient => {
+                return Err(Refusal::new(ErrorKind::Busy, why).later());
+            }
+            Err(e) => {
+                let Some(opened) = self.devices.opened.get_mut(at) else {
+                    return Ok(());
+                };
+                let Some(nic) = &opened.nic else {
+                    return Ok(());
+                };
+                let wire = nic.wire(receive, &e.to_string())?;
+                opened.keep = wire.keep;
+                (wire.lanes, wire.about)
+            }
+        };
+        let Some(opened) = self.devices.opened.get_mut(at) else {
+            return Ok(());
+        };
+        opened.wire = wanted;
+        tracing::info!(port = opened.name, device = about, "takes frames");
+        opened.about = about;
+        let queues = opened.queues;
+        for (i, lane) in lanes.into_iter().enumerate().take(queues) {
+            self.start_opened(at, i, lane)?;
+        }
+        if let Some(opened) = self.devices.opened.get_mut(at) {
+            opened.wired.clone_from(&opened.lanes);
+        }
+        Ok(())
+    }
+
+    /// Closes an interface's wire, whose lanes have been stopped. First the
+    /// program goes, so that no more is received, then the sockets, and then
+    /// nobody has the buffers any more.
+    pub(super) fn unwire(&mut self, at: usize) {
+        let Some(opened) = self.devices.opened.get_mut(at) else {
+            return;
+        };
+        opened.wire = None;
+        opened.generic = false;
+        opened.keep = Keep::default();
+        opened.close_sockets();
+        let rings = opened.inward_rings();
+        self.return_stocks(&rings);
+    }
+
+    pub(super) fn return_stocks(&mut self, rings: &[KringId]) {
+        for &ring in rings {
+            self.domain.return_stock(ring);
+        }
+    }
+
+    fn wire_by_xdp(
+        &mut self,
+        at: usize,
+        receive: bool,
+        host: bool,
+    ) -> Result<(Vec<Box<dyn DeviceLane>>, String), Fault> {
+        let lost = || Fault::Other("no interface".into());
+        let opened = self.devices.opened.get(at).ok_or_else(lost)?;
+        let (rings, reg) = (opened.inward_rings(), opened.reg.clone());
+        // Before the sockets: once they are open, others would have to wait.
+        let want = Sockets::stock(u32::try_from(rings.len()).unwrap_or(1));
+        let mut stocks = Vec::new();
+        for &ring in &rings {
+            stocks.push((ring, self.domain.take_stock(ring, want)));
+        }
+        let least = Sockets::LEAST_STOCK as usize;
+        let enough = stocks.iter().all(|(_, stock)| stock.len() >= least);
+        let done = self.open_sockets(at, &reg, enough, stocks, receive, host);
+        if !matches!(done, Ok((_, _, true))) {
+            self.return_stocks(&rings);
+        }
+        done.map(|(lanes, about, _)| (lanes, about))
+    }
+
+    /// The lanes, a text, and whether they use the stocks.
+    fn open_sockets(
+        &mut self,
+        at: usize,
+        reg: &Registration,
+        enough: bool,
+        mut stocks: Vec<(KringId, Vec<u32>)>,
+        receive: bool,
+        host: bool,
+    ) -> Result<(Vec<Box<dyn DeviceLane>>, String, bool), Fault> {
+        let arena = self.arena_of(reg).and_then(|arena| match enough {
+            true => Ok(arena),
+            false => Err("other devices have the region's part for devices".into()),
+        });
+        let lost = || Fault::Other("no interface".into());
+        let opened = self.devices.opened.get(at).ok_or_else(lost)?;
+        let nic = opened.nic.as_ref().ok_or_else(lost)?;
+        let sockets = nic.sockets_in(arena)?;
+        let (in_place, mut about) = (sockets.is_in_place(), nic.about(&sockets));
+        let rings = opened.inward_rings();
+        let stock = |ring, _| {
+            let found = stocks.iter_mut().find(|(r, _)| *r == ring);
+            found.map(|(_, s)| std::mem::take(s)).unwrap_or_default()
+        };
+        let (lanes, hand_overs) = sockets.serve(&rings, stock).map_err(Fault::Other)?;
+        let (mut keep, mut generic) = (Keep::default(), false);
+        if receive {
+            let (kept, mode) = nic.redirect(&hand_overs, !host).map_err(Fault::Other)?;
+            (keep, generic) = (kept, mode == XdpMode::Generic);
+        }
+        if generic {
+            about.push_str("; its driver has no XDP");
+        }
+        let opened = self.devices.opened.get_mut(at).ok_or_else(lost)?;
+        (opened.keep, opened.sockets, opened.generic) = (keep, hand_overs, generic);
+        let lanes = lanes.into_iter();
+        let lanes = lanes.map(|lane| Box::new(lane) as Box<dyn DeviceLane>);
+        Ok((lanes.collect(), about, in_place))
+    }
+}
