@@ -4,7 +4,8 @@
 //!   directory and its own server, gone when dropped.
 //! * [`frame`]: frames that say where they come from and whether they are whole.
 //! * [`io`]: sending and receiving with patience, in every context alike.
-//! * [`net`]: network namespaces and interfaces in them.
+//! * [`net`]: network namespaces and interfaces in them; [`stream`]: TCP and
+//!   UDP between them.
 //! * [`Peer`] and [`roles`]: other processes, to be killed at any time.
 //! * [`raw`]: the control protocol and the shared memory themselves, for peers
 //!   that do not keep to the rules.
@@ -24,6 +25,7 @@ mod place;
 pub mod raw;
 mod rng;
 pub mod roles;
+pub mod stream;
 mod temp;
 
 pub use peer::{Peer, Spec};

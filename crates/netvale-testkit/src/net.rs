@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::mem::MaybeUninit;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
@@ -183,7 +183,42 @@ impl NetNs {
     /// Without raw sockets.
     #[must_use]
     pub fn ping(&self, to: Ipv4Addr, len: usize, patience: Duration) -> Option<Duration> {
-        self.enter(|| ping(to, len, patience))
+        self.enter(|| ping(to.into(), len, patience))
+    }
+
+    /// The same by IPv6.
+    ///
+    /// # Panics
+    ///
+    /// Without raw sockets.
+    #[must_use]
+    pub fn ping6(&self, to: Ipv6Addr, len: usize, patience: Duration) -> Option<Duration> {
+        self.enter(|| ping(to.into(), len, patience))
+    }
+
+    /// Gives an interface its MTU and addresses, and switches it on. `n` is
+    /// the last part of the addresses: 10.77.0.n/24 and fd77::n/64.
+    ///
+    /// # Panics
+    ///
+    /// If it is not there, or will not have them.
+    #[track_caller]
+    pub fn settle(&self, name: &str, n: u8, mtu: u32) {
+        self.set(&format!("ipv6/conf/{name}/disable_ipv6"), "0");
+        self.ip(&format!("link set dev {name} mtu {mtu} up"));
+        self.ip(&format!("addr add 10.77.0.{n}/24 dev {name}"));
+        self.ip(&format!("addr add fd77::{n}/64 dev {name} nodad"));
+    }
+
+    /// Gives an interface to another namespace.
+    ///
+    /// # Panics
+    ///
+    /// If it is not there, or cannot leave.
+    #[track_caller]
+    pub fn give(&self, name: &str, to: &Self) {
+        let there = format!("/proc/{}/fd/{}", std::process::id(), to.file.as_raw_fd());
+        self.ip(&format!("link set dev {name} netns {there}"));
     }
 }
 
@@ -207,24 +242,25 @@ fn in_thread<R: Send>(f: impl FnOnce() -> R + Send) -> R {
     })
 }
 
-fn ping(to: Ipv4Addr, len: usize, patience: Duration) -> Option<Duration> {
-    const ECHO_REPLY: u8 = 0;
-    const ECHO_REQUEST: u8 = 8;
+fn ping(to: IpAddr, len: usize, patience: Duration) -> Option<Duration> {
     static SEQUENCE: std::sync::atomic::AtomicU16 = std::sync::atomic::AtomicU16::new(1);
 
     let flags = SocketFlags::CLOEXEC;
-    let protocol = Some(ipproto::ICMP);
-    let socket =
-        rustix::net::socket_with(AddressFamily::INET, SocketType::RAW, flags, protocol).unwrap();
+    let (family, protocol, request, reply) = match to {
+        IpAddr::V4(_) => (AddressFamily::INET, ipproto::ICMP, 8, 0),
+        IpAddr::V6(_) => (AddressFamily::INET6, ipproto::ICMPV6, 128, 129),
+    };
+    let socket = rustix::net::socket_with(family, SocketType::RAW, flags, Some(protocol)).unwrap();
     let seq = SEQUENCE.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    let mut echo = vec![ECHO_REQUEST, 0, 0, 0, 0x6e, 0x76];
+    let mut echo = vec![request, 0, 0, 0, 0x6e, 0x76];
     echo.extend(seq.to_be_bytes());
     echo.extend((0..len).map(|i| i.to_le_bytes()[0]));
+    // By IPv6 the kernel does it, for the addresses are part of it.
     let sum = netvale_wire::checksum::checksum(&echo);
     echo[2..4].copy_from_slice(&sum.to_be_bytes());
 
     let start = Instant::now();
-    let address = SocketAddr::V4(SocketAddrV4::new(to, 0));
+    let address = SocketAddr::new(to, 0);
     if rustix::net::sendto(&socket, &echo, SendFlags::empty(), &address).is_err() {
         return None; // no way there
     }
@@ -241,11 +277,14 @@ fn ping(to: Ipv4Addr, len: usize, patience: Duration) -> Option<Duration> {
         else {
             continue;
         };
-        let header = usize::from(packet[0] & 15) * 4;
+        let header = match to {
+            IpAddr::V4(_) => usize::from(packet[0] & 15) * 4,
+            IpAddr::V6(_) => 0, // not given to us
+        };
         let Some(answer) = packet.get(header..) else {
             continue;
         };
-        let ours = answer.get(..1) == Some(&[ECHO_REPLY]) && answer.get(4..8) == echo.get(4..8);
+        let ours = answer.get(..1) == Some(&[reply]) && answer.get(4..8) == echo.get(4..8);
         if ours {
             return (answer[8..] == echo[8..]).then(|| start.elapsed());
         }

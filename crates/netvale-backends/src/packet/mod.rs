@@ -21,6 +21,7 @@
 
 mod ring;
 mod sys;
+mod way;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -33,6 +34,8 @@ use crate::batch::{Batch, BufPool};
 use crate::net::bad_name;
 use crate::net::mmsg::{Ask, Messages, Out, recv, send};
 use crate::net::sys::set_int;
+
+use way::Way;
 
 pub use ring::{PacketRing, RingConfig, RingFrame};
 
@@ -83,6 +86,9 @@ pub struct PacketConfig {
     /// Whether sending goes past the queueing discipline (faster; and a tc
     /// program at the interface's egress does not see it).
     pub qdisc_bypass: bool,
+    /// Mark of those that go through the discipline all the same, because only
+    /// there are they segmented for an interface that cannot do it.
+    pub queue_mark: Option<u32>,
     /// Group of sockets that share the frames.
     pub fanout: Option<Fanout>,
     /// Bytes of received frames that may wait; `None` leaves the default.
@@ -102,6 +108,7 @@ impl PacketConfig {
             leave_out_mark: None,
             mark: None,
             qdisc_bypass: true,
+            queue_mark: None,
             fanout: None,
             receive_buffer: None,
         }
@@ -300,6 +307,7 @@ struct Base {
     name: String,
     index: u32,
     header: HdrLen,
+    way: Way,
     stats: PacketStats,
 }
 
@@ -325,6 +333,12 @@ impl Base {
             name,
             index,
             header: config.header,
+            way: Way::new(
+                config.qdisc_bypass,
+                config.header,
+                config.mark.unwrap_or(0),
+                config.queue_mark.or(config.mark).unwrap_or(0),
+            ),
             stats: PacketStats::default(),
         };
         base.set(libc::PACKET_AUXDATA, 1, "ask for VLAN tags of interface")?;
@@ -362,9 +376,10 @@ impl Base {
                 "use virtio-net headers on interface",
             )?,
         }
-        if let Some(mark) = config.leave_out_mark {
-            sys::leave_out_mark(base.fd.as_fd(), mark)
-                .map_err(|e| base.os("leave out a mark on interface", e))?;
+        if config.leave_out_mark.is_some() || config.ignore_outgoing {
+            let fd = base.fd.as_fd();
+            sys::leave_out(fd, config.leave_out_mark, config.ignore_outgoing)
+                .map_err(|e| base.os("leave out frames of interface", e))?;
         }
         if let Some(mark) = config.mark {
             let mark = mark.cast_signed();
@@ -398,14 +413,19 @@ impl Base {
                 Spread::Cpu => 2,
                 Spread::Queue => 5,
             };
-            let value = i32::from(fanout.group) | mode << 16;
-            set_int(
-                self.fd.as_fd(),
-                libc::SOL_PACKET,
-                libc::PACKET_FANOUT,
-                value,
-            )
-            .map_err(|e| {
+            let join = |flags: i32| {
+                let value = i32::from(fanout.group) | (mode | flags) << 16;
+                let fd = self.fd.as_fd();
+                set_int(fd, libc::SOL_PACKET, libc::PACKET_FANOUT, value)
+            };
+            // The group does not inherit that from its sockets. Kernels before
+            // 5.17 do not know it; then the sockets' filters do it.
+            const IGNORE_OUTGOING: i32 = 0x4000;
+            let joined = match config.ignore_outgoing {
+                true => join(IGNORE_OUTGOING).or_else(|_| join(0)),
+                false => join(0),
+            };
+            joined.map_err(|e| {
                 self.os("join the fanout group of interface", e)
                     .hint("all its sockets need one interface, one way to spread, and the link up")
             })?;
@@ -414,7 +434,7 @@ impl Base {
     }
 
     fn send(
-        &self,
+        &mut self,
         messages: &mut Messages,
         outs: &mut Vec<Out>,
         pool: &BufPool,
@@ -431,9 +451,19 @@ impl Base {
             outs.extend((sent.next..end).map(|frame| Out { frame, to: None }));
             match send(self.fd.as_fd(), messages, pool, batch, outs, &[]) {
                 Ok(0) => break,
-                Ok(n) => sent.next += n,
+                Ok(n) => {
+                    sent.next += n;
+                    let done = self.way.sent(self.fd.as_fd(), n);
+                    done.map_err(|e| self.error("send on", e))?;
+                }
                 Err(e) => match e.raw_os_error() {
-                    Some(libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM) => break,
+                    Some(libc::ENOBUFS) => {
+                        let turned = self.way.turn(self.fd.as_fd(), pool, batch, sent.next);
+                        if !turned.map_err(|e| self.error("send on", e))? {
+                            break;
+                        }
+                    }
+                    Some(libc::EAGAIN | libc::ENOMEM) => break,
                     Some(libc::EINTR) => {}
                     Some(libc::EMSGSIZE | libc::EINVAL | libc::EFAULT) => {
                         // EFAULT is found before anything is sent, wherever in

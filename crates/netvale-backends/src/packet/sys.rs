@@ -40,26 +40,35 @@ pub(super) fn promiscuous(fd: BorrowedFd<'_>, index: i32) -> io::Result<()> {
     set(fd, libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, &request)
 }
 
-/// Leaves out frames that carry this mark. The interface's taps see what the
-/// host was given by its own tc programs; without this it would come around.
+/// Leaves out frames that carry this mark, and those that this host sends. The
+/// interface's taps see what the host was given by its own tc programs; without
+/// this it would come around.
 ///
 /// # Errors
 ///
 /// The kernel's.
-pub(super) fn leave_out_mark(fd: BorrowedFd<'_>, mark: u32) -> io::Result<()> {
+pub(super) fn leave_out(fd: BorrowedFd<'_>, mark: Option<u32>, outgoing: bool) -> io::Result<()> {
     let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
     const LOAD: u16 = 0x20; // BPF_LD | BPF_W | BPF_ABS
     const IF_EQUAL: u16 = 0x15; // BPF_JMP | BPF_JEQ | BPF_K
     const RETURN: u16 = 0x06; // BPF_RET | BPF_K
-    let mark_at = (libc::SKF_AD_OFF + libc::SKF_AD_MARK).cast_unsigned();
-    let mut steps = [
-        step(LOAD, 0, 0, mark_at),
-        step(IF_EQUAL, 0, 1, mark),
-        step(RETURN, 0, 0, 0),
-        step(RETURN, 0, 0, u32::MAX),
-    ];
+    const PACKET_OUTGOING: u32 = 4;
+    let mut steps = Vec::new();
+    let mut unless = |what: i32, value| {
+        let at = (libc::SKF_AD_OFF + what).cast_unsigned();
+        steps.push(step(LOAD, 0, 0, at));
+        steps.push(step(IF_EQUAL, 0, 1, value));
+        steps.push(step(RETURN, 0, 0, 0));
+    };
+    if let Some(mark) = mark {
+        unless(libc::SKF_AD_MARK, mark);
+    }
+    if outgoing {
+        unless(libc::SKF_AD_PKTTYPE, PACKET_OUTGOING);
+    }
+    steps.push(step(RETURN, 0, 0, u32::MAX));
     let program = libc::sock_fprog {
-        len: 4,
+        len: u16::try_from(steps.len()).unwrap_or(0),
         filter: steps.as_mut_ptr(),
     };
     set(fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)

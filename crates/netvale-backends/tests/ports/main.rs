@@ -19,6 +19,8 @@ mod pcap;
 #[cfg(test)]
 mod ring;
 #[cfg(test)]
+mod segments;
+#[cfg(test)]
 mod tap;
 #[cfg(test)]
 mod tcp;

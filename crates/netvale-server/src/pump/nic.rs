@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd};
 
 use netvale_backends::batch::{Batch, BufPool, Piece};
-use netvale_backends::bpf::{Asm, BpfError, Program, ProgramKind, XdpMode};
+use netvale_backends::bpf::{Asm, BpfError, Program, ProgramKind, Reg, Width, XdpMode};
 use netvale_backends::host::{HostConfig, HostLink, WireSide};
 use netvale_backends::netlink::{Link, Netlink, NetlinkError, ethtool};
 use netvale_backends::packet::{Fanout, PacketConfig, PacketError, PacketSocket, Spread};
@@ -29,6 +29,10 @@ const MAX_QUEUES: u16 = 16;
 const RECEIVE_BUFFER: usize = 8 << 20;
 /// A tc program's answer: drop it.
 const TC_DROP: i32 = 2;
+/// The other one: whatever else there is decides.
+const TC_NEXT: i32 = -1;
+/// Where `__sk_buff` has the mark.
+const SKB_MARK: i16 = 8;
 
 /// Takes an interface away from the stack, to be attached to a switch.
 pub(super) fn open(name: &str, how: Use) -> Result<Device, Refusal> {
@@ -184,9 +188,10 @@ impl Nic {
             header,
             receive,
             // What is given to the host's stack is not the wire's. Ours needs
-            // no mark: no tc program sees it.
+            // no mark where no tc program sees it.
             leave_out_mark: Some(HostConfig::MARK),
             qdisc_bypass: true,
+            queue_mark: Some(HostConfig::MARK),
             receive_buffer: Some(RECEIVE_BUFFER),
             ..PacketConfig::new(&self.name)
         };
@@ -292,6 +297,15 @@ fn socket(config: &PacketConfig) -> Result<(PacketSocket, HdrLen), Refusal> {
 /// Keeps frames from the stack, or the stack's from the wire.
 fn gate(index: u32, egress: bool) -> Result<netvale_backends::bpf::Link, BpfError> {
     let mut asm = Asm::new();
+    if egress {
+        // Ours pass, and nobody else sees whose they are.
+        let stacks = asm.label();
+        asm.load(Width::Word, Reg::R2, Reg::R1, SKB_MARK);
+        asm.jump_if_not(Reg::R2, HostConfig::MARK.cast_signed(), stacks);
+        asm.store(Width::Word, Reg::R1, SKB_MARK, 0);
+        asm.answer(TC_NEXT);
+        asm.place(stacks);
+    }
     asm.answer(TC_DROP);
     let program = Program::load(ProgramKind::Tc, "nv_nic_gate", &asm.finish())?;
     match egress {

@@ -3,7 +3,6 @@
 mod files;
 mod life;
 mod open;
-mod stream;
 mod switch;
 
 use std::thread::JoinHandle;
@@ -79,12 +78,7 @@ impl Host {
 
     /// Gives a TAP of this host to another namespace, with an address.
     pub(super) fn hand_over(&self, tap: &str, to: &NetNs, address: &str, mtu: u32) {
-        let there = format!(
-            "/proc/{}/fd/{}",
-            std::process::id(),
-            std::os::fd::AsRawFd::as_raw_fd(&std::os::fd::AsFd::as_fd(to))
-        );
-        self.ns.ip(&format!("link set dev {tap} netns {there}"));
+        self.ns.give(tap, to);
         settle(to, tap, address, mtu);
     }
 }

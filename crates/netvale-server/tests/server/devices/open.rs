@@ -10,11 +10,11 @@ use std::thread;
 
 use netvale::Port;
 use netvale_testkit::net::NetNs;
-use netvale_testkit::{PATIENCE, eventually};
+use netvale_testkit::{PATIENCE, eventually, stream};
 use netvale_wire::abi::mode;
 use netvale_wire::proto::{ErrorKind, NrRequest, Registered, Reply, Request};
 
-use super::{Host, attach, echo, is_plain, join, plain, settle, stream};
+use super::{Host, attach, echo, is_plain, join, plain, settle};
 use crate::bed::register_request;
 
 const A: &str = "10.77.0.1";

@@ -4,10 +4,10 @@ use netvale_backends::netlink::ethtool::{Offload, set_offload};
 use std::net::Ipv4Addr;
 
 use netvale_testkit::net::NetNs;
-use netvale_testkit::{eventually, skip};
+use netvale_testkit::{eventually, skip, stream};
 use netvale_wire::proto::{ErrorKind, Request};
 
-use super::{Host, attach, echo, is_plain, plain, receive, send, settle, stream};
+use super::{Host, attach, echo, is_plain, plain, receive, send, settle};
 
 const A: &str = "10.77.0.1";
 const B: &str = "10.77.0.2";
