@@ -116,6 +116,8 @@ pub enum Loss {
     Down,
     /// Received, but longer than a frame can be.
     Long,
+    /// To be passed on, but there was nowhere or no room.
+    Unforwarded,
 }
 
 /// Frames that a device and its port lost between them.
@@ -126,10 +128,11 @@ impl Losses {
     /// Bytes that they take.
     pub const LEN: usize = 64;
     /// With the words shown to users.
-    const ALL: [(Loss, &'static str); 3] = [
+    const ALL: [(Loss, &'static str); 4] = [
         (Loss::Refused, "dev_refused"),
         (Loss::Down, "dev_down"),
         (Loss::Long, "dev_long"),
+        (Loss::Unforwarded, "dev_forward"),
     ];
 
     /// Those in this memory; `None` if it is too small.
@@ -147,7 +150,7 @@ impl Losses {
 
     /// With the words shown to users.
     #[must_use]
-    pub fn list(&self) -> [(&'static str, u64); 3] {
+    pub fn list(&self) -> [(&'static str, u64); 4] {
         Self::ALL.map(|(loss, word)| {
             let n = self.0.word(loss as usize * 8);
             (word, n.map_or(0, |n| n.load(Relaxed)))

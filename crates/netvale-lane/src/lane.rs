@@ -13,6 +13,7 @@ use netvale_switch::domain::{Registration, RingInfo};
 use netvale_switch::end::{Gear, RxEnd, SyncError, TxEnd};
 
 use crate::books::MOST_SLOTS;
+use crate::forward::Onward;
 use crate::{DeviceLane, Dir, Loss, Losses, Pushed, Step, Trouble};
 
 /// Slots moved in one direction before the other gets its turn: eight of the
@@ -28,6 +29,9 @@ pub struct Round {
     pub moved: bool,
     /// The device is no more.
     pub gone: bool,
+    /// Frames are to be passed on, and there is nowhere yet
+    /// ([`Lane::set_onward`]).
+    pub wants_onward: bool,
 }
 
 /// A queue with its rings.
@@ -51,6 +55,7 @@ pub struct Lane {
     /// Slots of what was received, and those with buffers that it left.
     order: Vec<Slot>,
     rest: Vec<Slot>,
+    onward: Onward,
     losses: Losses,
     /// Another process was at the device the last time.
     taken: bool,
@@ -94,6 +99,7 @@ impl Lane {
             out: Outgoing::default(),
             order: Vec::with_capacity(TURN),
             rest: Vec::with_capacity(TURN),
+            onward: Onward::default(),
             losses,
             taken: false,
             gone: false,
@@ -147,6 +153,26 @@ impl Lane {
         tx.into_iter().chain([self.rx.kring()])
     }
 
+    /// A ring on whose sleep word it must be announced that frames may have to
+    /// be passed on.
+    pub fn frames_kring(&self) -> Option<Kring<'_>> {
+        let may = self.tx.receiver().is_some_and(Kring::may_forward);
+        (may && !self.ready).then(|| self.tx.kring())
+    }
+
+    /// Whether the program passes frames on by releasing them. Only
+    /// [`Lane::serve`] does that: one that is served otherwise must be left to
+    /// whoever has somewhere to pass them on to.
+    pub fn passes_on(&self) -> bool {
+        self.tx.receiver().is_some_and(Kring::forwards)
+    }
+
+    /// Where frames go that the program passes on by releasing them; `None`:
+    /// they wait.
+    pub fn set_onward(&mut self, device: Option<Box<dyn DeviceLane>>) {
+        self.onward.set(device);
+    }
+
     /// The thread is awake.
     pub fn disarm(&self, said: u32) {
         self.rx.kring().sleep_word().disarm(said);
@@ -173,7 +199,7 @@ impl Lane {
         self.taken = false;
         let timed = self.device.due().is_some_and(|due| Instant::now() >= due);
         self.full &= !timed;
-        let mut moved = false;
+        let mut moved = self.onward.serve(&mut self.tx, &self.pool, &self.losses);
         if self.ready || timed {
             moved |= self.pull();
         }
@@ -181,13 +207,14 @@ impl Lane {
         Round {
             moved,
             gone: self.gone,
+            wants_onward: self.onward.wanted(),
         }
     }
 
     /// A turn from the device only, for whoever is at it anyway: looks even if
     /// nobody said that the device is readable. Whether anything moved.
     pub fn serve_in(&mut self) -> bool {
-        if self.gone || self.device.is_idle(Dir::In) {
+        if self.gone || self.passes_on() || self.device.is_idle(Dir::In) {
             return false;
         }
         self.pull()
@@ -281,7 +308,7 @@ impl Lane {
             let _ = self.tx.sync();
         }
         let ring = self.tx.ring();
-        let (first, tail) = (ring.head(), ring.tail());
+        let (first, tail) = (ring.head(), self.onward.limit(ring));
         if first >= ring.count() || tail >= ring.count() {
             let _ = self.tx.sync(); // puts the words right
             return false;

@@ -18,6 +18,7 @@
 
 mod books;
 mod device;
+mod forward;
 mod lane;
 pub mod xdp;
 

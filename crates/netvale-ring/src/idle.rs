@@ -53,6 +53,7 @@ pub fn pipe_rx(end: End<'_>) -> bool {
     let (rhead, (_, hwtail)) = (end.kring.rhead(), end.kring.hw());
     let count = end.ring.count();
     untouched(end.ring, rhead.idx(), hwtail)
+        && !end.kring.asks_anew(end.ring)
         && rhead.distance(end.kring.pipe_tail(), count) == end.ring.span(rhead.idx(), hwtail)
 }
 

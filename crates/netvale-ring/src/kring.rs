@@ -373,6 +373,10 @@ impl<'a> Kring<'a> {
     pub fn is_gone(self) -> bool {
         self.words[word::FLAGS].load(Relaxed) & GONE != 0
     }
+    /// Flags; [`crate::forward`] has more of them.
+    pub(crate) fn flags_word(self) -> &'a AtomicU64 {
+        &self.words[word::FLAGS]
+    }
     /// Notes that it is, for ever ([`crate::monitor::orphan`]).
     pub fn set_gone(self) {
         self.words[word::FLAGS].fetch_or(GONE, Relaxed);
@@ -538,6 +542,9 @@ impl<'a> Kring<'a> {
     }
 }
 
+/// In a sleep word, beside the value: see [`SleepWord::announce_for_frames`].
+const FRAMES_ONLY: u64 = 1 << 32;
+
 /// Where a sleeper says that it must be woken. There is room for one.
 #[derive(Debug, Clone, Copy)]
 pub struct SleepWord<'a>(&'a AtomicU64);
@@ -561,12 +568,30 @@ impl<'a> SleepWord<'a> {
         }
         true
     }
+    /// The same for one who need not hear of slots that came back, only of
+    /// frames that are to be passed on ([`crate::forward`]). Not for those who
+    /// sleep on the word.
+    #[expect(clippy::cast_possible_truncation, reason = "values fit")]
+    pub fn announce_for_frames(self, value: u32, waker: &dyn Waker) {
+        let displaced = self.0.swap(u64::from(value) | FRAMES_ONLY, SeqCst) as u32;
+        if displaced != value && displaced != sleep::AWAKE {
+            waker.wake(self.futex(), displaced);
+        }
+    }
+    /// Whether [`SleepWord::announce_for_frames`] announced who is there.
+    pub(crate) fn is_for_frames(self) -> bool {
+        self.0.load(SeqCst) & FRAMES_ONLY != 0
+    }
     /// Takes an announcement back. `false` if the place is another's by now,
     /// who keeps it.
     pub fn disarm(self, value: u32) -> bool {
         let (own, awake) = (u64::from(value), u64::from(sleep::AWAKE));
-        match self.0.compare_exchange(own, awake, Relaxed, Relaxed) {
+        let take = |own| self.0.compare_exchange(own, awake, Relaxed, Relaxed);
+        match take(own) {
             Ok(_) => true,
+            Err(now) if now == own | FRAMES_ONLY => {
+                take(now).map_or_else(|now| now == awake, |_| true)
+            }
             Err(now) => now == awake,
         }
     }

@@ -27,6 +27,7 @@ extern crate std;
 
 pub mod bell;
 pub mod deliver;
+pub mod forward;
 pub mod idle;
 pub mod kring;
 pub mod layout;

@@ -20,6 +20,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::Ordering::Relaxed;
 
 use crate::deliver::Target;
+use crate::forward::{NS_FORWARD, Passing};
 use crate::kring::{Counter, Kring, KringId};
 use crate::layout::RESERVED_BUFS;
 use crate::monitor::{self, Run};
@@ -210,7 +211,7 @@ fn hand_ptr(from: Ring<'_>, of: offsets::Offsets, to: Ring<'_>, ot: offsets::Off
 }
 
 /// Slot flags that need more than a copy.
-const SPECIAL: u16 = NS_MOREFRAG | NS_INDIRECT | NS_BUF_CHANGED;
+const SPECIAL: u16 = NS_MOREFRAG | NS_INDIRECT | NS_BUF_CHANGED | NS_FORWARD;
 
 /// Copies slots as they are from `first` on, `n` at most, as long as each is a
 /// whole frame with nothing special about it. How many, and their bytes.
@@ -333,17 +334,25 @@ pub fn rxsync(party: &Party<'_>, rx: End<'_>, shown: &mut Shown) -> Result<u32, 
         shown.begin(count, rhead, hwtail, rx.ring.span(rhead.idx(), hwtail));
     }
     let words = prologue(rx.ring, party.own, rhead.idx(), hwtail);
+    let tx = || rx.kring.peer().and_then(|id| party.world.kring(id));
+    if rx.kring.asks_anew(rx.ring) {
+        rx.kring.note_asked();
+        if let Some(tx) = tx() {
+            party.wake(tx);
+        }
+    }
     if let Ok(head) = words
         && head != rhead.idx()
     {
         let n = rx.ring.span(rhead.idx(), head);
-        let tx = rx.kring.peer().and_then(|id| party.world.kring(id));
-        if let Some(tx) = tx {
-            release(party, rx, tx, rhead.idx(), n, shown);
-        }
+        let tx = tx();
+        let frames = match tx {
+            Some(tx) => release(party, rx, tx, rhead.idx(), n, shown),
+            None => false,
+        };
         shown.unknown = shown.unknown.saturating_sub(n);
         rx.kring.publish_pipe_head(rhead.add(n, count));
-        if let Some(tx) = tx {
+        if let Some(tx) = tx.filter(|tx| frames || !tx.sleep_word().is_for_frames()) {
             party.wake(tx);
         }
     }
@@ -369,9 +378,19 @@ pub fn rxsync(party: &Party<'_>, rx: End<'_>, shown: &mut Shown) -> Result<u32, 
 }
 
 /// Copies `n` slots from `first` on back into the sender's ring, unless they
-/// are what the sender put there.
-fn release(party: &Party<'_>, rx: End<'_>, tx: Kring<'_>, first: u32, n: u32, shown: &Shown) {
-    let Some(map) = party.map_of(tx) else { return };
+/// are what the sender put there. Whether frames are among them that are to be
+/// passed on.
+fn release(
+    party: &Party<'_>,
+    rx: End<'_>,
+    tx: Kring<'_>,
+    first: u32,
+    n: u32,
+    shown: &Shown,
+) -> bool {
+    let Some(map) = party.map_of(tx) else {
+        return false;
+    };
     let same = map.id == party.own.id && map.generation == party.own.generation;
     if rx.kring.is_watched() {
         let run = Run {
@@ -384,17 +403,18 @@ fn release(party: &Party<'_>, rx: End<'_>, tx: Kring<'_>, first: u32, n: u32, sh
         monitor::tap_zcopy(party, rx.kring, holder, false, run);
     }
     if !same {
-        return; // each end keeps its own buffers
+        return false; // each end keeps its own buffers
     }
-    let plain = !rx.kring.has_offsets() && !tx.has_offsets();
+    let passing = rx.kring.passing(rx.ring);
+    let plain = !rx.kring.has_offsets() && !tx.has_offsets() && passing != Passing::All;
     if plain && shown.is_unchanged(rx.ring, first, n) {
-        return;
+        return false;
     }
     let g = tx.geom();
     let to = map.ring(g.ofs, g.slots);
     let Some(to) = to.filter(|to| to.count() == rx.ring.count()) else {
         rx.kring.count(Counter::FaultState, 1);
-        return;
+        return false;
     };
     let (bufs, size) = (party.own.geom.bufs, party.own.geom.buf_size);
     let plain = match plain {
@@ -402,9 +422,10 @@ fn release(party: &Party<'_>, rx: End<'_>, tx: Kring<'_>, first: u32, n: u32, sh
         false => 0,
     };
     if plain == n {
-        return;
+        return false;
     }
     let offsets = (rx.kring.offsets(), tx.offsets());
+    let mut frames = false;
     let mut k = (first + plain) % rx.ring.count();
     for _ in plain..n {
         let slot = rx.ring.slot(k);
@@ -414,17 +435,23 @@ fn release(party: &Party<'_>, rx: End<'_>, tx: Kring<'_>, first: u32, n: u32, sh
             } else {
                 0
             };
-            to.set_slot(k, Slot::new(slot.buf(), len, slot.flags()));
+            let flags = passing.mark(slot.flags());
+            to.set_slot(k, Slot::new(slot.buf(), len, flags));
             hand_ptr(rx.ring, offsets.0, to, offsets.1, k);
-            if slot.has(NS_BUF_CHANGED) {
-                let clear = slot.flags() & !NS_BUF_CHANGED;
-                rx.ring.set_slot(k, slot.with_flags(clear));
+            let mut done = NS_BUF_CHANGED;
+            if passing.any() && flags & NS_FORWARD != 0 {
+                frames = true;
+                done |= NS_FORWARD;
+            }
+            if slot.has(done) {
+                rx.ring.set_slot(k, slot.with_flags(slot.flags() & !done));
             }
         } else {
             rx.kring.count(Counter::DropSlot, 1);
         }
         k = rx.ring.next(k);
     }
+    frames
 }
 
 /// Prepares the pair of hidden states of a new direction.

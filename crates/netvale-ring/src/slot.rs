@@ -193,6 +193,11 @@ impl<'a> Ring<'a> {
     pub fn flags(self) -> u32 {
         self.hdr[Self::FLAGS].load(Relaxed)
     }
+    /// Sets NR_* flags.
+    pub fn add_flags(self, flags: u32) {
+        let word = &self.hdr[Self::FLAGS];
+        word.store(word.load(Relaxed) | flags, Relaxed);
+    }
     /// Hands slots up to `head` to the system (also moves `cur`).
     #[inline]
     pub fn set_head(self, head: u32) {

@@ -1,13 +1,14 @@
 //! netmap's parameters, as files of the namespace directory: programs that
 //! look for `/sys/module/netmap/parameters` are led here.
 //!
-//! The server makes the files and takes no notice of what is written to them:
-//! its sizes are those of its configuration. These have an effect:
+//! The server makes the files and takes no notice of sizes that are written to
+//! them: its sizes are those of its configuration. These have an effect:
 //!
 //! | parameter | who reads it |
 //! |---|---|
 //! | `no_timestamp` | programs of the C interface, when they open a port |
 //! | `bridge_batch` | programs of the C interface, when they open a port |
+//! | `fwd` | the server, when rings of an interface are opened |
 //! | `*_curr_*`, `max_bridges` | whoever wants to know: they tell the truth |
 //!
 //! All others are there to be read and written, as programs expect, and change
@@ -119,6 +120,12 @@ impl Parameters {
     }
 }
 
+/// What a parameter is now, if its file holds a number.
+pub(crate) fn read(namespace: &Path, name: &str) -> Option<u32> {
+    let path = namespace.join(DIR_NAME).join(name);
+    std::fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
 impl Drop for Parameters {
     fn drop(&mut self) {
         self.remove();
@@ -146,6 +153,8 @@ mod tests {
         // As a server leaves it that is killed.
         std::fs::create_dir(&dir).unwrap();
         std::fs::write(dir.join("verbose"), "7\n").unwrap();
+        assert_eq!(super::read(tmp.path(), "verbose"), Some(7));
+        assert_eq!(super::read(tmp.path(), "nosuch"), None);
         let second = Parameters::make(tmp.path(), &config).unwrap();
         assert_eq!(read("verbose"), "0\n");
         let there = std::fs::read_dir(&dir).unwrap().count();

@@ -198,6 +198,16 @@ impl TxEnd {
         self.common.kring.get()
     }
 
+    /// A pipe's: hidden state of the ring that receives what this one sends.
+    #[must_use]
+    pub fn receiver(&self) -> Option<Kring<'_>> {
+        let c = &self.common;
+        match c.kind {
+            PortKind::Pipe => c.kring.get().peer().and_then(|id| c.world.kring(id)),
+            _ => None,
+        }
+    }
+
     /// Whether a sync would do nothing: the program queued nothing since the
     /// last one, its words keep to the rules, and no slots have come back. A
     /// few loads.

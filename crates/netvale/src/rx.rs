@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, SystemTime};
 
 use netvale_ring::Slot;
+use netvale_ring::forward::{NR_FORWARD, NS_FORWARD};
 use netvale_ring::kring::Kring;
 use netvale_ring::slot::{MAX_FRAGS, NS_BUF_CHANGED, NS_MOREFRAG, Ring, RingWindow};
 use netvale_ring::world::Holder;
@@ -123,8 +124,9 @@ impl RxRing {
         let before = ring.head();
         if before != self.next {
             ring.set_head(self.next);
+            let passed_on = ring.flags() & NR_FORWARD != 0;
             self.untold += span(before.min(self.slots - 1), self.next, self.slots);
-            if self.untold >= self.slots / 4 {
+            if passed_on || self.untold >= self.slots / 4 {
                 self.untold = 0;
                 self.shared.kick();
             }
@@ -440,6 +442,24 @@ impl Frame<'_> {
             at = next(at, self.ring.count());
         }
         done
+    }
+
+    /// Passes the frame on to the other side of its interface when its slots
+    /// are released by the next [`RxRing::sync`]: what came from the wire goes
+    /// to the host's stack, whether or not the host rings are open; what came
+    /// from the host goes to the wire, if this registration has all TX rings
+    /// of the interface (`eth0*`). On a port that is no interface the frame is
+    /// dropped.
+    ///
+    /// From the first call on the host may send by itself while nobody has its
+    /// rings open.
+    pub fn pass_on(self) {
+        if self.ring.flags() & NR_FORWARD == 0 {
+            self.ring.add_flags(NR_FORWARD);
+        }
+        let slot = self.ring.slot(self.first);
+        let flags = slot.flags() | NS_FORWARD;
+        self.ring.set_slot(self.first, slot.with_flags(flags));
     }
 
     /// Queues the frame on `tx`: without a copy if both rings lie in one

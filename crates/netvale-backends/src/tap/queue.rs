@@ -47,6 +47,21 @@ impl TapQueue {
         self.header
     }
 
+    /// The same queue by another descriptor, for one that sends while this one
+    /// receives.
+    ///
+    /// # Errors
+    ///
+    /// [`TapError::Os`]: too many descriptors are open.
+    pub fn writer(&self) -> Result<Self, TapError> {
+        let fd = rustix::io::fcntl_dupfd_cloexec(&self.fd, 0);
+        Ok(Self {
+            fd: fd.map_err(|e| self.os("duplicate the descriptor of", e))?,
+            name: self.name.clone(),
+            header: self.header,
+        })
+    }
+
     /// Fills the chains of `batch` in order, until there is no more frame. How
     /// many were filled; the others keep their lengths.
     ///

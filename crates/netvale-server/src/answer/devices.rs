@@ -15,7 +15,7 @@ use super::opened::Opened;
 use super::{Core, is_interface};
 use crate::config::AttachConfig;
 use crate::listing::Refusal;
-use crate::pump::{self, Device, DeviceSpec, Keep, Lane, Losses, News, Pump, Use};
+use crate::pump::{self, Device, DeviceSpec, Heard, Keep, Lane, Losses, News, Pump, Use};
 
 /// Slots of each ring of a device's port.
 const SLOTS: u16 = 1024;
@@ -34,7 +34,7 @@ pub(crate) struct Devices {
     /// Lanes made so far.
     lanes: u64,
     news: News,
-    heard: Receiver<(u64, String)>,
+    heard: Receiver<(u64, Heard)>,
     /// Rung when there are news.
     pub(crate) bell: Arc<Doorbell>,
 }
@@ -106,7 +106,7 @@ impl Devices {
     }
 
     /// What a port's device lost.
-    pub(crate) fn losses(&self, port: &str) -> Option<[(&'static str, u64); 3]> {
+    pub(crate) fn losses(&self, port: &str) -> Option<[(&'static str, u64); 4]> {
         let mut ports = self.used.values().flat_map(|u| &u.ports);
         let attached = ports.find(|p| p.name == port).map(|p| p.losses.list());
         let open = self.opened.iter().find(|o| o.name == port);
@@ -150,6 +150,17 @@ impl Devices {
     /// Takes a lane from the common threads, and gives it back.
     pub(super) fn take(&mut self, lane: u64) -> Option<Lane> {
         self.pumps.iter_mut().find_map(|p| p.take(lane))
+    }
+
+    /// Changes a lane that one of the common threads serves.
+    pub(super) fn change(&mut self, lane: u64, how: impl FnOnce(&mut Lane)) {
+        for pump in &mut self.pumps {
+            if let Some(mut lane) = pump.take(lane) {
+                how(&mut lane);
+                pump.add(lane);
+                return;
+            }
+        }
     }
 
     /// Ends all threads, and with them all devices.
@@ -425,10 +436,17 @@ impl Core {
         self.look_for_persistent();
     }
 
-    /// Takes back devices that are no more.
+    /// Takes back devices that are no more, and gives lanes what they want.
     pub(crate) fn hear_of_devices(&mut self) {
         self.devices.bell.clear();
-        while let Ok((lane, why)) = self.devices.heard.try_recv() {
+        while let Ok((lane, what)) = self.devices.heard.try_recv() {
+            let why = match what {
+                Heard::Gone(why) => why,
+                Heard::WantsOnward => {
+                    self.pass_on(lane);
+                    continue;
+                }
+            };
             let lanes = self.devices.opened.iter().map(|o| &o.lanes);
             if let Some(at) = lanes.into_iter().position(|l| l.contains(&lane)) {
                 let name = self.devices.opened.get(at).map(|o| o.name.as_str());

@@ -18,7 +18,7 @@ use super::devices::busy;
 use super::{Core, is_interface};
 use crate::conn::Conn;
 use crate::listing::Refusal;
-use crate::pump::{self, DeviceLane, DeviceSpec, Keep, Lane, Losses, Nic, Use};
+use crate::pump::{self, DeviceLane, DeviceSpec, Keep, Lane, Losses, Nic, Take, Use};
 
 /// Host rings of an interface, each direction.
 const HOST_RINGS: u16 = 1;
@@ -39,6 +39,8 @@ pub(super) struct Opened {
     pub(super) reg: Registration,
     /// Rings of the pump's side that are queues'; the others are the host's.
     pub(super) queues: usize,
+    /// The client's host rings, TX and RX.
+    host: [u16; 2],
     pub(super) lanes: Vec<u64>,
     /// Lanes that clients drive, by queue.
     pub(super) parked: Vec<(u16, Lane)>,
@@ -59,6 +61,17 @@ pub(super) struct Opened {
     pub(super) wired: Vec<u64>,
     /// For which use it is set up.
     set: DeviceUse,
+    /// Whether a program passes frames on from the wire to the host's stack.
+    onward: Onward,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Onward {
+    /// None so far.
+    No,
+    Yes,
+    /// The stack cannot be reached.
+    Never,
 }
 
 impl Opened {
@@ -68,7 +81,7 @@ impl Opened {
     }
 
     /// What was lost on the way to the device and from it.
-    pub(super) fn lost(&self) -> [(&'static str, u64); 3] {
+    pub(super) fn lost(&self) -> [(&'static str, u64); 4] {
         let all = Losses::default();
         all.add(&self.losses);
         self.sockets.iter().for_each(|s| all.add(&s.losses()));
@@ -109,7 +122,7 @@ impl Core {
                 Made {
                     lanes: Vec::new(),
                     queues: nic.queues(),
-                    host: host_rings.into_iter().max().unwrap_or(0),
+                    host: host_rings.map(|n| n.clamp(HOST_RINGS, MOST_HOST_RINGS)),
                     header: 0,
                     about,
                     keep: Keep::default(),
@@ -125,7 +138,7 @@ impl Core {
                 Made {
                     queues: u16::try_from(device.lanes.len()).unwrap_or(u16::MAX),
                     lanes: device.lanes,
-                    host: 0,
+                    host: [0, 0],
                     header: device.header,
                     about: device.about,
                     keep: device.keep,
@@ -133,18 +146,15 @@ impl Core {
                 }
             }
         };
-        let host = match made.nic {
-            Some(_) => made.host.clamp(HOST_RINGS, MOST_HOST_RINGS),
-            None => 0,
-        };
+        let most = made.host.into_iter().max().unwrap_or(0);
         let arena = match &made.nic {
-            Some(nic) if !isolated => self.arena_for(nic, host, want),
+            Some(nic) if !isolated => self.arena_for(nic, most, want),
             _ => 0,
         };
         let plan = DevicePlan {
             name: &name,
             queues: made.queues,
-            host,
+            host: made.host,
             slots: (want.tx_slots, want.rx_slots),
             region: spec.mem_id,
             isolated,
@@ -169,6 +179,7 @@ impl Core {
             user,
             reg,
             queues: usize::from(made.queues),
+            host: made.host,
             lanes: Vec::new(),
             parked: Vec::new(),
             drivers: BTreeSet::new(),
@@ -180,6 +191,7 @@ impl Core {
             sockets: Vec::new(),
             wired: Vec::new(),
             set: DeviceUse::default(),
+            onward: Onward::No,
         };
         self.devices.opened.push(opened);
         let at = self.devices.opened.len() - 1;
@@ -223,13 +235,12 @@ impl Core {
         if self.devices.uses(&device.key()) {
             return Err(busy(&format!("{} is attached to a switch", device.key())));
         }
-        let host = host_rings.into_iter().max().unwrap_or(0);
         let plan = DevicePlan {
             name: &spec.port_name(),
             queues: device.queues(),
             host: match device {
-                DeviceSpec::Nic(_) => host.clamp(HOST_RINGS, MOST_HOST_RINGS),
-                _ => 0,
+                DeviceSpec::Nic(_) => host_rings.map(|n| n.clamp(HOST_RINGS, MOST_HOST_RINGS)),
+                _ => [0, 0],
             },
             slots: (0, 0),
             region: spec.mem_id,
@@ -322,12 +333,79 @@ impl Core {
         let Some(nic) = &opened.nic else {
             return Ok(());
         };
-        let stack = nic.stack(HdrLen::NONE, [now.tx, now.rx, now.host], by_xdp)?;
-        opened.stack = stack.keep;
-        let queues = opened.queues;
-        match stack.lane {
-            Some(host) => self.start_opened(at, queues, host),
-            None => Ok(()),
+        let host = match (now.host, opened.onward == Onward::Yes) {
+            (true, _) => Some(opened.host),
+            (false, true) => Some([0, 0]),
+            (false, false) => None,
+        };
+        let take = Take {
+            // Who gives the host what the wire brings lets it answer, too.
+            from_stack: now.tx && (now.host || opened.onward != Onward::Yes),
+            from_wire: now.rx,
+        };
+        let mut stack = nic.stack(HdrLen::NONE, take, host, by_xdp)?;
+        let (up, mut down) = (opened.wired.clone(), Vec::new());
+        for _ in 0..stack.lanes.len() {
+            down.push(match now.down {
+                true => Some(nic.onward(HdrLen::NONE)?),
+                false => None,
+            });
+        }
+        opened.stack = std::mem::take(&mut stack.keep);
+        let can = opened.onward != Onward::Never;
+        let (user, queues) = (opened.user, opened.queues);
+        let all = crate::params::read(&self.config.namespace, "fwd").is_some_and(|n| n != 0);
+        self.domain.set_forwarding(user, can, now.down, all);
+        for lane in up {
+            let onward = stack.onward()?;
+            let opened = self.devices.opened.get_mut(at);
+            let mut parked = opened.into_iter().flat_map(|o| &mut o.parked);
+            match parked.find(|(_, parked)| parked.id == lane) {
+                Some((_, parked)) => parked.set_onward(onward),
+                None => self.devices.change(lane, |lane| lane.set_onward(onward)),
+            }
+        }
+        for (i, host) in std::mem::take(&mut stack.lanes).into_iter().enumerate() {
+            self.start_opened(at, queues + i, host)?;
+        }
+        self.set_onward_of_host(at, down);
+        Ok(())
+    }
+
+    /// Tells lanes of host rings where frames go that are passed on.
+    fn set_onward_of_host(&mut self, at: usize, devices: Vec<Option<Box<dyn DeviceLane>>>) {
+        let Some(opened) = self.devices.opened.get(at) else {
+            return;
+        };
+        let wired = &opened.wired;
+        let host = opened.lanes.iter().filter(|id| !wired.contains(id));
+        for (lane, device) in host.copied().collect::<Vec<_>>().into_iter().zip(devices) {
+            self.devices.change(lane, |lane| lane.set_onward(device));
+        }
+    }
+
+    /// A lane of a wire has frames for the host's stack: it is connected.
+    pub(super) fn pass_on(&mut self, lane: u64) {
+        let mut opened = self.devices.opened.iter_mut();
+        let Some(at) = opened.position(|o| o.wired.contains(&lane) && o.onward == Onward::No)
+        else {
+            return;
+        };
+        let Some(opened) = self.devices.opened.get_mut(at) else {
+            return;
+        };
+        opened.onward = Onward::Yes;
+        let now = opened.set;
+        let Err(e) = self.set_up_nic(at, now) else {
+            return;
+        };
+        if let Some(opened) = self.devices.opened.get_mut(at) {
+            let port = &opened.name;
+            tracing::warn!(port, "frames cannot be passed on: {}", e.message);
+            opened.onward = Onward::Never;
+        }
+        if let Err(e) = self.set_up_nic(at, now) {
+            tracing::warn!("the interface is not set up: {}", e.message);
         }
     }
 
@@ -384,7 +462,7 @@ impl Core {
 struct Made {
     lanes: Vec<Box<dyn DeviceLane>>,
     queues: u16,
-    host: u16,
+    host: [u16; 2],
     header: u8,
     about: String,
     keep: Keep,

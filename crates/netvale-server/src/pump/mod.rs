@@ -27,7 +27,7 @@ use std::sync::mpsc::Sender;
 use netvale_shm::Doorbell;
 
 pub(crate) use netvale_lane::{DeviceLane, Lane, Losses, Pushed, Trouble};
-pub(crate) use nic::Nic;
+pub(crate) use nic::{Nic, Take};
 pub(crate) use run::Pump;
 pub(crate) use spec::DeviceSpec;
 
@@ -90,22 +90,31 @@ pub(crate) fn open(spec: &DeviceSpec, how: Use) -> Result<Device, Refusal> {
     }
 }
 
-/// How threads tell of devices that are gone.
+/// What threads tell of lanes.
+#[derive(Debug)]
+pub(crate) enum Heard {
+    /// Its device is gone, and why.
+    Gone(String),
+    /// There are frames to be passed on, and nowhere to go.
+    WantsOnward,
+}
+
+/// How threads tell of lanes.
 #[derive(Debug, Clone)]
 pub(crate) struct News {
-    to: Sender<(u64, String)>,
+    to: Sender<(u64, Heard)>,
     bell: Arc<Doorbell>,
 }
 
 impl News {
     /// `bell` is rung when there is something in the channel.
-    pub(crate) fn new(to: Sender<(u64, String)>, bell: Arc<Doorbell>) -> Self {
+    pub(crate) fn new(to: Sender<(u64, Heard)>, bell: Arc<Doorbell>) -> Self {
         Self { to, bell }
     }
 
-    fn tell(&self, lane: u64, why: String) {
+    fn tell(&self, lane: u64, what: Heard) {
         // Nobody hears it when the server ends.
-        let _ = self.to.send((lane, why));
+        let _ = self.to.send((lane, what));
         self.bell.ring();
     }
 }

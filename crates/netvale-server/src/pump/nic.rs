@@ -7,12 +7,12 @@ use netvale_backends::bpf::{Asm, BpfError, Program, ProgramKind, Reg, Width, Xdp
 use netvale_backends::host::{HostConfig, HostLink, WireSide};
 use netvale_backends::netlink::{Link, Netlink, NetlinkError, ethtool};
 use netvale_backends::packet::{Fanout, PacketConfig, PacketError, PacketSocket, Spread};
-use netvale_backends::tap::{Make, Offloads, Tap, TapConfig};
+use netvale_backends::tap::{Make, Offloads, Tap, TapConfig, TapQueue};
 use netvale_lane::xdp::{self, Arena, Fault, HandOver, Interface, Sockets};
 use netvale_wire::proto::ErrorKind;
 use netvale_wire::vnet::HdrLen;
 
-use super::tap::TapLane;
+use super::tap::{TapLane, TapWriter};
 use super::vxlan::chains;
 use super::{Device, DeviceLane, Keep, Pushed, Trouble, Use};
 use crate::listing::Refusal;
@@ -39,19 +39,24 @@ pub(super) fn open(name: &str, how: Use) -> Result<Device, Refusal> {
     let nic = Nic::find(name)?;
     // Large packets stay whole, which AF_XDP cannot do.
     let wire = nic.packet(HdrLen::MERGED, true)?;
-    let stack = nic.stack(HdrLen::MERGED, [true, true, how.host], false)?;
+    let rings = how.host.then_some([1, 1]);
+    let take = Take {
+        from_stack: true,
+        from_wire: true,
+    };
+    let stack = nic.stack(HdrLen::MERGED, take, rings, false)?;
     let mut keep = wire.keep;
-    let host = match stack.lane {
-        Some(lane) => Some(Box::new(Device {
+    let host = match how.host {
+        true => Some(Box::new(Device {
             name: format!("{name}^"),
-            lanes: vec![lane],
+            lanes: stack.lanes,
             header: 12,
             about: format!("host stack of {name} through a TAP"),
             host: None,
             keep: stack.keep,
             index: None,
         })),
-        None => {
+        false => {
             keep.add(stack.keep);
             None
         }
@@ -91,10 +96,34 @@ pub(crate) struct Wire {
 /// What is done with the stack of the host behind an interface.
 #[derive(Debug)]
 pub(crate) struct Stack {
-    /// What it sends and gets.
-    pub(crate) lane: Option<Box<dyn DeviceLane>>,
+    /// What it sends and gets, for each pair of host rings.
+    pub(crate) lanes: Vec<Box<dyn DeviceLane>>,
+    /// By which it gets what is passed on to it.
+    queue: Option<TapQueue>,
     /// Programs in the kernel.
     pub(crate) keep: Keep,
+}
+
+/// What is taken.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Take {
+    /// What the host's stack sends.
+    pub(crate) from_stack: bool,
+    /// What arrives on the wire.
+    pub(crate) from_wire: bool,
+}
+
+impl Stack {
+    /// Where frames go that are passed on to the stack, if it is connected.
+    ///
+    /// # Errors
+    ///
+    /// As [`Nic::wire`].
+    pub(crate) fn onward(&self) -> Result<Option<Box<dyn DeviceLane>>, Refusal> {
+        let writer = self.queue.as_ref().map(TapQueue::writer).transpose();
+        let writer = writer.map_err(|e| super::tap::refusal(&e))?;
+        Ok(writer.map(|q| Box::new(TapWriter::new(q)) as Box<dyn DeviceLane>))
+    }
 }
 
 impl Nic {
@@ -234,8 +263,23 @@ impl Nic {
         Ok((vec![socket], header))
     }
 
-    /// Connects the host's stack, if that is wanted, and keeps from it, and
-    /// from the wire, what rings that are open take: `tx`, `rx` and `host`.
+    /// Where frames of the host's go that are passed on to the wire.
+    ///
+    /// # Errors
+    ///
+    /// As [`Nic::wire`].
+    pub(crate) fn onward(&self, header: HdrLen) -> Result<Box<dyn DeviceLane>, Refusal> {
+        let config = PacketConfig {
+            header,
+            receive: false,
+            ..PacketConfig::new(&self.name)
+        };
+        let (socket, _) = socket(&config)?;
+        Ok(Box::new(NicLane { socket, longest: 1 }))
+    }
+
+    /// Connects the host's stack to so many TX and RX host rings, if that is
+    /// wanted, and keeps from it, and from the wire, what is taken.
     ///
     /// # Errors
     ///
@@ -243,28 +287,37 @@ impl Nic {
     pub(crate) fn stack(
         &self,
         header: HdrLen,
-        [tx, rx, host]: [bool; 3],
+        take: Take,
+        host: Option<[u16; 2]>,
         by_xdp: bool,
     ) -> Result<Stack, Refusal> {
         let mut stack = Stack {
-            lane: None,
+            lanes: Vec::new(),
+            queue: None,
             keep: Keep::default(),
         };
-        let withhold = rx && !by_xdp;
-        if host {
-            let (lane, tap) = host_side(header)?;
+        let withhold = take.from_wire && !by_xdp;
+        if let Some(rings) = host {
+            let (queues, tap) = self.host_tap(header, rings[1])?;
             let wire = match withhold {
                 true => WireSide::Packet,
                 false => WireSide::Xdp,
             };
             let joined = HostLink::attach(self.index, tap, HostConfig::new(wire));
             let joined = joined.map_err(|e| bpf_refusal(&e))?;
-            joined.capture(tx).map_err(|e| bpf_refusal(&e))?;
+            joined
+                .capture(take.from_stack)
+                .map_err(|e| bpf_refusal(&e))?;
             stack.keep.add(joined);
-            stack.lane = Some(lane);
+            stack.queue = queues
+                .first()
+                .map(TapQueue::writer)
+                .transpose()
+                .map_err(|e| super::tap::refusal(&e))?;
+            stack.lanes = host_lanes(header, rings, queues)?;
             return Ok(stack);
         }
-        for (wanted, egress) in [(withhold, false), (tx, true)] {
+        for (wanted, egress) in [(withhold, false), (take.from_stack, true)] {
             if wanted {
                 let gate = gate(self.index, egress).map_err(|e| bpf_refusal(&e))?;
                 stack.keep.add(gate);
@@ -272,6 +325,50 @@ impl Nic {
         }
         Ok(stack)
     }
+}
+
+impl Nic {
+    /// The TAP through which the host's stack is reached: its queues and its
+    /// index.
+    ///
+    /// It has a queue for each RX host ring that gets frames: netmap gives the
+    /// frames of the interface's queue `q` to ring `q` modulo the rings, so
+    /// there are never more than the interface has queues.
+    fn host_tap(&self, header: HdrLen, rx: u16) -> Result<(Vec<TapQueue>, u32), Refusal> {
+        let plain = header.is_none();
+        let config = TapConfig {
+            make: Make::New,
+            queues: usize::from(rx.min(self.queues).max(1)),
+            header,
+            offloads: if plain { Offloads::NONE } else { Offloads::ALL },
+            ..TapConfig::new("nvhost%d")
+        };
+        let tap = Tap::open(&config).map_err(|e| super::tap::refusal(&e))?;
+        let index = link(tap.name())?.index;
+        Ok((tap.into_queues(), index))
+    }
+}
+
+/// Lanes for pairs of host rings: TX rings without a queue of their own share
+/// those of the others.
+fn host_lanes(
+    header: HdrLen,
+    [tx, rx]: [u16; 2],
+    queues: Vec<TapQueue>,
+) -> Result<Vec<Box<dyn DeviceLane>>, Refusal> {
+    let longest = if header.is_none() { JUMBO } else { LONGEST };
+    let received = queues.len().min(rx.into());
+    let mut writers: Vec<Box<dyn DeviceLane>> = Vec::new();
+    for queue in queues.iter().cycle().take(tx.into()).skip(received) {
+        let writer = queue.writer().map_err(|e| super::tap::refusal(&e))?;
+        writers.push(Box::new(TapWriter::new(writer)));
+    }
+    let mut lanes: Vec<Box<dyn DeviceLane>> = Vec::new();
+    for queue in queues.into_iter().take(received) {
+        lanes.push(Box::new(TapLane::new(queue, longest)));
+    }
+    lanes.append(&mut writers);
+    Ok(lanes)
 }
 
 fn link(name: &str) -> Result<Link, Refusal> {
@@ -312,23 +409,6 @@ fn gate(index: u32, egress: bool) -> Result<netvale_backends::bpf::Link, BpfErro
         true => program.attach_egress(index),
         false => program.attach_ingress(index),
     }
-}
-
-/// The TAP through which the host's stack is reached, and its index.
-fn host_side(header: HdrLen) -> Result<(Box<dyn DeviceLane>, u32), Refusal> {
-    let plain = header.is_none();
-    let config = TapConfig {
-        make: Make::New,
-        header,
-        offloads: if plain { Offloads::NONE } else { Offloads::ALL },
-        ..TapConfig::new("nvhost%d")
-    };
-    let tap = Tap::open(&config).map_err(|e| super::tap::refusal(&e))?;
-    let index = link(tap.name())?.index;
-    let longest = if plain { JUMBO } else { LONGEST };
-    let queue = tap.into_queues().into_iter().next();
-    let queue = queue.ok_or_else(|| Refusal::new(ErrorKind::Other, "a TAP without a queue"))?;
-    Ok((Box::new(TapLane::new(queue, longest)), index))
 }
 
 #[derive(Debug)]

@@ -19,7 +19,7 @@ use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 use rustix::thread::{CpuSet, sched_setaffinity};
 
-use super::{Lane, News};
+use super::{Heard, Lane, News};
 use crate::sleep::Idle;
 
 /// Marks the thread's own bell among events; lanes have smaller numbers.
@@ -173,6 +173,8 @@ struct Seated {
     lane: Box<Lane>,
     /// Readable, writable; `None`: nothing is watched.
     watched: Option<(bool, bool)>,
+    /// It has been told that it wants somewhere to pass frames on to.
+    wants: bool,
 }
 
 impl Thread {
@@ -238,14 +240,19 @@ impl Thread {
                 let why = lane.trouble().unwrap_or("gone");
                 (round.moved, Some(why.to_owned()))
             }
-            Ok(round) => (round.moved, None),
+            Ok(round) => {
+                if round.wants_onward && !std::mem::replace(&mut seated.wants, true) {
+                    self.news.tell(lane.id, Heard::WantsOnward);
+                }
+                (round.moved, None)
+            }
             Err(_) => (false, Some("its service failed".into())),
         };
         if let Some(why) = why {
             seated.lane.give_up();
             let id = seated.lane.id;
             self.unwatch(i);
-            self.news.tell(id, why);
+            self.news.tell(id, Heard::Gone(why));
         }
         moved
     }
@@ -260,6 +267,7 @@ impl Thread {
                 Order::Add(lane) => self.lanes.push(Seated {
                     lane,
                     watched: None,
+                    wants: false,
                 }),
                 Order::Remove(id, done) => {
                     if let Some(i) = self.lanes.iter().position(|s| s.lane.id == id) {
@@ -321,6 +329,10 @@ impl Thread {
         for seated in &self.lanes {
             for kring in seated.lane.krings() {
                 kring.sleep_word().announce(self.said, &*self.waker);
+            }
+            if let Some(kring) = seated.lane.frames_kring() {
+                let word = kring.sleep_word();
+                word.announce_for_frames(self.said, &*self.waker);
             }
         }
     }

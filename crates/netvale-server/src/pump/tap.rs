@@ -94,13 +94,48 @@ impl DeviceLane for TapLane {
     }
 
     fn push(&mut self, pool: &BufPool, batch: &Batch) -> Result<Pushed, Trouble> {
-        match self.queue.send(pool, batch, 0) {
-            Ok(sent) => Ok(Pushed {
-                done: sent.next,
-                refused: sent.refused as u64,
-            }),
-            Err(e) => Err(trouble(&e)),
-        }
+        send(&self.queue, pool, batch)
+    }
+}
+
+/// A queue's sending half, for rings that have no queue of their own.
+#[derive(Debug)]
+pub(super) struct TapWriter {
+    queue: TapQueue,
+}
+
+impl TapWriter {
+    /// Sends by a descriptor that somebody else receives from.
+    pub(super) fn new(queue: TapQueue) -> Self {
+        Self { queue }
+    }
+}
+
+impl DeviceLane for TapWriter {
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    fn longest(&self) -> usize {
+        1
+    }
+
+    fn pull(&mut self, _: &BufPool, _: &[Piece], _: &mut Batch) -> Result<usize, Trouble> {
+        Ok(0)
+    }
+
+    fn push(&mut self, pool: &BufPool, batch: &Batch) -> Result<Pushed, Trouble> {
+        send(&self.queue, pool, batch)
+    }
+}
+
+fn send(queue: &TapQueue, pool: &BufPool, batch: &Batch) -> Result<Pushed, Trouble> {
+    match queue.send(pool, batch, 0) {
+        Ok(sent) => Ok(Pushed {
+            done: sent.next,
+            refused: sent.refused as u64,
+        }),
+        Err(e) => Err(trouble(&e)),
     }
 }
 

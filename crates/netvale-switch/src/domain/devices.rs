@@ -21,8 +21,8 @@ pub struct DevicePlan<'a> {
     pub name: &'a str,
     /// Queues: the user's TX rings and RX rings.
     pub queues: u16,
-    /// Host rings after those, in each direction.
-    pub host: u16,
+    /// The user's host rings after those: TX (to the stack) and RX.
+    pub host: [u16; 2],
     /// Slots of each ring, TX and RX; 0 for the default.
     pub slots: (u16, u16),
     /// Region, `None` for the usual one.
@@ -47,6 +47,9 @@ pub struct DeviceUse {
     pub rx: bool,
     /// A host ring.
     pub host: bool,
+    /// Somebody has all TX rings of the queues and may pass frames of the
+    /// host's on to them.
+    pub down: bool,
 }
 
 /// A registration of a device's port.
@@ -71,7 +74,9 @@ impl DeviceUser {
 impl<M: MemSource> Domain<M> {
     /// Makes the port of a device, and binds `owner` (who must have no port
     /// yet) to its other side, which has a TX ring for each RX ring of the
-    /// user's and the reverse. The user's port, and what the owner got.
+    /// user's and the reverse. The user's port, and what the owner got: as many
+    /// rings of each kind as the user's port has in the direction that has
+    /// more, and those without a counterpart stay empty.
     ///
     /// The port stays until [`Domain::owner_gone`] of the owner; nothing
     /// happens when its last user goes ([`Domain::device_use`] tells).
@@ -89,15 +94,20 @@ impl<M: MemSource> Domain<M> {
         if self.find(plan.name).is_some() {
             return Err(DomainError::Busy(format!("{} is open", plan.name)));
         }
-        let rings = plan.queues.min(MAX_RINGS) + plan.host;
-        let tx = (rings, slots(plan.slots.0, DEFAULT_SLOTS));
-        let rx = (rings, slots(plan.slots.1, DEFAULT_SLOTS));
+        let queues = plan.queues.min(MAX_RINGS);
+        let [host_tx, host_rx] = plan.host;
+        let most = host_tx.max(host_rx);
+        let tx_slots = slots(plan.slots.0, DEFAULT_SLOTS);
+        let rx_slots = slots(plan.slots.1, DEFAULT_SLOTS);
         let hidden = self.free_name(plan.name);
         let mut ends = Vec::new();
         // Both in one region, so that buffers and not bytes go through.
-        let region = self.device_region(plan, tx, rx)?;
+        let all = queues + most;
+        let region = self.device_region(plan, (all, tx_slots), (all, rx_slots))?;
         let arena = plan.arena > 0 && self.enter_arena(region, plan.arena);
-        for (name, tx, rx) in [(plan.name, tx, rx), (&hidden, rx, tx)] {
+        let user = ((queues + host_tx, tx_slots), (queues + host_rx, rx_slots));
+        let other = ((all, rx_slots), (all, tx_slots));
+        for (name, (tx, rx)) in [(plan.name, user), (&hidden, other)] {
             let built = self.build(Plan {
                 name: name.into(),
                 kind: PortKind::Pipe,
@@ -123,11 +133,14 @@ impl<M: MemSource> Domain<M> {
         if let Some(p) = self.ports.get_mut(other.0) {
             p.arena = arena;
         }
-        for (a, b, unnamed) in [(user, other, false), (other, user, true)] {
+        for (a, b, host, unnamed) in [
+            (user, other, plan.host, false),
+            (other, user, [most; 2], true),
+        ] {
             if let Some(p) = self.ports.get_mut(a.0) {
                 p.peer = Some(b);
                 p.unnamed = unnamed;
-                p.host = [plan.host; 2];
+                p.host = host;
             }
             if plan.vnet_hdr != 0 {
                 self.set_header_of(a, plan.vnet_hdr);
@@ -200,6 +213,33 @@ impl<M: MemSource> Domain<M> {
             tx,
             rx,
             host: host_tx || host_rx,
+            down: host_rx && p.owners.iter().any(|&o| self.has_all_queues(p, o)),
+        }
+    }
+
+    /// Whether a registration has every TX ring that is a queue's, of which
+    /// there is one at least.
+    fn has_all_queues(&self, p: &super::Port, owner: u16) -> bool {
+        let queues = p.tx.len().saturating_sub(usize::from(p.host[0]));
+        let bound = self.owners.get(u32::from(owner));
+        let bound = bound.and_then(|o| o.bound.as_ref());
+        bound.is_some_and(|b| {
+            let has = |i: usize| b.tx.iter().any(|&t| usize::from(t) == i);
+            queues > 0 && (0..queues).all(has)
+        })
+    }
+
+    /// What a device can do with frames that its user, named by his side of
+    /// the port, passes on by releasing them: `up`, from the queues to the
+    /// host; `down`, from the host to the queues; `all` frames, or those that
+    /// are marked.
+    pub fn set_forwarding(&self, user: PortId, up: bool, down: bool, all: bool) {
+        let Some(p) = self.port(user) else { return };
+        let queues = p.rx.len().saturating_sub(usize::from(p.host[1]));
+        for (i, r) in p.rx.iter().enumerate() {
+            if let Some(kring) = self.world.kring(r.kring) {
+                kring.set_forwarding(if i < queues { up } else { down }, all);
+            }
         }
     }
 

@@ -10,7 +10,7 @@ use crate::common::{Bed, Port, drain, small, want};
 pub(crate) const PLAN: DevicePlan<'_> = DevicePlan {
     name: "eth0",
     queues: 2,
-    host: 1,
+    host: [1, 1],
     slots: (8, 16),
     region: None,
     isolated: false,
@@ -66,6 +66,7 @@ fn frames_go_between_the_sides_ring_by_ring() {
         tx: true,
         rx: true,
         host: true,
+        down: true,
     };
     assert_eq!(bed.with(|d| d.device_use(user)), used);
     bed.check();
@@ -99,6 +100,7 @@ fn modes_choose_among_queues_and_host_rings() {
         assert_eq!((idx(&p.reg.tx), idx(&p.reg.rx)), (tx, rx), "{name}");
         let now = bed.with(|d| d.device_use(user));
         assert_eq!((now.tx, now.rx, now.host), used, "{name}");
+        assert_eq!(now.down, name == "netmap:eth0*", "{name}");
         // As programs see it: hardware rings, then host rings.
         let mut counts = [0; 20];
         let at = usize::try_from(p.reg.nif_ofs).unwrap() + 24;
@@ -116,12 +118,96 @@ fn modes_choose_among_queues_and_host_rings() {
 }
 
 #[test]
+fn host_rings_are_as_many_as_asked_for_in_each_direction() {
+    let bed = Bed::new(small());
+    for host in [[5, 2], [2, 5], [1, 1]] {
+        let plan = DevicePlan {
+            queues: 1,
+            host,
+            ..PLAN
+        };
+        let (_, mut device) = make(&bed, &plan).unwrap();
+        let mut all = bed.open("netmap:eth0*", &Want::default());
+        assert_eq!(all.reg.host_rings, host);
+        assert_eq!((all.reg.tx_rings, all.reg.rx_rings), (1, 1));
+        let [tx, rx] = host.map(|n| usize::from(n) + 1);
+        assert_eq!((all.tx.len(), all.rx.len()), (tx, rx));
+        assert_eq!(device.tx.len(), tx.max(rx));
+        assert_eq!(device.rx.len(), tx.max(rx));
+        for (r, byte) in (0..tx).zip(0u8..) {
+            send(&mut all, r, &frame(byte, 1));
+            assert_eq!(drain(&mut device, r)[0].bytes, frame(byte, 1));
+        }
+        for (r, byte) in (0..rx).zip(0u8..) {
+            send(&mut device, r, &frame(byte, 2));
+            assert_eq!(drain(&mut all, r)[0].bytes, frame(byte, 2));
+        }
+        // Those without a counterpart are there, and quiet.
+        for r in tx.min(rx)..tx.max(rx) {
+            assert!(device.tx[r].sync().is_ok() && device.rx[r].sync().is_ok());
+        }
+        bed.check();
+        bed.close(all);
+        bed.close(device);
+        assert_empty(&bed);
+    }
+}
+
+#[test]
+fn released_frames_that_are_marked_go_back_marked_if_that_counts() {
+    use netvale_ring::forward::{NR_FORWARD, NS_FORWARD};
+    let bed = Bed::new(small());
+    let (user, mut device) = make(&bed, &PLAN).unwrap();
+    let mut port = bed.open("netmap:eth0*", &Want::default());
+    // What comes back of three frames, of which the second is marked.
+    let mut marks = |ring: usize| {
+        for i in 0..3 {
+            send(&mut device, ring, &frame(i, 0));
+        }
+        port.rx[ring].sync().unwrap();
+        let r = port.rx[ring].ring();
+        let (first, marked) = (r.head(), r.next(r.head()));
+        let slot = r.slot(marked);
+        r.set_slot(marked, slot.with_flags(slot.flags() | NS_FORWARD));
+        r.set_head(r.tail());
+        port.rx[ring].sync().unwrap();
+        device.tx[ring].sync().unwrap();
+        let back = device.tx[ring].ring();
+        let mut at = first;
+        let marks = [(); 3].map(|()| {
+            let slot = back.slot(at);
+            back.set_slot(at, slot.with_flags(0));
+            at = back.next(at);
+            slot.has(NS_FORWARD)
+        });
+        let asked = device.tx[ring].receiver().unwrap().forwards();
+        (marks, asked)
+    };
+    let (none, second) = ([false; 3], [false, true, false]);
+    bed.with(|d| d.set_forwarding(user, true, false, false));
+    for ring in 0..3 {
+        assert_eq!(marks(ring), (none, false), "the ring's flag is missing");
+    }
+    for r in &bed.open("netmap:eth0*", &Want::default()).rx {
+        r.ring().add_flags(NR_FORWARD);
+    }
+    assert_eq!((marks(0), marks(1)), ((second, true), (second, true)));
+    assert_eq!(marks(2), (none, false), "not down to the wire");
+    bed.with(|d| d.set_forwarding(user, false, true, false));
+    assert_eq!((marks(0), marks(2)), ((none, false), (second, true)));
+    bed.with(|d| d.set_forwarding(user, true, true, true));
+    assert_eq!((marks(0), marks(2)), (([true; 3], true), ([true; 3], true)));
+    bed.close(port);
+    bed.close(device);
+}
+
+#[test]
 fn ports_without_host_rings_have_none() {
     let bed = Bed::new(small());
     let plan = DevicePlan {
         name: "tap:t0",
         queues: 1,
-        host: 0,
+        host: [0, 0],
         ..PLAN
     };
     let (_, device) = make(&bed, &plan).unwrap();
@@ -203,7 +289,7 @@ fn what_does_not_fit_leaves_nothing() {
     let bed = Bed::new(small());
     let huge = DevicePlan {
         queues: 16,
-        host: 16,
+        host: [16, 16],
         slots: (4096, 4096),
         ..PLAN
     };

@@ -1,6 +1,7 @@
 //! Devices as ports, in network namespaces of the tests' own.
 
 mod files;
+mod host;
 mod life;
 mod open;
 mod switch;
