@@ -9,11 +9,11 @@ use std::thread;
 use netvale::{Namespace, Port};
 use netvale_backends::netlink::ethtool::{Offload, set_offload};
 use netvale_testkit::net::NetNs;
-use netvale_testkit::{eventually, within};
+use netvale_testkit::{eventually, stream, within};
 use netvale_wire::abi::mode;
 use netvale_wire::proto::{NrRequest, Registered, Reply, Request};
 
-use super::{Host, echo, join, settle, stream};
+use super::{Host, echo, join, settle};
 
 const A: &str = "10.77.0.1";
 const HOST: &str = "10.77.0.9";
