@@ -1,6 +1,7 @@
 //! The blocks of pcapng.
 
 use std::io::Read;
+use std::num::NonZeroU32;
 
 use super::read::{Input, Place, word};
 use super::{MAX_RECORD, PcapError, PcapErrorKind};
@@ -35,6 +36,8 @@ struct Interface {
     link_type: u16,
     snap: u32,
     clock: Clock,
+    /// Nanoseconds in a tick, if that is a whole number and all there is to it.
+    tick: Option<NonZeroU32>,
 }
 
 /// What a time stamp counts.
@@ -48,7 +51,8 @@ struct Clock {
 
 #[derive(Debug)]
 pub(super) enum Block {
-    Packet(Place),
+    /// A packet, which is written down.
+    Packet,
     Other,
 }
 
@@ -60,10 +64,48 @@ impl Section {
         }
     }
 
+    /// The next block, if it is an ordinary packet, all of which has been read.
+    #[inline]
+    pub(super) fn whole_packet<R>(&self, input: &mut Input<R>, place: &mut Place) -> bool {
+        const FIXED: usize = 20;
+        let ahead = input.ahead();
+        let Some(head) = ahead.first_chunk::<{ BEFORE + FIXED }>() else {
+            return false;
+        };
+        let word = |at| word(head, at, self.big);
+        let (total, id, captured) = (word(4) as usize, word(8), word(20) as usize);
+        let lengths = AROUND + FIXED..=MAX_BLOCK;
+        if word(0) != PACKET || !lengths.contains(&total) || !total.is_multiple_of(4) {
+            return false;
+        }
+        let Some(end) = ahead.get(total - 4..total) else {
+            return false;
+        };
+        let room = (total - AROUND - FIXED).min(MAX_RECORD);
+        let fits = captured <= room && self::word(end, 0, self.big) == word(4);
+        let interface = self.interfaces.get(id as usize);
+        let Some((interface, tick)) = interface.and_then(|i| Some((i, i.tick?))) else {
+            return false;
+        };
+        if !fits {
+            return false;
+        }
+        let ticks = u64::from(word(12)) << 32 | u64::from(word(16));
+        place.time_ns = ticks.saturating_mul(tick.get().into());
+        place.start = input.start + BEFORE + FIXED;
+        place.captured = captured;
+        place.len = word(24);
+        place.link_type = interface.link_type;
+        place.interface = id;
+        input.take(total);
+        true
+    }
+
     /// The next block; `None` at the end.
     pub(super) fn next<R: Read>(
         &mut self,
         input: &mut Input<R>,
+        place: &mut Place,
     ) -> Result<Option<Block>, PcapError> {
         if input.fill(AROUND)? == 0 {
             return Ok(None);
@@ -110,15 +152,20 @@ impl Section {
         }
         let body = block.get(BEFORE..len - 4).unwrap_or_default();
         let result = match kind {
-            SECTION => section(body, self.big).map(|()| Block::Other),
-            INTERFACE => self.interface(body).map(|()| Block::Other),
-            SIMPLE_PACKET => self.simple(body).map(Block::Packet),
-            _ => self.packet(body, kind == OLD_PACKET).map(Block::Packet),
+            SECTION => section(body, self.big).map(|()| None),
+            INTERFACE => self.interface(body).map(|()| None),
+            SIMPLE_PACKET => self.simple(body).map(Some),
+            _ => self.packet(body, kind == OLD_PACKET).map(Some),
         };
-        let mut block = result.map_err(|kind| input.error(kind))?;
-        if let Block::Packet(place) = &mut block {
-            place.start += input.start + BEFORE;
-        }
+        let packet = result.map_err(|kind| input.error(kind))?;
+        let block = match packet {
+            Some(packet) => {
+                *place = packet;
+                place.start += input.start + BEFORE;
+                Block::Packet
+            }
+            None => Block::Other,
+        };
         input.take(len);
         Ok(Some(block))
     }
@@ -168,6 +215,7 @@ impl Section {
             link_type: half(body, 0, self.big),
             snap: word(body, 4, self.big),
             clock,
+            tick: clock.tick(),
         });
         Ok(())
     }
@@ -226,6 +274,13 @@ impl Section {
 }
 
 impl Clock {
+    /// Nanoseconds in a tick, if times are just so many ticks.
+    fn tick(self) -> Option<NonZeroU32> {
+        let exponent = 9u32.checked_sub(self.resolution.into())?;
+        let tick = NonZeroU32::new(10u32.pow(exponent))?;
+        (self.offset == 0).then_some(tick)
+    }
+
     fn nanoseconds(self, ticks: u64) -> u64 {
         let wide = u128::from(ticks) * 1_000_000_000;
         let exponent = u32::from(self.resolution & 0x7f);
@@ -313,5 +368,20 @@ mod tests {
         assert_eq!(at(127, 0, u64::MAX), 0);
         assert_eq!(at(0xff, 0, u64::MAX), 0);
         assert_eq!(at(0, i64::MAX, u64::MAX), u64::MAX);
+        for (resolution, offset, tick) in [
+            (9, 0, Some(1)),
+            (6, 0, Some(1000)),
+            (0, 0, Some(1_000_000_000)),
+            (10, 0, None),
+            (6, 1, None),
+            (0x80 | 6, 0, None),
+        ] {
+            let clock = Clock { resolution, offset };
+            assert_eq!(clock.tick().map(NonZeroU32::get), tick, "{clock:?}");
+            if tick.is_some() {
+                let ns = clock.nanoseconds(7);
+                assert_eq!(tick.map(|t| u64::from(t) * 7), Some(ns));
+            }
+        }
     }
 }

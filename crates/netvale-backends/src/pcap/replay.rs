@@ -89,27 +89,47 @@ impl<R: Read + Seek> Replay<R> {
     /// # Errors
     ///
     /// [`PcapError`]: the capture is damaged or cannot be rewound.
+    #[inline]
     pub fn advance(&mut self) -> Result<bool, PcapError> {
         if matches!(self.left, Times::Count(0)) {
             return Ok(false);
         }
-        while !self.reader.advance()? {
-            let over = match &mut self.left {
-                Times::Forever => false,
-                Times::Count(n) => {
-                    *n -= 1;
-                    *n == 0
-                }
-            };
-            if over || !self.any {
-                self.left = Times::Count(0);
-                return Ok(false);
-            }
-            self.reader.rewind()?;
-            self.last_ns = None;
-            self.any = false;
+        if !self.reader.advance()? && !self.start_again()? {
+            return Ok(false);
         }
         self.any = true;
+        // Nobody asks when what is not waited for is due.
+        if self.pace != Pace::AtOnce {
+            self.reckon();
+        }
+        Ok(true)
+    }
+
+    /// The capture has ended: whether there is another round, and its first
+    /// record.
+    #[cold]
+    fn start_again(&mut self) -> Result<bool, PcapError> {
+        let over = match &mut self.left {
+            Times::Forever => false,
+            Times::Count(n) => {
+                *n -= 1;
+                *n == 0
+            }
+        };
+        let more = !over && self.any;
+        if more {
+            self.reader.rewind()?;
+            self.last_ns = None;
+        }
+        if !more || !self.reader.advance()? {
+            self.left = Times::Count(0);
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    /// When the current record is due.
+    fn reckon(&mut self) {
         let time_ns = self.reader.current().map_or(0, |r| r.time_ns);
         if let Some(last) = self.last_ns {
             self.gap_ns = time_ns.saturating_sub(last);
@@ -121,6 +141,5 @@ impl<R: Read + Seek> Replay<R> {
         // The furthest so far: what steps back is due with it, and what
         // follows is measured from it.
         self.last_ns = Some(self.last_ns.map_or(time_ns, |last| last.max(time_ns)));
-        Ok(true)
     }
 }

@@ -85,6 +85,15 @@ impl RotatingWriter {
         self.writer.write_frame(time_ns, pool, batch, i)
     }
 
+    /// As [`Writer::statistics`], into the last file.
+    ///
+    /// # Errors
+    ///
+    /// As for [`RotatingWriter::flush`].
+    pub fn statistics(&mut self, time_ns: u64, frames: u64, lost: u64) -> Result<(), PcapError> {
+        self.writer.statistics(time_ns, frames, lost)
+    }
+
     /// Writes what is collected.
     ///
     /// # Errors

@@ -145,6 +145,35 @@ impl<W: Write> Writer<W> {
         })
     }
 
+    /// Writes down how many frames there were up to now, and how many more were
+    /// lost. Only pcapng has a place for that, where readers find it at the end.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Writer::write`].
+    pub fn statistics(&mut self, time_ns: u64, frames: u64, lost: u64) -> Result<(), PcapError> {
+        const LEN: u32 = 12 + 12 + 2 * 12 + 4;
+        if self.config.format != Format::Ng {
+            return Ok(());
+        }
+        let halves = |n: u64| {
+            // The halves of a number, each of which fits.
+            let half = |n: u64| u32::try_from(n & 0xffff_ffff).unwrap_or(0);
+            (half(n >> 32), half(n))
+        };
+        let before = self.buf.len();
+        let (high, low) = halves(time_ns);
+        self.words(&[5, LEN, 0, high, low]);
+        // Options 4 and 5, eight bytes each: received, and dropped.
+        for (option, count) in [(4, frames), (5, lost)] {
+            let (high, low) = halves(count);
+            self.words(&[option | 8 << 16, low, high]);
+        }
+        self.words(&[0, LEN]);
+        self.bytes += (self.buf.len() - before) as u64;
+        self.flush_buf()
+    }
+
     fn record(
         &mut self,
         time_ns: u64,

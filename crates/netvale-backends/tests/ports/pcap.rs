@@ -143,6 +143,42 @@ fn what_is_written_is_read_in_all_formats_and_byte_orders() {
 }
 
 #[test]
+fn losses_are_written_where_readers_look() {
+    use pcap_file::pcapng::Block;
+    use pcap_file::pcapng::blocks::interface_statistics::InterfaceStatisticsOption as Stat;
+    for format in [Format::Ng, Format::Classic] {
+        let config = WriterConfig {
+            format,
+            ..WriterConfig::default()
+        };
+        let mut file = Vec::new();
+        let mut writer = Writer::new(&mut file, "x", config).unwrap();
+        writer.write(7, &[&[1; 60]], 60).unwrap();
+        writer.statistics(5_000_000_000, 1, 1 << 33).unwrap();
+        let bytes = writer.bytes();
+        writer.finish().unwrap();
+        assert_eq!(file.len() as u64, bytes);
+        let mut reader = Reader::new(&file[..], "x").unwrap();
+        assert!(reader.next_record().unwrap().is_some());
+        assert!(reader.next_record().unwrap().is_none(), "{format:?}");
+        if format != Format::Ng {
+            continue;
+        }
+        let mut theirs = pcap_file::pcapng::PcapNgReader::new(&file[..]).unwrap();
+        let mut last = None;
+        while let Some(block) = theirs.next_block() {
+            last = Some(block.unwrap().into_owned());
+        }
+        let Some(Block::InterfaceStatistics(block)) = last else {
+            panic!("{last:?}");
+        };
+        assert_eq!(block.timestamp, 5_000_000_000);
+        let want = [Stat::IsbIfRecv(1), Stat::IsbIfDrop(1 << 33)];
+        assert_eq!(block.options, want);
+    }
+}
+
+#[test]
 fn others_read_what_we_write_and_we_what_they_write() {
     for format in [Format::Classic, Format::ClassicNano] {
         let file = written(format, &records());

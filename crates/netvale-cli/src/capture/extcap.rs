@@ -102,7 +102,8 @@ pub(crate) fn run(tool: &Tool) -> Result<Code> {
     let mut monitor = open(&tool.place, &monitor(port, tool.direction, false), 4096)?;
     let mut sink = Sink::one(fifo, WriterConfig::default())?;
     let done = watch(&mut monitor, &mut sink, None, &stop);
-    match done.and_then(|_frames| sink.finish()) {
+    let lost = super::lost(&tool.place, &monitor);
+    match done.and_then(|frames| sink.finish(super::since_epoch(), frames, lost)) {
         // Wireshark has seen enough.
         Err(Failure::StdoutClosed) | Ok(()) => Ok(Code::Done),
         Err(e) => Err(e),

@@ -22,8 +22,9 @@ use sink::Sink;
     netvale capture vale0:a -w - | tcpdump -n -r -\n  \
     netvale capture vale0:a -w ring.pcapng --rotate-size 100 --files 10\n\n\
     The port must be open: this watches it through a monitor, which does not\n\
-    slow it down. What a full monitor loses is counted (netvale stats). Times\n\
-    are those at which a batch was seen. Sizes are in MiB, times in seconds.\n\
+    slow it down. What a full monitor loses is counted, told at the end and\n\
+    written into pcapng files. Times are those at which a batch was seen, in\n\
+    nanoseconds. Sizes are in MiB, times of files in seconds.\n\
     SIGINT ends the capture with status 0.")]
 pub(crate) struct Args {
     /// The port to watch
@@ -44,7 +45,8 @@ pub(crate) struct Args {
     /// See frames when the port is done with them, without a copy
     #[arg(long, conflicts_with = "direction")]
     zero_copy: bool,
-    /// pcapng, or the older pcap that every program reads
+    /// pcapng, or the older pcap that every program reads (with microseconds,
+    /// or with nanoseconds, which some cannot read)
     #[arg(long, value_enum, default_value_t = Format::Pcapng)]
     format: Format,
     /// Begin another file after this many MiB
@@ -79,6 +81,8 @@ enum Format {
     Pcapng,
     /// With microseconds.
     Pcap,
+    /// With nanoseconds.
+    PcapNano,
 }
 
 /// The name of the monitor that is wanted.
@@ -105,9 +109,22 @@ pub(crate) fn run(args: &Args, place: &Place) -> Result<Code> {
     let name = monitor(&args.port, args.direction, args.zero_copy);
     let mut port = open(place, &name, args.slots)?;
     let done = watch(&mut port, &mut sink, args.count, &stop);
-    sink.finish()?;
-    let frames = done?;
-    output::note(&format!("{frames} frames of {} captured", args.port));
+    let lost = lost(place, &port);
+    let frames = match done {
+        Ok(frames) => {
+            sink.finish(since_epoch(), frames, lost)?;
+            frames
+        }
+        Err(e) => {
+            // What was written before stays; why it ended is told.
+            let _ = sink.flush();
+            return Err(e);
+        }
+    };
+    output::note(&format!(
+        "{frames} frames of {} captured, {lost} lost",
+        args.port
+    ));
     Ok(match (args.count, stop.cut_short()) {
         (Some(n), Some(code)) if frames < n => code,
         _ => Code::Done,
@@ -131,6 +148,14 @@ fn open(place: &Place, name: &str, slots: u16) -> Result<Port> {
         }
         _ => e,
     })?)
+}
+
+/// Frames that a monitor had no room for; none if the server is gone.
+fn lost(place: &Place, monitor: &Port) -> u64 {
+    let all = place.namespace_if_running().map(|ns| ns.stats(None));
+    let Ok(Ok(all)) = all else { return 0 };
+    let ours = all.iter().filter(|s| s.name == monitor.info().name);
+    ours.flat_map(|s| &s.drops).map(|(_, n)| n).sum()
 }
 
 /// Copies what comes until enough has come; how many frames.

@@ -47,6 +47,7 @@ impl Sink {
             format: match args.format {
                 super::Format::Pcapng => Format::Ng,
                 super::Format::Pcap => Format::Classic,
+                super::Format::PcapNano => Format::ClassicNano,
             },
             snap: args.snaplen,
             ..WriterConfig::default()
@@ -113,8 +114,13 @@ impl Sink {
         .map_err(failure)
     }
 
-    /// Writes the rest.
-    pub(super) fn finish(mut self) -> Result<()> {
+    /// Writes the rest, and how many frames there were and how many were lost.
+    pub(super) fn finish(mut self, time_ns: u64, frames: u64, lost: u64) -> Result<()> {
+        match &mut self.to {
+            To::One(w) => w.statistics(time_ns, frames, lost),
+            To::Many(w) => w.statistics(time_ns, frames, lost),
+        }
+        .map_err(failure)?;
         self.flush()
     }
 }

@@ -1,4 +1,9 @@
 //! Capture files: replayed into a switch, or written with what it sends.
+//!
+//! Of a frame that the capture cut (snap length), what was kept is sent: a
+//! switch does not mind, a host's stack will. How many these were is logged at
+//! the end, as is how many records were no Ethernet frames. A file that is cut
+//! off gives what is whole in it and ends the replay with an error in the log.
 
 use std::fs::File;
 use std::os::fd::BorrowedFd;
@@ -6,7 +11,8 @@ use std::time::{Instant, SystemTime};
 
 use netvale_backends::batch::{Batch, BufPool, Piece};
 use netvale_backends::pcap::{
-    ETHERNET, Pace, PcapError, PcapErrorKind, Reader, Replay, Writer, WriterConfig,
+    ETHERNET, Pace, PcapError, PcapErrorKind, Reader, Replay, RotatingWriter, Rotation, Writer,
+    WriterConfig,
 };
 use netvale_wire::proto::ErrorKind;
 
@@ -22,9 +28,12 @@ pub(super) fn open(spec: &PcapSpec) -> Result<Device, Refusal> {
     let refused = |e: PcapError| refusal(&e);
     let (lane, about) = if spec.write {
         let config = WriterConfig::default();
-        let writer = Writer::create(&spec.path, config).map_err(refused)?;
+        let writer = match spec.rotation == Rotation::default() {
+            true => Writer::create(&spec.path, config).map(Output::One),
+            false => RotatingWriter::create(&spec.path, config, spec.rotation).map(Output::Many),
+        };
         let lane = Box::new(Writing {
-            writer,
+            writer: writer.map_err(refused)?,
             written: false,
         });
         let about = format!("writes {}", spec.path);
@@ -40,6 +49,7 @@ pub(super) fn open(spec: &PcapSpec) -> Result<Device, Refusal> {
             start: None,
             path: spec.path.clone(),
             skipped: 0,
+            cut: 0,
         });
         (
             lane as Box<dyn DeviceLane>,
@@ -79,6 +89,8 @@ struct Reading {
     path: String,
     /// Records that are no Ethernet frames, or too long for one.
     skipped: u64,
+    /// Frames of which the capture kept the beginning only.
+    cut: u64,
 }
 
 impl Reading {
@@ -136,7 +148,10 @@ impl DeviceLane for Reading {
             match self.replay.record() {
                 Some(r) if r.link_type == ETHERNET && (1..1 << 16).contains(&r.data.len()) => {
                     match put(r.data, pool, free, batch) {
-                        Some(n) => free = free.get(n..).unwrap_or_default(),
+                        Some(n) => {
+                            self.cut += u64::from(r.data.len() < r.len as usize);
+                            free = free.get(n..).unwrap_or_default();
+                        }
                         None => break, // when there is room again
                     }
                 }
@@ -150,8 +165,8 @@ impl DeviceLane for Reading {
                 }
             };
             if !self.more {
-                let (path, skipped) = (&self.path, self.skipped);
-                tracing::info!(path, skipped, "the capture has been replayed");
+                let (path, skipped, cut) = (&self.path, self.skipped, self.cut);
+                tracing::info!(path, skipped, cut, "the capture has been replayed");
             }
         }
         Ok(batch.len())
@@ -171,10 +186,17 @@ impl DeviceLane for Reading {
     }
 }
 
+/// One file, or a series.
+#[derive(Debug)]
+enum Output {
+    One(Writer<File>),
+    Many(RotatingWriter),
+}
+
 /// A file that is written.
 #[derive(Debug)]
 struct Writing {
-    writer: Writer<File>,
+    writer: Output,
     /// Since the last time that it was flushed.
     written: bool,
 }
@@ -196,7 +218,10 @@ impl DeviceLane for Writing {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let now = now.map_or(0, |t| u64::try_from(t.as_nanos()).unwrap_or(0));
         for i in 0..batch.len() {
-            let written = self.writer.write_frame(now, pool, batch, i);
+            let written = match &mut self.writer {
+                Output::One(w) => w.write_frame(now, pool, batch, i),
+                Output::Many(w) => w.write_frame(now, pool, batch, i),
+            };
             written.map_err(|e| Trouble::Gone(crate::files::chain(&e)))?;
         }
         self.written = true;
@@ -207,9 +232,14 @@ impl DeviceLane for Writing {
     }
 
     fn rest(&mut self) {
-        if std::mem::take(&mut self.written)
-            && let Err(e) = self.writer.flush()
-        {
+        if !std::mem::take(&mut self.written) {
+            return;
+        }
+        let flushed = match &mut self.writer {
+            Output::One(w) => w.flush(),
+            Output::Many(w) => w.flush(),
+        };
+        if let Err(e) = flushed {
             tracing::error!("{}", crate::files::chain(&e));
         }
     }

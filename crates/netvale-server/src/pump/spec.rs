@@ -1,6 +1,6 @@
 //! What the name of a device says.
 
-use netvale_backends::pcap::{Pace, Times};
+use netvale_backends::pcap::{Pace, Rotation, Times};
 use netvale_backends::vxlan::VxlanConfig;
 use netvale_wire::name::BackendKind;
 use netvale_wire::proto::ErrorKind;
@@ -14,7 +14,7 @@ pub(crate) enum DeviceSpec {
     Tap(TapSpec),
     /// A network interface.
     Nic(String),
-    /// `pcap:FILE[,speed=X][,loop][,write]`.
+    /// `pcap:FILE[,speed=X][,loop][,write][,rotate=MIB][,files=N]`.
     Pcap(PcapSpec),
     /// `vxlan:VNI@REMOTE[,OPTION]...`.
     Vxlan(VxlanConfig),
@@ -41,6 +41,8 @@ pub(crate) struct PcapSpec {
     pub(crate) times: Times,
     /// Written, not read.
     pub(crate) write: bool,
+    /// When another file is begun, and how many stay.
+    pub(crate) rotation: Rotation,
 }
 
 impl DeviceSpec {
@@ -142,9 +144,16 @@ fn pcap(arg: &str) -> Result<PcapSpec, Refusal> {
         pace: Pace::Times(1.0),
         times: Times::Count(1),
         write: false,
+        rotation: Rotation::default(),
+    };
+    let number = |part: &str, n: &str| {
+        let number = n.parse().ok().filter(|n: &usize| (1..1 << 40).contains(n));
+        number.ok_or_else(|| invalid(format!("pcap: {part}: expected a number above 0")))
     };
     for part in parts {
         match part.split_once('=').unwrap_or((part, "")) {
+            ("rotate", mib) => spec.rotation.bytes = Some((number(part, mib)? as u64) << 20),
+            ("files", n) => spec.rotation.keep = Some(number(part, n)?),
             ("speed", "max") => spec.pace = Pace::AtOnce,
             ("speed", x) => {
                 let speed = x.parse().ok().filter(|s: &f64| s.is_finite() && *s > 0.0);
@@ -155,10 +164,21 @@ fn pcap(arg: &str) -> Result<PcapSpec, Refusal> {
             ("write", "") => spec.write = true,
             _ => {
                 return Err(invalid(format!(
-                    "pcap: {part:?} is not one of speed=X, speed=max, loop, write"
+                    "pcap: {part:?} is not one of speed=X, speed=max, loop, write, \
+                     rotate=MIB, files=N"
                 )));
             }
         }
+    }
+    if spec.rotation != Rotation::default() && !spec.write {
+        return Err(invalid(
+            "pcap: rotate and files are for a file that is written",
+        ));
+    }
+    if spec.rotation.keep.is_some() && spec.rotation.bytes.is_none() {
+        return Err(invalid(
+            "pcap: files keeps some of many: it needs rotate=MIB",
+        ));
     }
     if !spec.path.starts_with('/') {
         return Err(invalid(format!(
@@ -196,9 +216,19 @@ mod tests {
             pace: Pace::Times(2.5),
             times: Times::Forever,
             write: false,
+            rotation: Rotation::default(),
         };
         let text = "pcap:/a b.pcap,speed=2.5,loop";
         assert_eq!(read(text), Ok(DeviceSpec::Pcap(pcap)));
+        let Ok(DeviceSpec::Pcap(written)) = read("pcap:/x,write,rotate=10,files=3") else {
+            panic!("a file that is written");
+        };
+        let rotation = Rotation {
+            bytes: Some(10 << 20),
+            keep: Some(3),
+            ..Rotation::default()
+        };
+        assert_eq!((written.write, written.rotation), (true, rotation));
         let vxlan = read("vxlan:42@192.0.2.7").unwrap();
         assert_eq!(vxlan.key(), "vxlan:42");
         assert!(DeviceSpec::prefixed("eth0").is_none());
@@ -214,6 +244,9 @@ mod tests {
             ("pcap:x", "absolute"),
             ("pcap:/x,speed=-1", "speed=-1"),
             ("pcap:/x,speed=nan", "speed=nan"),
+            ("pcap:/x,rotate=10", "is written"),
+            ("pcap:/x,write,rotate=0", "rotate=0"),
+            ("pcap:/x,write,files=2", "needs rotate"),
             ("vxlan:x", "VNI@REMOTE"),
             ("vfio:0000:00:00.0", "not supported"),
         ] {

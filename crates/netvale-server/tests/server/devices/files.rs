@@ -62,6 +62,56 @@ fn a_replay_is_exact_and_so_is_what_is_written() {
 }
 
 #[test]
+fn a_series_of_files_is_written_and_the_newest_stay() {
+    let dir = TempDir::new();
+    let input = dir.path().join("in.pcapng");
+    let mut writer = Writer::create(&input, WriterConfig::default()).unwrap();
+    // The last one was cut by the capture: what was kept of it is sent.
+    let cut = plain(3, 99);
+    for _ in 0..2000 {
+        writer.write(0, &[&plain(1, 1500)], 0).unwrap();
+    }
+    writer.write(0, &[&cut], 5000).unwrap();
+    writer.finish().unwrap();
+    let bed = Bed::new();
+    let ask = |spec: String| bed.connect().ask(&attach(&spec, false)).unwrap().0;
+    let output = dir.path().join("out.pcapng");
+    let write = format!("vale0:pcap:{},write,rotate=1,files=2", output.display());
+    ask(write);
+    // Slow enough for a writer: a switch does not wait for it.
+    ask(format!("vale0:pcap:{}", input.display()));
+    let frames = |n: u32| {
+        let file = dir.path().join(format!("out-{n:05}.pcapng"));
+        let mut reader = Reader::open(file).ok()?;
+        let mut all = Vec::new();
+        while let Ok(Some(record)) = reader.next_record() {
+            all.push(record.data.to_vec());
+        }
+        Some(all)
+    };
+    let stats = || {
+        let ns = netvale::Namespace::at(&bed.dir).unwrap().no_spawn();
+        let all = ns.stats(Some("vale0:out")).unwrap();
+        (all[0].rx_frames, all[0].dropped("rx_full"))
+    };
+    eventually("all have come, or were counted", || {
+        let (here, lost) = stats();
+        here + lost == 2001
+    });
+    let (here, _) = stats();
+    // 1532 bytes each in the file, so every file but the last has 685.
+    let last = u32::try_from(here.div_ceil(685)).unwrap();
+    eventually("the last file is whole", || {
+        let all = frames(last).unwrap_or_default();
+        all.len() as u64 == here - 685 * u64::from(last - 1)
+    });
+    assert_eq!(frames(last - 1).unwrap().len(), 685);
+    assert!(frames(last).unwrap().last() == Some(&cut));
+    assert_eq!(frames(last - 2), None, "only two stay");
+    bed.assert_sound();
+}
+
+#[test]
 fn a_program_opens_a_capture() {
     let dir = TempDir::new();
     let input = dir.path().join("in.pcap");
