@@ -1,5 +1,7 @@
-//! `netvale doctor`: what this machine offers, and whether the namespace is
-//! sound.
+//! `netvale doctor`: what this machine and its network interfaces offer, and
+//! whether the namespace is sound.
+
+mod devices;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -28,10 +30,21 @@ const MIN_HUGE_PAGES: u64 = 16;
 /// What was typed.
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_long_help = "Example:\n  \
-    netvale doctor\n\n\
-    Sizes are in MiB and in pages of 2 MiB. Ends with status 1 if a check\n\
-    failed; warnings do not count.")]
+    netvale doctor\n  \
+    netvale doctor eth0\n\n\
+    Without INTERFACE everything is looked at, each interface in one line; with\n\
+    it only those, in full. Sizes are in MiB and in pages of 2 MiB. Ends with\n\
+    status 1 if a check failed; warnings do not count. Something that keeps an\n\
+    interface from being used is a failure if it was named, else a warning; one\n\
+    that does not exist is status 3.")]
 pub(crate) struct Args {
+    /// Interfaces to look at [default: all, and the machine]
+    #[arg(value_name = "INTERFACE")]
+    interfaces: Vec<String>,
+    /// Attach a program and bind a socket to see whether that works, which
+    /// some drivers answer with a short loss of their link
+    #[arg(long = "try", requires = "interfaces")]
+    attempt: bool,
     /// Print JSON, one object per check; sizes are in the text, with units
     #[arg(long)]
     json: bool,
@@ -51,6 +64,11 @@ enum Status {
 struct Check {
     schema: &'static str,
     check: &'static str,
+    /// Of an interface: which, and what about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    interface: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    subject: Option<&'static str>,
     status: Status,
     detail: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -62,6 +80,8 @@ impl Check {
         Self {
             schema: "netvale.check.v1",
             check,
+            interface: None,
+            subject: None,
             status: Status::Ok,
             detail: detail.into(),
             advice: None,
@@ -86,36 +106,68 @@ impl Check {
 
 /// Runs `doctor`.
 pub(crate) fn run(args: &Args, place: &Place) -> Result<Code> {
-    let mut checks = vec![
-        kernel(),
-        memfd(),
-        huge_pages(),
-        files(),
-        memlock(),
-        cpus(),
-        programs(),
-    ];
-    checks.extend(namespace(place));
-    let mut code = Code::Done;
-    for check in &checks {
-        if check.status == Status::Fail {
-            code = Code::Negative;
-        }
-        if args.json {
+    let mut checks = Vec::new();
+    if args.interfaces.is_empty() {
+        checks.extend([
+            kernel(),
+            memfd(),
+            huge_pages(),
+            files(),
+            memlock(),
+            cpus(),
+            programs(),
+        ]);
+        checks.extend(devices::general());
+        checks.extend(namespace(place));
+    }
+    let scope = devices::Scope {
+        names: &args.interfaces,
+        attempt: args.attempt,
+    };
+    let reports = devices::interfaces(scope)?;
+    let failed = checks.iter().any(|c| c.status == Status::Fail)
+        || reports.iter().any(|r| r.status() == Status::Fail);
+    if args.json {
+        for check in checks.iter().chain(reports.iter().flat_map(|r| &r.checks)) {
             output::json(check)?;
-            continue;
         }
-        let word = match check.status {
+    } else {
+        show(&checks, &reports, !args.interfaces.is_empty())?;
+    }
+    Ok(match failed {
+        true => Code::Negative,
+        false => Code::Done,
+    })
+}
+
+/// For people; `closely`: every finding about interfaces.
+fn show(checks: &[Check], reports: &[devices::Report], closely: bool) -> Result<()> {
+    let show = |status: Status, what: &str, text: &str| {
+        let word = match status {
             Status::Ok => "ok",
             Status::Warn => "warn",
             Status::Fail => "fail",
         };
-        output::line(&format!("{word:<5} {:<13} {}", check.check, check.detail))?;
+        output::line(&format!("{word:<5} {what:<13} {text}"))
+    };
+    for check in checks {
+        show(check.status, check.check, &check.detail)?;
         if let Some(advice) = check.advice {
             output::line(&format!("{:20}{advice}", ""))?;
         }
     }
-    Ok(code)
+    for report in reports {
+        if !closely {
+            show(report.status(), &report.name, &report.summary())?;
+            continue;
+        }
+        for check in &report.checks {
+            let subject = check.subject.unwrap_or_default();
+            let text = format!("{subject}: {}", check.detail);
+            show(check.status, &report.name, &text)?;
+        }
+    }
+    Ok(())
 }
 
 fn kernel() -> Check {
@@ -131,7 +183,6 @@ fn kernel() -> Check {
     }
 }
 
-/// Major and minor number of a release name.
 /// Whether programs of netmap's C interface can be started here.
 fn programs() -> Check {
     let library = match crate::run::library() {
@@ -162,6 +213,7 @@ fn programs() -> Check {
     )
 }
 
+/// Major and minor number of a release name.
 fn version(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit());
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
