@@ -22,8 +22,13 @@ use crate::output;
     eth0                                               an interface, taken from the host\n  \
     tap:NAME[,vnet_hdr=0|10|12][,queues=N][,persist]   a TAP interface, made if need be\n  \
     pcap:FILE[,speed=X|max][,loop]                     a capture, replayed (speed in times)\n  \
-    pcap:FILE,write                                    a capture, written\n  \
-    vxlan:VNI@ADDRESS[,remote=ADDRESS]...              a tunnel to other hosts")]
+    pcap:FILE,write[,rotate=MIB[,files=N]]             a capture, written\n  \
+    vxlan:VNI@ADDRESS[,remote=ADDRESS]...              a tunnel to other hosts\n\n\
+    A capture is sent once, with its own timing, unless speed and loop say\n\
+    otherwise; of frames that it cut, what it kept is sent. A tunnel takes 50\n\
+    bytes of each packet (70 over IPv6): give interfaces on its switch an MTU\n\
+    of 1450. It has options local=ADDRESS[:PORT], learning=off, ageing=SECONDS,\n\
+    fragment=on; two tunnels need two local addresses or ports.")]
 pub(crate) struct AttachArgs {
     /// Switch and port, as vale0:p0, or only the switch before a device
     #[arg(value_name = "SWITCH[:PORT]")]
@@ -57,7 +62,10 @@ pub(crate) struct DetachArgs {
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_long_help = "Example:\n  \
     netvale newif p0 --tx-slots 512 --rx-slots 512\n\n\
-    Open it as netmap:p0, or attach it to a switch with: netvale attach vale0:p0")]
+    Open it as netmap:p0, or attach it to a switch with: netvale attach vale0:p0\n\n\
+    An interface of the host, plugged into a switch:\n  \
+    netvale newif v1 --link && netvale attach vale0:v1\n  \
+    ip addr add 10.0.0.1/24 dev v1 && ip link set v1 up")]
 pub(crate) struct NewifArgs {
     /// Name, up to 15 bytes
     #[arg(value_name = "NAME")]
@@ -102,6 +110,10 @@ pub(crate) struct NewifArgs {
         hide_default_value = true
     )]
     mem_id: u16,
+    /// Make it an interface of the host too, which ip link shows: its frames
+    /// are the port's while that is attached (needs privilege)
+    #[arg(long)]
+    link: bool,
     /// Print JSON; sizes in slots and bytes
     #[arg(long)]
     json: bool,
@@ -229,7 +241,7 @@ fn unexpected() -> Error {
     Error::new(ErrorKind::Peer, "unexpected answer of the server")
 }
 
-fn kind_of(kind: proto::ErrorKind) -> ErrorKind {
+pub(crate) fn kind_of(kind: proto::ErrorKind) -> ErrorKind {
     match kind {
         proto::ErrorKind::NotFound | proto::ErrorKind::End => ErrorKind::NotFound,
         proto::ErrorKind::Busy => ErrorKind::Busy,
@@ -275,6 +287,7 @@ pub(crate) fn newif(args: &NewifArgs, place: &Place) -> Result<Code> {
         tx_slots: args.tx_slots,
         rx_slots: args.rx_slots,
         mem_id: args.mem_id,
+        link: args.link,
     };
     let info = place.namespace()?.new_interface(&args.name, &config)?;
     if args.json {

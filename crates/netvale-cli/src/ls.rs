@@ -1,6 +1,7 @@
 //! `netvale ls`: the ports of a namespace.
 
 use netvale::{ErrorKind, PortEntry};
+use netvale_wire::mac::MacAddr;
 use serde::Serialize;
 
 use crate::cli::Place;
@@ -39,6 +40,18 @@ struct Line<'a> {
     memory_bytes: u64,
     memory_id: u16,
     vnet_hdr_bytes: u8,
+    device: Option<&'a str>,
+    /// The interface behind the device.
+    link: Option<LinkLine<'a>>,
+}
+
+/// An interface for programs.
+#[derive(Debug, Serialize)]
+struct LinkLine<'a> {
+    name: &'a str,
+    up: bool,
+    mtu_bytes: u32,
+    mac: Option<String>,
 }
 
 /// Runs `ls`.
@@ -64,6 +77,7 @@ pub(crate) fn run(args: &Args, place: &Place) -> Result<Code> {
         ("TX", Align::Right),
         ("RX", Align::Right),
         ("MEM", Align::Right),
+        ("DEVICE", Align::Left),
     ]);
     for port in &ports {
         let info = &port.info;
@@ -85,10 +99,27 @@ pub(crate) fn run(args: &Args, place: &Place) -> Result<Code> {
             format!("{}x{}", info.tx_rings, info.tx_slots),
             format!("{}x{}", info.rx_rings, info.rx_slots),
             info.mem_id.to_string(),
+            device(port),
         ]);
     }
     output::line(&table.render())?;
     Ok(Code::Done)
+}
+
+/// What serves a port, and how the interface is.
+fn device(port: &PortEntry) -> String {
+    let mut text = port.device.clone().unwrap_or_else(|| "-".to_owned());
+    if let Some(link) = &port.link {
+        let state = if link.up { "up" } else { "down" };
+        if !text.contains(&link.name) {
+            text += &format!(", now {}", link.name);
+        }
+        text += &format!(", {state}, MTU {}", link.mtu);
+        if let Some(mac) = link.mac {
+            text += &format!(", {}", MacAddr(mac));
+        }
+    }
+    text
 }
 
 /// The ports; none if no server runs.
@@ -118,6 +149,13 @@ impl<'a> From<&'a PortEntry> for Line<'a> {
             memory_bytes: port.info.memsize,
             memory_id: port.info.mem_id,
             vnet_hdr_bytes: port.info.vnet_hdr,
+            device: port.device.as_deref(),
+            link: port.link.as_ref().map(|l| LinkLine {
+                name: &l.name,
+                up: l.up,
+                mtu_bytes: l.mtu,
+                mac: l.mac.map(|mac| MacAddr(mac).to_string()),
+            }),
         }
     }
 }

@@ -22,6 +22,7 @@ use netvale_wire::proto::{Reply, Request, Status};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::cli::Place;
+use crate::control::kind_of;
 use crate::exit::Code;
 use crate::failure::{Result, io_error};
 
@@ -29,7 +30,27 @@ use crate::failure::{Result, io_error};
 #[derive(Debug, Clone, Args)]
 #[command(
     after_help = "Without options the server runs in the background until it is stopped.\n\
-                  Clients start one of their own accord, which ends with the last port."
+                  Clients start one of their own accord, which ends with the last port.",
+    after_long_help = "Without options the server runs in the background until it is stopped.\n\
+    Clients start one of their own accord, which ends with the last port.\n\n\
+    A configuration, of which every line may be missing:\n\n  \
+    workers = 1                # threads that serve isolated ports\n  \
+    pumps = 1                  # threads that serve devices\n  \
+    mode = \"0660\"              # of the socket, which opens it to others\n  \
+    group = \"netvale\"\n  \
+    link_ports = false         # true: persistent ports show in ip link\n\n  \
+    [[port]]                   # persistent ports\n  \
+    name = \"p0\"\n  \
+    attach = \"vale0\"\n  \
+    link = true                # this one shows in ip link\n\n  \
+    [[attach]]                 # devices, in this order\n  \
+    switch = \"vale0\"\n  \
+    device = \"eth0\"            # or tap:t0, pcap:/FILE,loop, vxlan:42@192.0.2.7\n  \
+    host = true                # the host stack behind it too\n  \
+    cpus = [2, 3]              # threads of its own on these processors\n  \
+    region = 0                 # memory of its rings, 0: the shared region\n\n\
+    What is wrong is told with its line. The file is read once, at the start;\n\
+    afterwards netvale attach, detach, newif and delif change what there is."
 )]
 pub(crate) struct ServerArgs {
     #[command(subcommand)]
@@ -226,6 +247,11 @@ fn start_error(e: &StartError) -> Error {
         StartError::Dir(DirError::Taken { .. }) => ErrorKind::Busy,
         StartError::Dir(DirError::Unsafe { .. } | DirError::NoGroup(_)) => ErrorKind::Unavailable,
         StartError::Domain(_) => ErrorKind::NoSpace,
+        StartError::Port { kind, .. } | StartError::Device { kind, .. } => match kind_of(*kind) {
+            // A device is missing.
+            ErrorKind::NotFound => ErrorKind::Unavailable,
+            kind => kind,
+        },
         _ => ErrorKind::Io,
     };
     Error::new(kind, chain(e))

@@ -63,6 +63,9 @@ pub(crate) struct Args {
     /// For -n: memory to live in, by number or by the port it belongs to
     #[arg(short = 'm', long, value_name = "ID|PORT")]
     memory: Option<String>,
+    /// For -n: make it an interface of the host too, as netmap does
+    #[arg(long)]
+    link: bool,
     /// Show the index of an attached port
     #[arg(short, long)]
     verbose: bool,
@@ -112,6 +115,9 @@ impl TryFrom<&Args> for Action {
         if args.new.is_none() && args.memory.is_some() {
             return Err(Failure::usage("-m goes with -n"));
         }
+        if args.new.is_none() && args.link {
+            return Err(Failure::usage("--link goes with -n"));
+        }
         let text = |option: &Option<String>| option.clone().unwrap_or_default();
         Ok(if args.detach.is_some() {
             Self::Detach(text(&args.detach))
@@ -140,7 +146,10 @@ impl TryFrom<&Args> for Action {
         } else if args.new.is_some() {
             Self::New {
                 name: text(&args.new),
-                config: ring_config(args.config.as_deref())?,
+                config: RingConfig {
+                    link: args.link,
+                    ..ring_config(args.config.as_deref())?
+                },
                 memory: memory(args.memory.as_deref()),
             }
         } else {
@@ -173,7 +182,7 @@ fn ring_config(list: Option<&str>) -> Result<RingConfig> {
         rx_rings,
         tx_slots,
         rx_slots,
-        mem_id: 0,
+        ..RingConfig::default()
     })
 }
 

@@ -96,6 +96,7 @@ mod tests {
         assert!(a.ping(B, 1000, PATIENCE).is_some());
         let listed = host.ok(&["ls"]);
         assert!(listed.contains("vale0:c1") && listed.contains("vale0:c2"));
+        assert!(listed.contains("TAP c1 (made, 1 queue)"), "{listed}");
         let (code, said) = host.fails(&["attach", "vale1", "tap:c1"]);
         assert_eq!(code, Some(4), "{said}");
         assert!(said.contains("attached already"), "{said}");
@@ -125,6 +126,131 @@ mod tests {
                 && !b.try_ip("link show dev c2").status.success()
                 && !host.ns.ip("-o link").contains("nvhost")
         });
+    }
+
+    #[test]
+    fn the_doctor_says_what_interfaces_can_do() {
+        let Some(host) = Host::new("the_doctor_says_what_interfaces_can_do") else {
+            return;
+        };
+        host.ns.veth("v0", &host.ns, "v1", "");
+        let all = host.ok(&["doctor"]);
+        let line = all.lines().find(|l| l.contains(" v0 ")).unwrap();
+        for word in [
+            "warn",
+            "driver veth",
+            "AF_XDP native with a copy",
+            "host rings tcx",
+        ] {
+            assert!(line.contains(word), "{word}: {line}");
+        }
+        assert!(all.contains("ok    tap"), "{all}");
+        host.ok(&["doctor", "v0", "--try"]);
+        let json = host.ok(&["doctor", "v0", "--json"]);
+        assert!(
+            json.lines().all(|l| l.contains(r#""interface":"v0""#)),
+            "{json}"
+        );
+        // What stands in the way fails if it was asked for, else it is told.
+        host.ns.ip("link set v0 down");
+        let down = host.run(&["doctor", "v0"]);
+        assert_eq!(down.status.code(), Some(1));
+        assert!(String::from_utf8_lossy(&down.stdout).contains("ip link set v0 up"));
+        assert!(host.ok(&["doctor"]).contains("it is down"));
+        let (code, said) = host.fails(&["doctor", "nosuch0"]);
+        assert_eq!(code, Some(3), "{said}");
+        assert!(said.contains("nosuch0"), "{said}");
+    }
+
+    #[test]
+    fn a_port_is_an_interface_if_wanted() {
+        let Some(host) = Host::new("a_port_is_an_interface_if_wanted") else {
+            return;
+        };
+        let b = NetNs::make();
+        host.ok(&["vale-ctl", "-n", "v1", "--link"]);
+        host.ok(&["newif", "v2"]);
+        let links = host.ns.ip("-o link");
+        assert!(links.contains(" v1:") && !links.contains(" v2:"), "{links}");
+        host.ok(&["vale-ctl", "-a", "vale0:v1"]);
+        host.ok(&["attach", "vale0", "tap:t1"]);
+        host.hand_over("t1", &b, B);
+        host.ns.ip(&format!("addr add {A}/24 dev v1"));
+        host.ns.ip("link set dev v1 up");
+        assert!(host.ns.ping(B, 0, PATIENCE).is_some());
+        eventually("its state is listed", || {
+            host.ok(&["ls"])
+                .contains("interface v1 of the host (1 queue), up, MTU 1500, ")
+        });
+        let json = host.ok(&["ls", "--json"]);
+        assert!(
+            json.contains(r#""link":{"name":"v1","up":true,"mtu_bytes":1500,"mac":""#),
+            "{json}"
+        );
+        host.ok(&["vale-ctl", "-d", "vale0:v1"]);
+        host.ok(&["vale-ctl", "-r", "v1"]);
+        assert!(!host.ns.ip("-o link").contains(" v1:"));
+        let (code, said) = host.fails(&["newif", "v3", "--link", "--tx-rings", "2"]);
+        assert_eq!(code, Some(2), "{said}");
+        assert!(!host.ok(&["ls"]).contains("v3"));
+    }
+
+    #[test]
+    fn a_configured_device_has_its_processor_and_its_line() {
+        let test = "a_configured_device_has_its_processor_and_its_line";
+        let Some(ns) = NetNs::new(test) else { return };
+        let dir = TempDir::new();
+        let file = dir.path().join("netvale.toml");
+        let start = |text: &str| {
+            std::fs::write(&file, text).unwrap();
+            let args = ["server", "--foreground", "--config", file.to_str().unwrap()];
+            let mut command = Host::command(&dir, &args);
+            command.stderr(Stdio::piped());
+            ns.enter(|| command.spawn()).unwrap()
+        };
+        for (text, code, says) in [
+            (
+                "[[attach]]\nswitch = \"vale0\"\n",
+                2,
+                "line 1: missing field `device`",
+            ),
+            (
+                "pumps = 1\n[[attach]]\nswitch = \"x\"\ndevice = \"e\"\n",
+                2,
+                "line 2: switch",
+            ),
+            (
+                "\n[[attach]]\nswitch = \"vale0\"\ndevice = \"nosuch0\"\n",
+                3,
+                "line 2: cannot attach nosuch0",
+            ),
+        ] {
+            let out = start(text).wait_with_output().unwrap();
+            let said = String::from_utf8_lossy(&out.stderr);
+            assert!(said.contains(says), "{text}: {said}");
+            assert_eq!(out.status.code(), Some(code), "{said}");
+        }
+        let text = "[[attach]]\nswitch = \"vale0\"\ndevice = \"tap:t0\"\ncpus = [0]\n";
+        let host = Host {
+            server: start(text),
+            ns,
+            dir,
+        };
+        eventually("the device is attached", || {
+            host.run(&["ls"])
+                .stdout
+                .windows(8)
+                .any(|w| w == b"vale0:t0")
+        });
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", host.server.id())).unwrap();
+        let of_thread = |name: &str| {
+            let tasks = tasks.map(|t| std::fs::read_to_string(t.unwrap().path().join("status")));
+            let mut texts = tasks.map(|t| t.unwrap_or_default());
+            texts.find(|t| t.lines().next() == Some(&format!("Name:\t{name}")))
+        };
+        let status = of_thread("netvale-pump").unwrap();
+        let allowed = status.lines().find(|l| l.starts_with("Cpus_allowed_list"));
+        assert_eq!(allowed, Some("Cpus_allowed_list:\t0"));
     }
 
     #[test]

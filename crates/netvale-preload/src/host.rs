@@ -348,6 +348,8 @@ impl Host for Descriptor {
                 ..Wanted::default()
             },
             region: (want.mem_id != 0).then_some(want.mem_id),
+            // The server's configuration says whether all of them are.
+            link: false,
         })?;
         let got = self.port_info(name, 0)?;
         Ok(NewIf {

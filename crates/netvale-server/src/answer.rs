@@ -29,6 +29,7 @@ use polling::Polling;
 
 mod devices;
 mod driven;
+mod linked;
 mod links;
 mod look;
 mod open;
@@ -122,14 +123,18 @@ impl Core {
     }
 
     /// Makes the persistent ports of the configuration.
-    pub(crate) fn make_ports(&mut self) -> Result<(), DomainError> {
+    pub(crate) fn make_ports(&mut self) -> Result<(), StartError> {
         for port in std::mem::take(&mut self.config.ports) {
-            self.make_port(&port)?;
+            self.make_port(&port).map_err(|r| StartError::Port {
+                port: port.name.clone(),
+                kind: r.kind,
+                message: r.message,
+            })?;
         }
         Ok(())
     }
 
-    fn make_port(&mut self, port: &PortConfig) -> Result<(), DomainError> {
+    fn make_port(&mut self, port: &PortConfig) -> Result<(), Refusal> {
         let want = Want {
             tx_rings: port.rings,
             rx_rings: port.rings,
@@ -137,14 +142,14 @@ impl Core {
             rx_slots: port.slots,
             ..Want::default()
         };
-        let id = self.domain.new_interface(&port.name, &want, None)?;
-        self.persistent = true;
-        self.note_regions(id);
+        let link = port.link || self.config.link_ports;
+        self.new_interface(&port.name, &want, None, link)?;
         if let Some(switch) = &port.attach {
             let spec = format!("{switch}:{}", port.name);
-            let spec =
-                PortSpec::parse(&spec).map_err(|e| DomainError::Invalid(format!("{spec}: {e}")))?;
+            let spec = PortSpec::parse(&spec)
+                .map_err(|e| Refusal::new(ErrorKind::Invalid, format!("{spec}: {e}")))?;
             self.domain.attach(&spec)?;
+            self.serve_linked(&spec.port_name())?;
             self.seated = true;
         }
         Ok(())
@@ -156,6 +161,8 @@ impl Core {
             self.attach_configured(&a).map_err(|r| StartError::Device {
                 device: a.device.clone(),
                 switch: a.switch.clone(),
+                line: a.line,
+                kind: r.kind,
                 message: r.message,
             })?;
         }
@@ -392,17 +399,15 @@ impl Core {
             Request::Detach { spec, nr } => Ok(Reply::Attached {
                 port_index: self.detach(&spec, nr)?,
             }),
-            Request::NewIf { name, want, region } => {
-                if is_interface(&name) {
-                    let message = format!("{name} is a network interface");
-                    return Err(Refusal::new(ErrorKind::Exists, message));
-                }
+            Request::NewIf {
+                name,
+                want,
+                region,
+                link,
+            } => {
+                let link = link || self.config.link_ports;
                 let region = region.filter(|&id| id != 0);
-                let id = self
-                    .domain
-                    .new_interface(&name, &listing::want(&want), region)?;
-                self.persistent = true;
-                self.note_regions(id);
+                self.new_interface(&name, &listing::want(&want), region, link)?;
                 Ok(Reply::Done)
             }
             Request::DelIf { name } => {
@@ -412,6 +417,7 @@ impl Core {
                     }
                     e => e,
                 })?;
+                self.unlink_port(&name);
                 self.look_for_persistent();
                 Ok(Reply::Done)
             }
@@ -439,6 +445,34 @@ impl Core {
                 "not a request that changes anything",
             )),
         }
+    }
+
+    /// Makes a persistent port; `link`: it is an interface of the host too.
+    fn new_interface(
+        &mut self,
+        name: &str,
+        want: &Want,
+        region: Option<u16>,
+        link: bool,
+    ) -> Result<(), Refusal> {
+        if is_interface(name) {
+            let message = format!("{name} is a network interface");
+            return Err(Refusal::new(ErrorKind::Exists, message));
+        }
+        let id = self.domain.new_interface(name, want, region)?;
+        self.persistent = true;
+        self.note_regions(id);
+        let rings = id.rec(self.domain.world());
+        let rings = rings.map_or([0, 0], |r| [r.tx().count, r.rx().count]);
+        let done = match link {
+            true => self.link_port(name, rings),
+            false => Ok(()),
+        };
+        if done.is_err() {
+            let _ = self.domain.delete_interface(name); // nobody else knows it
+            self.look_for_persistent();
+        }
+        done
     }
 
     fn note_regions(&self, port: PortId) {

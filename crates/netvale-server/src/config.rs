@@ -6,7 +6,11 @@ use std::time::Duration;
 use netvale_ring::layout::{RegionGeom, StateGeom};
 use netvale_shm::HugePages;
 use netvale_switch::domain;
+use netvale_wire::abi::NM_BDG_NAME;
+use rustix::thread::CpuSet;
 use serde::Deserialize;
+
+use crate::pump::DeviceSpec;
 
 /// What a server is told. [`Config::at`] gives the defaults, [`Config::load`]
 /// reads a file of these:
@@ -18,6 +22,7 @@ use serde::Deserialize;
 /// pumps = 1                  # threads that serve devices
 /// huge_pages = "auto"        # auto, never, require
 /// ageing_seconds = 300       # 0: stations are never forgotten
+/// link_ports = false         # true: all persistent ports are interfaces too
 /// mode = "0660"              # of the socket; opens it to others
 /// group = "netvale"          # of the socket
 ///
@@ -40,13 +45,19 @@ use serde::Deserialize;
 /// rings = 1
 /// slots = 1024
 /// attach = "vale0"
+/// link = false               # true: it shows in "ip link" too
 ///
 /// [[attach]]                 # devices, attached at the start
 /// switch = "vale0"
 /// device = "tap:tap0"        # or an interface: "eth0"
 /// host = false               # true: the host stack behind it too
 /// cpus = []                  # processors of threads of its own
+/// region = 0                 # memory of its rings, 0: the shared region
 /// ```
+///
+/// The file is read once, at the start. What it makes can be changed by requests
+/// afterwards (`netvale attach`, `detach`, `newif`, `delif`); to have it read
+/// again, start the server anew.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Directory of the namespace.
@@ -76,6 +87,8 @@ pub struct Config {
     pub user_connections: usize,
     /// Extra buffers of each of their registrations.
     pub user_extra_bufs: u32,
+    /// All persistent ports are interfaces of the host too, as netmap's are.
+    pub link_ports: bool,
     /// Persistent ports.
     pub ports: Vec<PortConfig>,
     /// Devices to attach.
@@ -106,6 +119,9 @@ pub struct PortConfig {
     /// Switch to attach it to.
     #[serde(default)]
     pub attach: Option<String>,
+    /// It is an interface of the host too.
+    #[serde(default)]
+    pub link: bool,
 }
 
 /// A device to attach at the start.
@@ -122,6 +138,36 @@ pub struct AttachConfig {
     /// Processors of threads of its own, one each; none: the common threads.
     #[serde(default)]
     pub cpus: Vec<usize>,
+    /// Region of its port's rings; 0 for the shared one.
+    #[serde(default)]
+    pub region: u16,
+    /// Line of the file that it begins in; 0 if it comes from none.
+    #[serde(skip)]
+    pub line: usize,
+}
+
+impl AttachConfig {
+    /// What can be known to be wrong before the server has started.
+    fn check(&self) -> Result<(), String> {
+        if !self.switch.starts_with(NM_BDG_NAME) {
+            return Err(format!(
+                "switch {:?}: a switch's name begins with vale",
+                self.switch
+            ));
+        }
+        let interface = match DeviceSpec::prefixed(&self.device) {
+            Some(Err(refusal)) => return Err(refusal.message),
+            Some(Ok(_)) => false,
+            None => true,
+        };
+        if self.host && !interface {
+            return Err(format!("{} has no host stack behind it", self.device));
+        }
+        if let Some(cpu) = self.cpus.iter().find(|&&cpu| cpu >= CpuSet::MAX_CPU) {
+            return Err(format!("cpus: there is no processor {cpu}"));
+        }
+        Ok(())
+    }
 }
 
 /// Why a configuration cannot be used.
@@ -165,6 +211,7 @@ impl Config {
             grace: Duration::from_millis(250),
             user_connections: 256,
             user_extra_bufs: 8192,
+            link_ports: false,
             ports: Vec::new(),
             attach: Vec::new(),
         }
@@ -187,8 +234,9 @@ impl Config {
     }
 
     fn parse(text: &str, defaults: Self) -> Result<Self, String> {
+        let line_of = |at: usize| text[..at].matches('\n').count() + 1;
         let file: File = toml::from_str(text).map_err(|e| {
-            let line = e.span().map(|s| text[..s.start].matches('\n').count() + 1);
+            let line = e.span().map(|s| line_of(s.start));
             match line {
                 Some(line) => format!("line {line}: {}", e.message()),
                 None => e.message().to_owned(),
@@ -233,7 +281,17 @@ impl Config {
         set(&mut region.bufs, file.region.bufs);
         set(&mut c.device_bufs, file.region.device_bufs);
         c.ports = file.port;
-        c.attach = file.attach;
+        c.attach.clear();
+        for entry in file.attach {
+            let line = line_of(entry.span().start);
+            let attach = AttachConfig {
+                line,
+                ..entry.into_inner()
+            };
+            attach.check().map_err(|e| format!("line {line}: {e}"))?;
+            c.attach.push(attach);
+        }
+        set(&mut c.link_ports, file.link_ports);
         c.check()?;
         Ok(c)
     }
@@ -301,7 +359,8 @@ struct File {
     #[serde(default)]
     port: Vec<PortConfig>,
     #[serde(default)]
-    attach: Vec<AttachConfig>,
+    attach: Vec<toml::Spanned<AttachConfig>>,
+    link_ports: Option<bool>,
 }
 
 #[derive(Deserialize)]
@@ -371,6 +430,9 @@ mod tests {
         assert_eq!(c.ports[0].attach.as_deref(), Some("vale0"));
         assert_eq!(c.attach[0].device, "tap:tap0");
         assert_eq!((c.pumps, c.attach[0].cpus.len()), (d.pumps, 0));
+        let line = text.lines().position(|l| l.starts_with("[[attach]]"));
+        assert_eq!(Some(c.attach[0].line), line.map(|n| n + 1));
+        assert_eq!((c.link_ports, c.ports[0].link), (false, false));
     }
 
     #[test]
@@ -378,6 +440,26 @@ mod tests {
         let e = parse("isolated = true\nwrokers = 2\n").unwrap_err();
         assert!(e.starts_with("line 2: unknown field `wrokers`"), "{e}");
         assert!(e.contains("`workers`"), "{e}");
+        for (attach, says) in [
+            ("switch = \"br0\"\ndevice = \"tap:t0\"", "begins with vale"),
+            ("switch = \"vale0\"\ndevice = \"tap:t0,quues=2\"", "quues=2"),
+            (
+                "switch = \"vale0\"\ndevice = \"tap:t0\"\nhost = true",
+                "no host stack",
+            ),
+            (
+                "switch = \"vale0\"\ndevice = \"e\"\ncpus = [0, 99999]",
+                "processor 99999",
+            ),
+            (
+                "switch = \"vale0\"\ndevice = \"e\"\ncpu = 1",
+                "unknown field `cpu`",
+            ),
+        ] {
+            let e = parse(&format!("workers = 1\n[[attach]]\n{attach}\n")).unwrap_err();
+            assert!(e.contains(says), "{attach}: {e}");
+            assert!(e.starts_with("line "), "{attach}: {e}");
+        }
         for bad in [
             "workers = 0",
             "mode = \"rw\"",

@@ -53,13 +53,27 @@ pub enum StartError {
     /// Memory or a port of the configuration.
     #[error("cannot make what the configuration asks for")]
     Domain(#[from] DomainError),
+    /// A persistent port of the configuration.
+    #[error("cannot make port {port}: {message}")]
+    Port {
+        /// The port.
+        port: String,
+        /// The class of the reason.
+        kind: ErrorKind,
+        /// Why not.
+        message: String,
+    },
     /// A device of the configuration.
-    #[error("cannot attach {device} to {switch}: {message}")]
+    #[error("line {line}: cannot attach {device} to {switch}: {message}")]
     Device {
         /// The device.
         device: String,
         /// The switch.
         switch: String,
+        /// Line of the configuration, or 0.
+        line: usize,
+        /// The class of the reason.
+        kind: ErrorKind,
         /// Why not.
         message: String,
     },

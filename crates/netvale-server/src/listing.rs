@@ -1,5 +1,6 @@
 //! The control plane's answers as messages, a page at a time.
 
+use netvale_backends::netlink::Link;
 use netvale_ring::layout::RegionGeom;
 use netvale_ring::world::RegionMap;
 use netvale_shm::Memfd;
@@ -7,9 +8,10 @@ use netvale_switch::domain::{
     CheckReport, DomainError, Layout, NrBind, Offsets, PortEntry, PortStats, Registration,
     RingInfo, StationEntry, Want,
 };
+use netvale_wire::mac::MacAddr;
 use netvale_wire::proto::{
-    Context, Drops, ErrorKind, MAX_MSG, MAX_OWNERS, NrRequest, OwnerInfo, PortInfo, RegionBooks,
-    RegionInfo, Registered, Reply, RingPlace, SeatInfo, Station, StationKey, Wanted,
+    Context, Drops, ErrorKind, LinkInfo, MAX_MSG, MAX_OWNERS, NrRequest, OwnerInfo, PortInfo,
+    RegionBooks, RegionInfo, Registered, Reply, RingPlace, SeatInfo, Station, StationKey, Wanted,
 };
 use serde::Serialize;
 
@@ -214,6 +216,15 @@ pub(crate) fn registered(reg: &Registration, size: u64) -> Registered {
     }
 }
 
+pub(crate) fn link(l: &Link) -> LinkInfo {
+    LinkInfo {
+        name: l.name.clone(),
+        up: l.up,
+        mtu: l.mtu,
+        mac: l.mac.map(MacAddr::to_u64),
+    }
+}
+
 pub(crate) fn port(e: PortEntry) -> PortInfo {
     PortInfo {
         name: e.name,
@@ -240,6 +251,7 @@ pub(crate) fn port(e: PortEntry) -> PortInfo {
         rings: e.rings,
         vnet_hdr: e.vnet_hdr,
         device: None,
+        link: None,
     }
 }
 

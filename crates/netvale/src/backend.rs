@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use netvale_ring::world::RegionMap;
 use netvale_shm::Doorbell;
-use netvale_switch::domain::{CheckReport, PortEntry, PortStats, Registration, StationEntry, Want};
+use netvale_switch::domain::{CheckReport, PortStats, Registration, StationEntry, Want};
 use netvale_switch::end::Gear;
 use netvale_wire::name::PortSpec;
 
-use crate::Result;
+use crate::{Result, RingConfig};
 
 /// A namespace, however it is run. Answers are those of the domain.
 pub(crate) trait Backend: Send + Sync + fmt::Debug {
@@ -19,17 +19,17 @@ pub(crate) trait Backend: Send + Sync + fmt::Debug {
     /// Geometry of a port (made and removed again when absent).
     fn info(&self, spec: &PortSpec) -> Result<Registration>;
     /// Every port.
-    fn list(&self) -> Result<Vec<PortEntry>>;
+    fn list(&self) -> Result<Vec<crate::PortEntry>>;
     /// Counters of one port or all.
     fn stats(&self, name: Option<&str>) -> Result<Vec<PortStats>>;
     /// A switch's stations.
     fn fdb(&self, switch: &str) -> Result<Vec<StationEntry>>;
-    /// Attaches a persistent port; its index.
-    fn attach(&self, spec: &PortSpec) -> Result<u32>;
+    /// Attaches a persistent port, or a device if there is a server; its index.
+    fn attach(&self, what: &Attach<'_>) -> Result<u32>;
     /// Detaches it; its index.
-    fn detach(&self, spec: &PortSpec) -> Result<u32>;
+    fn detach(&self, what: &Attach<'_>) -> Result<u32>;
     /// Makes a persistent port; its geometry.
-    fn new_interface(&self, name: &str, want: &Want, region: Option<u16>) -> Result<()>;
+    fn new_interface(&self, name: &str, config: &RingConfig) -> Result<()>;
     /// Deletes it.
     fn delete_interface(&self, name: &str) -> Result<()>;
     /// Sets a port's virtio-net header length.
@@ -40,6 +40,20 @@ pub(crate) trait Backend: Send + Sync + fmt::Debug {
     fn check(&self) -> Result<CheckReport>;
     /// Ends the server.
     fn shutdown(&self, force: bool) -> Result<()>;
+}
+
+/// What is to be attached.
+#[derive(Debug)]
+pub(crate) enum Attach<'a> {
+    /// A port by its name; the host stack behind an interface too.
+    Port {
+        /// Its name.
+        spec: Box<PortSpec>,
+        /// The host stack too.
+        host: bool,
+    },
+    /// A back end: `vale0:tap:t0`.
+    Device(&'a str),
 }
 
 /// A registration in this process.

@@ -10,14 +10,18 @@ use netvale_ring::layout::RegionGeom;
 use netvale_ring::world::{RegionMap, RegionSource, Waker, World};
 use netvale_shm::{Doorbell, HugePages, Mem, Memfd, futex};
 use netvale_switch::domain::{
-    CheckReport, Config, Domain, MemSource, PortEntry, PortStats, Registration, StationEntry, Want,
+    CheckReport, Config, Domain, MemSource, PortStats, Registration, StationEntry, Want,
 };
 use netvale_switch::end::Gear;
 use netvale_switch::switch::LookupKind;
 use netvale_wire::name::PortSpec;
 
-use crate::backend::{Attached, Backend, Keep};
-use crate::{Error, ErrorKind, Result};
+use crate::backend::{Attach, Attached, Backend, Keep};
+use crate::{Error, ErrorKind, PortEntry, Result, RingConfig};
+
+/// Devices are served by threads, which an embedded namespace has not.
+const ONLY_SERVERS: &str = "interfaces, TAPs, captures and tunnels are served by a namespace's \
+                            server: Namespace::from_env(), or Namespace::at(path)";
 
 /// Memory files for a domain.
 #[derive(Debug)]
@@ -217,7 +221,8 @@ impl Backend for Embedded {
     }
 
     fn list(&self) -> Result<Vec<PortEntry>> {
-        Ok(self.domain.lock().list())
+        let all = self.domain.lock().list();
+        Ok(all.into_iter().map(PortEntry::from).collect())
     }
 
     fn stats(&self, name: Option<&str>) -> Result<Vec<PortStats>> {
@@ -229,16 +234,37 @@ impl Backend for Embedded {
         fdb.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("{switch}: no such switch")))
     }
 
-    fn attach(&self, spec: &PortSpec) -> Result<u32> {
-        Ok(self.domain.lock().attach(spec)?)
+    fn attach(&self, what: &Attach<'_>) -> Result<u32> {
+        let spec = match what {
+            Attach::Device(name) => return Err(no_devices(name)),
+            Attach::Port { spec, host: true } => return Err(no_devices(&spec.port_name())),
+            Attach::Port { spec, .. } => spec,
+        };
+        let mut domain = self.domain.lock();
+        let done = domain.attach(spec).map_err(Error::from);
+        // What is no port may be meant as an interface's name.
+        let name = spec.port_name();
+        let port = name.split_once(':').map_or(&*name, |(_, port)| port);
+        match domain.is_persistent(port) {
+            true => done,
+            false => done.map_err(|e| e.with_hint(ONLY_SERVERS)),
+        }
     }
 
-    fn detach(&self, spec: &PortSpec) -> Result<u32> {
-        Ok(self.domain.lock().detach(spec)?)
+    fn detach(&self, what: &Attach<'_>) -> Result<u32> {
+        match what {
+            Attach::Device(name) => Err(no_devices(name)),
+            Attach::Port { spec, .. } => Ok(self.domain.lock().detach(spec)?),
+        }
     }
 
-    fn new_interface(&self, name: &str, want: &Want, region: Option<u16>) -> Result<()> {
-        self.domain.lock().new_interface(name, want, region)?;
+    fn new_interface(&self, name: &str, config: &RingConfig) -> Result<()> {
+        if config.link {
+            return Err(no_devices(name));
+        }
+        let region = (config.mem_id != 0).then_some(config.mem_id);
+        let want = Want::from(config);
+        self.domain.lock().new_interface(name, &want, region)?;
         Ok(())
     }
 
@@ -266,4 +292,9 @@ impl Backend for Embedded {
             "an embedded namespace has no server to end",
         ))
     }
+}
+
+fn no_devices(name: &str) -> Error {
+    let message = format!("{name}: an embedded namespace has no devices");
+    Error::new(ErrorKind::Unavailable, message).with_hint(ONLY_SERVERS)
 }

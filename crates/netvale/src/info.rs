@@ -16,6 +16,10 @@ pub struct RingConfig {
     pub rx_slots: u16,
     /// Region; 0 for the shared one.
     pub mem_id: u16,
+    /// The port is an interface of the host too: a TAP of its name, whose frames
+    /// are the port's while that is attached to a switch. It goes with the
+    /// port. Needs a server with the privilege.
+    pub link: bool,
 }
 
 /// Geometry of a port.
@@ -62,6 +66,23 @@ pub struct PortEntry {
     pub owner_pid: u32,
     /// Geometry.
     pub info: PortInfo,
+    /// The device that the server serves there, and how, for people.
+    pub device: Option<String>,
+    /// The network interface that the device is, or has at its other end.
+    pub link: Option<LinkInfo>,
+}
+
+/// A network interface of the server's host, as it is now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkInfo {
+    /// What it is called now.
+    pub name: String,
+    /// Whether it is switched on.
+    pub up: bool,
+    /// Its longest packet, bytes.
+    pub mtu: u32,
+    /// Its hardware address.
+    pub mac: Option<[u8; 6]>,
 }
 
 /// Counters of one port. Every dropped frame is in exactly one of `drops`.
@@ -80,7 +101,9 @@ pub struct PortStats {
     /// Their bytes.
     pub rx_bytes: u64,
     /// Dropped frames by reason: `rx_full`, `rx_fault` (arriving), and
-    /// `tx_bad_slot`, `tx_chain`, `tx_runt`, `tx_no_dest`, `tx_offload`.
+    /// `tx_bad_slot`, `tx_chain`, `tx_runt`, `tx_no_dest`, `tx_offload`. Besides
+    /// these, what was lost between a port and its device: `dev_refused`,
+    /// `dev_down` (it was switched off), `dev_long` (frames too long for us).
     pub drops: Vec<(&'static str, u64)>,
     /// Times its words in shared memory broke the rules.
     pub faults: u64,
@@ -189,6 +212,8 @@ impl From<domain::PortEntry> for PortEntry {
             kind: e.kind.as_str().into(),
             context: context.into(),
             owner_pid: e.owners.first().map_or(0, |o| o.pid),
+            device: None,
+            link: None,
         }
     }
 }

@@ -93,7 +93,9 @@ mod tx;
 mod wait;
 
 pub use error::{Error, ErrorKind, Result};
-pub use info::{CheckReport, FdbEntry, PortEntry, PortInfo, PortStats, RegionReport, RingConfig};
+pub use info::{
+    CheckReport, FdbEntry, LinkInfo, PortEntry, PortInfo, PortStats, RegionReport, RingConfig,
+};
 pub use namespace::Namespace;
 pub use netvale_switch::domain::Config as NamespaceConfig;
 pub use netvale_switch::lookup::{Dest, FrameHead, Lookup};

@@ -1,5 +1,6 @@
 //! Namespaces: where ports live.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -8,9 +9,9 @@ use netvale_switch::domain::{Config, Want};
 use netvale_switch::lookup::Lookup;
 use netvale_switch::switch::LookupKind;
 use netvale_wire::mac::MacAddr;
-use netvale_wire::name::PortSpec;
+use netvale_wire::name::{BackendKind, PortSpec};
 
-use crate::backend::Backend;
+use crate::backend::{Attach, Backend};
 use crate::client;
 use crate::embedded::Embedded;
 use crate::info::{CheckReport, FdbEntry, PortEntry, PortInfo, PortStats, RingConfig};
@@ -174,8 +175,7 @@ impl Namespace {
     ///
     /// The server is gone.
     pub fn list(&self) -> Result<Vec<PortEntry>> {
-        let all = self.backend()?.list()?;
-        Ok(all.into_iter().map(PortEntry::from).collect())
+        self.backend()?.list()
     }
 
     /// Geometry of a port. One that does not exist is made and removed again,
@@ -215,42 +215,66 @@ impl Namespace {
         Ok(all.into_iter().map(FdbEntry::from).collect())
     }
 
-    /// Attaches a persistent port to a switch, as in `vale0:name`. Returns its
-    /// index there. `host` asks for the host stack's port too, which needs an
-    /// interface.
+    /// Attaches a persistent port to a switch, as in `vale0:name`, and returns
+    /// its index there. In a namespace with a server also a device: a network
+    /// interface (`vale0:eth0`; with `host` the host stack behind it too, as
+    /// `vale0:eth0^`), a TAP (`vale0:tap:t0`), a capture file
+    /// (`vale0:pcap:trace.pcap,speed=max`), a tunnel
+    /// (`vale0:vxlan:42@192.0.2.7`). The server's threads move their frames.
+    /// An embedded namespace has no such threads, and refuses devices:
+    ///
+    /// ```
+    /// use netvale::{ErrorKind, Namespace};
+    ///
+    /// let ns = Namespace::embedded()?;
+    /// ns.new_interface("p0", &Default::default())?;
+    /// ns.attach("vale0:p0", false)?;
+    ///
+    /// let refused = ns.attach("vale0:tap:t0", false).unwrap_err();
+    /// assert_eq!(refused.kind(), ErrorKind::Unavailable);
+    /// # Ok::<(), netvale::Error>(())
+    /// ```
+    ///
+    /// ```no_run
+    /// // A program's port and an interface that containers can have.
+    /// let ns = netvale::Namespace::from_env()?;
+    /// ns.attach("vale0:tap:t0", false)?;
+    /// let mut port = ns.open("vale0:me")?;
+    /// # Ok::<(), netvale::Error>(())
+    /// ```
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Busy`], [`ErrorKind::Usage`], [`ErrorKind::NoSpace`].
+    /// [`ErrorKind::Busy`], [`ErrorKind::Usage`], [`ErrorKind::NoSpace`];
+    /// [`ErrorKind::NotFound`]: neither a persistent port nor an interface has
+    /// that name; [`ErrorKind::Unavailable`]: a device in an embedded
+    /// namespace, or the server has not the privilege for it.
     pub fn attach(&self, spec: &str, host: bool) -> Result<u32> {
-        if host {
-            return Err(Error::new(
-                ErrorKind::Unavailable,
-                format!("{spec}: a persistent port has no host stack to attach"),
-            ));
-        }
-        self.backend()?.attach(&parse(spec)?)
+        let full = absolute(spec)?;
+        self.backend()?.attach(&attach_of(&full, host)?)
     }
 
-    /// Detaches it. Returns the index it had.
+    /// Detaches what was attached, by the name it was attached by, or by the
+    /// one that its port has since (`vale0:t0`). Returns the index it had.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::NotFound`]; [`ErrorKind::Usage`] for a port that was
     /// opened, not attached.
     pub fn detach(&self, spec: &str) -> Result<u32> {
-        self.backend()?.detach(&parse(spec)?)
+        let full = absolute(spec)?;
+        self.backend()?.detach(&attach_of(&full, false)?)
     }
 
     /// Makes a persistent port; zeros take defaults. Returns what was made.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Exists`], [`ErrorKind::Usage`], [`ErrorKind::NoSpace`].
+    /// [`ErrorKind::Exists`], [`ErrorKind::Usage`], [`ErrorKind::NoSpace`];
+    /// [`ErrorKind::Unavailable`]: it is to be an interface of the host, and the
+    /// namespace is embedded or its server has not the privilege.
     pub fn new_interface(&self, name: &str, c: &RingConfig) -> Result<PortInfo> {
-        let region = (c.mem_id != 0).then_some(c.mem_id);
-        self.backend()?
-            .new_interface(name, &Want::from(c), region)?;
+        self.backend()?.new_interface(name, c)?;
         let spec = PortSpec::from_nr_name(name).map_err(bad_name(name))?;
         Ok(PortInfo::from(&self.backend()?.info(&spec)?))
     }
@@ -386,6 +410,43 @@ impl From<&RingConfig> for Want {
             ..Self::default()
         }
     }
+}
+
+/// `vale0:tap:t0` and its like, or a port's name.
+fn attach_of(spec: &str, host: bool) -> Result<Attach<'_>> {
+    match device_of(spec) {
+        Some((kind, _)) if host => {
+            let message = format!("{spec}: a {} has no host stack behind it", kind.prefix());
+            Err(Error::new(ErrorKind::Usage, message))
+        }
+        Some(_) => Ok(Attach::Device(spec)),
+        None => Ok(Attach::Port {
+            spec: Box::new(parse(spec)?),
+            host,
+        }),
+    }
+}
+
+/// The back end behind a switch's name, and what follows its colon.
+fn device_of(spec: &str) -> Option<(BackendKind, &str)> {
+    let (_, device) = spec.split_once(':')?;
+    let (prefix, arg) = device.split_once(':')?;
+    Some((BackendKind::from_prefix(prefix)?, arg))
+}
+
+/// With the path of a capture as the server, in another directory, can find it.
+fn absolute(spec: &str) -> Result<Cow<'_, str>> {
+    let Some((BackendKind::Pcap, path)) = device_of(spec).filter(|(_, p)| !p.starts_with('/'))
+    else {
+        return Ok(spec.into());
+    };
+    let here = std::env::current_dir().map_err(|e| {
+        let message = format!("cannot find the current directory: {e}");
+        Error::new(ErrorKind::Io, message)
+    })?;
+    let before = spec.len() - path.len();
+    let (device, path) = spec.split_at(before);
+    Ok(format!("{device}{}/{path}", here.display()).into())
 }
 
 /// Parses a port name of the grammar.

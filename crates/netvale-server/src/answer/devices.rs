@@ -1,9 +1,10 @@
 //! Devices attached to switches: opened, given ports, and taken back.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 
-use netvale_backends::netlink::LinkWatch;
+use netvale_backends::netlink::{Link, LinkWatch};
 use netvale_ring::world::Waker;
 use netvale_shm::Doorbell;
 use netvale_switch::domain::{Registration, Want};
@@ -11,6 +12,7 @@ use netvale_wire::abi::NM_BDG_NAME;
 use netvale_wire::name::{MAX_PORT, PortFlags, PortKind, PortSpec};
 use netvale_wire::proto::ErrorKind;
 
+use super::linked::Linked;
 use super::opened::Opened;
 use super::{Core, is_interface};
 use crate::config::AttachConfig;
@@ -26,11 +28,15 @@ pub(crate) struct Devices {
     /// Threads for all devices that have none of their own.
     pub(super) pumps: Vec<Pump>,
     /// Devices that are in use, by the name of their port.
-    pub(super) used: std::collections::BTreeMap<String, Used>,
+    pub(super) used: BTreeMap<String, Used>,
     /// Devices that clients have open.
     pub(super) opened: Vec<Opened>,
     /// Tells of interfaces, as soon as one is in use.
     pub(crate) links: Option<LinkWatch>,
+    /// Those in use as they were last heard of, by number.
+    pub(super) known: BTreeMap<u32, Link>,
+    /// Persistent ports that are interfaces of the host, by name.
+    pub(super) linked: BTreeMap<String, Linked>,
     /// Lanes made so far.
     lanes: u64,
     news: News,
@@ -42,7 +48,7 @@ pub(crate) struct Devices {
 /// A device that is in use.
 #[derive(Debug)]
 pub(super) struct Used {
-    key: String,
+    pub(super) key: String,
     /// The port, and the host stack's if it has one.
     pub(super) ports: Vec<DevicePort>,
     /// Threads of its own.
@@ -54,14 +60,16 @@ pub(super) struct Used {
 /// A port that the server has for a device.
 #[derive(Debug)]
 pub(super) struct DevicePort {
-    name: String,
-    owner: u16,
+    pub(super) name: String,
+    pub(super) owner: u16,
     pub(super) lanes: Vec<u64>,
-    losses: Losses,
-    about: String,
+    pub(super) losses: Losses,
+    pub(super) about: String,
     /// Number of the interface with which it ends.
     pub(super) index: Option<u32>,
-    _keep: Keep,
+    /// Number of the interface that it is, or that is at its other end.
+    pub(super) link: Option<u32>,
+    pub(super) _keep: Keep,
 }
 
 /// Where a device is to be attached.
@@ -82,9 +90,11 @@ impl Devices {
         let (to, heard) = channel();
         Ok(Self {
             pumps: Vec::new(),
-            used: std::collections::BTreeMap::new(),
+            used: BTreeMap::new(),
             opened: Vec::new(),
             links: None,
+            known: BTreeMap::new(),
+            linked: BTreeMap::new(),
             lanes: 0,
             news: News::new(to, Arc::clone(&bell)),
             heard,
@@ -102,7 +112,18 @@ impl Devices {
         let mut ports = self.used.values().flat_map(|u| &u.ports);
         let attached = ports.find(|p| p.name == port).map(|p| p.about.as_str());
         let open = self.opened.iter().find(|o| o.name == port);
-        attached.or(open.map(|o| o.about.as_str()))
+        let linked = self.linked.get(port).map(|l| l.about.as_str());
+        attached.or(open.map(|o| o.about.as_str())).or(linked)
+    }
+
+    /// The interface that a port's device is, or has at its other end.
+    pub(crate) fn link_of(&self, port: &str) -> Option<&Link> {
+        let mut ports = self.used.values().flat_map(|u| &u.ports);
+        let attached = ports.find(|p| p.name == port).and_then(|p| p.link);
+        let open = self.opened.iter().find(|o| o.name == port);
+        let linked = self.linked.get(port).map(|l| l.index);
+        let index = attached.or(open.and_then(|o| o.link)).or(linked)?;
+        self.known.get(&index)
     }
 
     /// What a port's device lost.
@@ -168,6 +189,7 @@ impl Devices {
         self.pumps.clear();
         self.used.clear();
         self.opened.clear();
+        self.linked.clear();
     }
 }
 
@@ -192,7 +214,7 @@ impl Core {
         let place = Where {
             switch,
             host: a.host,
-            mem_id: 0,
+            mem_id: a.region,
             cpus: &a.cpus,
         };
         self.attach_device(&spec?, place).map(drop)
@@ -221,10 +243,12 @@ impl Core {
             headers: true,
             host: place.host,
         };
-        if matches!(spec, DeviceSpec::Nic(_)) {
+        let has_link = matches!(spec, DeviceSpec::Nic(_) | DeviceSpec::Tap(_));
+        if has_link {
             self.devices.watch_links();
         }
         let mut device = pump::open(spec, how)?;
+        let link = has_link.then(|| self.devices.note_link(&device.name));
         let host = device.host.take();
         let mut used = Used {
             key,
@@ -233,6 +257,9 @@ impl Core {
             polled: false,
         };
         let first = self.seat_device(device, place, &mut used);
+        if let Some(port) = used.ports.first_mut() {
+            port.link = link.flatten();
+        }
         let done = first.and_then(|index| match host {
             Some(host) => self.seat_device(*host, place, &mut used).map(|_| index),
             None => Ok(index),
@@ -304,6 +331,7 @@ impl Core {
             losses: Losses::default(),
             about: device.about,
             index: device.index,
+            link: None,
             _keep: device.keep,
         });
         let reg = self.domain.register(owner, &spec, &want)?;
@@ -314,7 +342,7 @@ impl Core {
     }
 
     /// Has the last port of `used` served.
-    fn start_lanes(
+    pub(super) fn start_lanes(
         &mut self,
         reg: &Registration,
         lanes: Vec<Box<dyn pump::DeviceLane>>,
@@ -419,6 +447,15 @@ impl Core {
         Ok(Some(index.unwrap_or(0)))
     }
 
+    /// A device is no more: its port goes with it.
+    pub(super) fn lose_used(&mut self, name: &str) {
+        if let Some(used) = self.devices.used.remove(name) {
+            let key = used.key.clone();
+            self.unseat_device(used);
+            self.lose_linked(&key);
+        }
+    }
+
     pub(super) fn unseat_device(&mut self, mut used: Used) {
         for port in &used.ports {
             for &lane in &port.lanes {
@@ -433,6 +470,7 @@ impl Core {
         }
         drop(used); // programs in the kernel
         owners.into_iter().for_each(|o| self.close(o));
+        self.devices.forget_links();
         self.look_for_persistent();
     }
 
@@ -460,9 +498,7 @@ impl Core {
                 continue;
             };
             tracing::warn!(port = name, "device is gone: {why}");
-            if let Some(used) = self.devices.used.remove(&name) {
-                self.unseat_device(used);
-            }
+            self.lose_used(&name);
         }
         self.wake_all();
     }

@@ -1,5 +1,7 @@
 //! News of the interfaces that devices stand for.
 
+use std::collections::BTreeSet;
+
 use netvale_backends::netlink::{Link, LinkEvent, LinkWatch, Netlink};
 
 use super::Core;
@@ -15,6 +17,70 @@ impl Devices {
                 Err(e) => tracing::warn!("{}", crate::files::chain(&e)),
             }
         }
+    }
+
+    /// Remembers the interface of this name; its number.
+    pub(super) fn note_link(&mut self, name: &str) -> Option<u32> {
+        let link = Netlink::open().and_then(|mut netlink| netlink.link(name));
+        let link = link.ok()?; // nothing is known of it then
+        let index = link.index;
+        self.known.insert(index, link);
+        Some(index)
+    }
+
+    /// The device whose interface is called so now, by its port's name.
+    pub(super) fn called(&self, switch: &str, link: &str) -> Option<String> {
+        let mut used = self.used.iter();
+        let found = used.find(|(name, u)| {
+            let here = name.split_once(':').is_some_and(|(s, _)| s == switch);
+            let index = u.ports.first().and_then(|p| p.link);
+            let now = index.and_then(|i| self.known.get(&i));
+            here && now.is_some_and(|l| l.name == link)
+        });
+        found.map(|(name, _)| name.clone())
+    }
+
+    /// An interface has changed: what is shown, and by which name the device
+    /// is told from others.
+    fn link_changed(&mut self, link: &Link) {
+        let index = link.index;
+        let Some(old) = self.known.get_mut(&index).filter(|old| *old != link) else {
+            return;
+        };
+        let old = std::mem::replace(old, link.clone());
+        let Link { name, up, mtu, .. } = link;
+        tracing::info!(
+            interface = name,
+            up,
+            mtu,
+            was = old.name,
+            "interface has changed"
+        );
+        if old.name == link.name {
+            return;
+        }
+        for used in self.used.values_mut() {
+            let is = used.ports.iter().any(|p| p.link == Some(index));
+            // A linked port's key is the port's own name.
+            if is && used.key == old.name && !self.linked.contains_key(&used.key) {
+                used.key.clone_from(&link.name);
+            }
+        }
+        for open in &mut self.opened {
+            if open.link == Some(index) && open.key == old.name {
+                open.key.clone_from(&link.name);
+            }
+        }
+    }
+
+    /// Forgets interfaces that no device has.
+    pub(super) fn forget_links(&mut self) {
+        let ports = self.used.values().flat_map(|u| &u.ports);
+        let used = ports.filter_map(|p| p.link);
+        let open = self.opened.iter().filter_map(|o| o.link);
+        let linked = self.linked.values().map(|l| l.index);
+        let all: BTreeSet<u32> = used.chain(open).chain(linked).collect();
+        self.known.retain(|index, _| all.contains(index));
     }
 
     /// What uses an interface: an attached port's name, or which of those that
@@ -39,13 +105,7 @@ impl Core {
             };
             match event {
                 Ok(Some(LinkEvent::Removed(link))) => self.lose_interface(link.index),
-                Ok(Some(LinkEvent::Changed(link))) => {
-                    let (attached, open) = self.devices.users_of(link.index);
-                    if attached.is_some() || open.is_some() {
-                        let Link { name, up, mtu, .. } = link;
-                        tracing::info!(interface = name, up, mtu, "interface has changed");
-                    }
-                }
+                Ok(Some(LinkEvent::Changed(link))) => self.devices.link_changed(&link),
                 Ok(Some(_)) => self.look_at_links(),
                 Ok(None) => return,
                 Err(e) => {
@@ -62,6 +122,9 @@ impl Core {
     fn look_at_links(&mut self) {
         let links = Netlink::open().and_then(|mut netlink| netlink.links());
         let Ok(links) = links else { return };
+        for link in &links {
+            self.devices.link_changed(link);
+        }
         let of_ports = self.devices.used.values().flat_map(|u| &u.ports);
         let nics = self.devices.opened.iter().filter_map(|o| o.nic.as_ref());
         let indices: Vec<u32> = of_ports
@@ -75,18 +138,20 @@ impl Core {
         }
     }
 
+    /// An interface is no more, or in another namespace. A TAP notices by itself
+    /// when it is deleted, and works on if it was given to a container.
     fn lose_interface(&mut self, index: u32) {
+        self.devices.known.remove(&index);
+        self.lose_linked_interface(index);
         let (attached, open) = self.devices.users_of(index);
         if let Some(at) = open {
             let name = self.devices.opened.get(at).map(|o| o.name.as_str());
             tracing::warn!(port = name, "device is gone: interface removed");
             self.lose_opened(at);
         }
-        if let Some(name) = attached
-            && let Some(used) = self.devices.used.remove(&name)
-        {
+        if let Some(name) = attached {
             tracing::warn!(port = name, "device is gone: interface removed");
-            self.unseat_device(used);
+            self.lose_used(&name);
         }
         self.wake_all();
     }

@@ -41,8 +41,10 @@ impl Core {
         all.retain(|entry| !self.devices.is_hidden(&entry.name));
         let all = all.into_iter().map(|entry| {
             let about = self.devices.about(&entry.name).map(str::to_owned);
+            let link = self.devices.link_of(&entry.name).map(listing::link);
             PortInfo {
                 device: about,
+                link,
                 ..listing::port(entry)
             }
         });

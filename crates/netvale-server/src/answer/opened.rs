@@ -51,6 +51,8 @@ pub(super) struct Opened {
     pub(super) keep: Keep,
     /// An interface, whose frames are taken only while rings are open.
     pub(super) nic: Option<Nic>,
+    /// Number of the interface that it is, or that is at its other end.
+    pub(super) link: Option<u32>,
     /// Whether its wire is open, and receives.
     pub(super) wire: Option<bool>,
     /// Its frames are taken in the stack, as its driver has no XDP.
@@ -114,6 +116,9 @@ impl Core {
             return Err(busy(&format!("{key} is attached to a switch, or open")));
         }
         let name = spec.port_name();
+        if matches!(device, DeviceSpec::Tap(_)) {
+            self.devices.watch_links();
+        }
         let made = match &device {
             DeviceSpec::Nic(interface) => {
                 let nic = Nic::find(interface)?;
@@ -171,8 +176,14 @@ impl Core {
         };
         self.regions.enter(&self.domain, super::open::krings(&reg));
         tracing::info!(port = name, device = made.about, "opened");
+        let link = match &device {
+            DeviceSpec::Nic(name) => self.devices.note_link(name),
+            DeviceSpec::Tap(tap) => self.devices.note_link(&tap.name),
+            _ => None,
+        };
         let opened = Opened {
             key,
+            link,
             name,
             about: made.about,
             losses: Losses::default(),
@@ -445,6 +456,7 @@ impl Core {
         tracing::info!(port = opened.name, "closed");
         let owner = opened.reg.owner;
         drop(opened); // programs in the kernel
+        self.devices.forget_links();
         self.close_plain(owner);
     }
 

@@ -32,14 +32,20 @@ impl Core {
             };
             return self.attach_device(&device?, place);
         }
+        if host && !nr {
+            let message = format!("{spec}: a persistent port has no host stack to attach");
+            return Err(Refusal::new(ErrorKind::Unsupported, message));
+        }
         let name = full_name(spec, nr)?;
         if let Some(second) = self.domain.second_seat(&name) {
             return self.join(name, &second);
         }
-        match nr {
-            true => Ok(self.domain.attach_named(spec)?),
-            false => Ok(self.domain.attach(&parse(spec)?)?),
-        }
+        let index = match nr {
+            true => self.domain.attach_named(spec)?,
+            false => self.domain.attach(&parse(spec)?)?,
+        };
+        self.serve_linked(&name)?;
+        Ok(index)
     }
 
     /// The index that the port had.
@@ -49,6 +55,17 @@ impl Core {
             Some((switch, Ok(device))) => format!("{switch}:{}", device.port()),
             _ => spec.to_owned(),
         };
+        let short = match short.split_once(':') {
+            // By the name that the interface has now.
+            Some((switch, link)) if !self.devices.is_attached(&short) => {
+                self.devices.called(switch, link).unwrap_or(short)
+            }
+            _ => short,
+        };
+        if self.devices.is_linked(&short) {
+            self.rest_linked(&short)?;
+            return Ok(self.domain.detach_named(&short)?);
+        }
         if let Some(index) = self.detach_device(&short)? {
             return Ok(index);
         }

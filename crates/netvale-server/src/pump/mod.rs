@@ -30,6 +30,7 @@ pub(crate) use netvale_lane::{DeviceLane, Lane, Losses, Pushed, Trouble};
 pub(crate) use nic::{Nic, Take};
 pub(crate) use run::Pump;
 pub(crate) use spec::DeviceSpec;
+pub(crate) use tap::{lanes as tap_lanes, queues, refusal as tap_refusal};
 
 use crate::listing::Refusal;
 

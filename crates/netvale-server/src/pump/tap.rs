@@ -36,23 +36,35 @@ pub(super) fn open(spec: &TapSpec, how: Use) -> Result<Device, Refusal> {
     };
     let tap = Tap::open(&config).map_err(|e| refusal(&e))?;
     let made = if tap.made() { "made" } else { "adopted" };
-    let about = format!("TAP {} ({made}, {} queues)", tap.name(), spec.queues);
-    let name = tap.name().to_owned();
-    let mtu = tap.mtu().map_or(0, |mtu| mtu as usize);
-    let longest = match header {
-        0 => JUMBO.max(mtu + 18),
-        _ => LONGEST,
-    };
-    let lane = |queue| Box::new(TapLane { queue, longest }) as Box<dyn DeviceLane>;
+    let about = format!("TAP {} ({made}, {})", tap.name(), queues(spec.queues));
     Ok(Device {
-        name,
-        lanes: tap.into_queues().into_iter().map(lane).collect(),
+        name: tap.name().to_owned(),
+        lanes: lanes(tap),
         header,
         about,
         host: None,
         keep: Keep::default(),
         index: None,
     })
+}
+
+/// So many, in words.
+pub(crate) fn queues(n: usize) -> String {
+    match n {
+        1 => "1 queue".into(),
+        n => format!("{n} queues"),
+    }
+}
+
+/// A lane for each queue.
+pub(crate) fn lanes(tap: Tap) -> Vec<Box<dyn DeviceLane>> {
+    let mtu = tap.mtu().map_or(0, |mtu| mtu as usize);
+    let longest = match tap.header().is_none() {
+        true => JUMBO.max(mtu + 18),
+        false => LONGEST,
+    };
+    let lane = |queue| Box::new(TapLane { queue, longest }) as Box<dyn DeviceLane>;
+    tap.into_queues().into_iter().map(lane).collect()
 }
 
 /// One queue.
@@ -146,7 +158,7 @@ fn trouble(e: &TapError) -> Trouble {
     }
 }
 
-pub(super) fn refusal(e: &TapError) -> Refusal {
+pub(crate) fn refusal(e: &TapError) -> Refusal {
     let kind = match e {
         TapError::Exists { .. } => ErrorKind::Exists,
         TapError::Missing { .. } => ErrorKind::NotFound,

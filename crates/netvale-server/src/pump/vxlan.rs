@@ -10,8 +10,9 @@ use netvale_wire::proto::ErrorKind;
 use super::{Device, DeviceLane, Keep, Pushed, Trouble};
 use crate::listing::Refusal;
 
-/// Longest frame in a datagram.
-const LONGEST: usize = 65_507;
+/// Longest frame that is received: one of the largest usual underlay. Room for
+/// any datagram would be room for eight frames at once.
+const LONGEST: usize = 10_000;
 /// Frames asked for at once: each needs room for the longest that is usual.
 const AT_ONCE: usize = 128;
 

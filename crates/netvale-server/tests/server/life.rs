@@ -32,6 +32,7 @@ fn a_persistent_port_keeps_it() {
         name: "p0".into(),
         want: Wanted::default(),
         region: None,
+        link: false,
     };
     c.ask(&newif).unwrap();
     drop(c);
@@ -96,11 +97,12 @@ fn ports_of_the_configuration_are_there() {
             rings: 0,
             slots: 0,
             attach: None,
+            link: false,
         }],
         ..Config::at(tmp.path().join("other"))
     };
     assert!(matches!(
         Server::start(bad, None),
-        Err(StartError::Domain(_))
+        Err(StartError::Port { .. })
     ));
 }

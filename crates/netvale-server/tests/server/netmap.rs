@@ -216,6 +216,7 @@ fn switches_by_the_names_in_requests() {
         name: name.into(),
         want: Wanted::default(),
         region: Some(0),
+        link: false,
     };
     let delete = |name: &str| Request::DelIf { name: name.into() };
     let attach = |spec: &str, mem_id| Request::Attach {
@@ -262,6 +263,7 @@ fn a_second_switch_for_a_port() {
         name: "p".into(),
         want: Wanted::default(),
         region: None,
+        link: false,
     };
     assert_eq!(c.ask(&new).unwrap().0, Reply::Done);
     let attached = Reply::Attached { port_index: 0 };

@@ -99,6 +99,7 @@ fn persistent_ports_and_their_switches() {
             ..Wanted::default()
         },
         region: None,
+        link: false,
     };
     done(c.ask(&newif).unwrap());
     assert_eq!(refused(&mut c, &newif), ErrorKind::Exists);

@@ -292,6 +292,24 @@ pub struct PortInfo {
     /// The device that the server serves there, and how, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
+    /// The network interface that the device is or has at its other end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link: Option<LinkInfo>,
+}
+
+/// A network interface of the server's network namespace, as it is now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkInfo {
+    /// What it is called now.
+    pub name: String,
+    /// Whether it is switched on.
+    pub up: bool,
+    /// Its longest packet, bytes.
+    pub mtu: u32,
+    /// Its hardware address; the bytes are those of
+    /// [`MacAddr::to_u64`](crate::mac::MacAddr::to_u64).
+    #[serde(default)]
+    pub mac: Option<u64>,
 }
 
 /// Most registrations that one [`PortInfo`] names.

@@ -162,6 +162,10 @@ pub enum Request {
         /// Region; `None` for the shared one.
         #[serde(default)]
         region: Option<u16>,
+        /// It is an interface of the host too: a TAP of its name, whose frames
+        /// are the port's while that is attached.
+        #[serde(default)]
+        link: bool,
     },
     /// Delete a persistent port. Reply: [`Reply::Done`](super::Reply::Done).
     DelIf {

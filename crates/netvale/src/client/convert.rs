@@ -7,6 +7,7 @@ use netvale_ring::port::{PortId, PortKind};
 use netvale_ring::world::RegionMap;
 use netvale_shm::Mem;
 use netvale_switch::domain::{OwnerInfo, PortEntry, PortStats, Registration, RingInfo, Want};
+use netvale_wire::mac::MacAddr;
 use netvale_wire::proto::{self, Context, PortInfo, RegionInfo, Registered, RingPlace, Wanted};
 
 use crate::{Error, ErrorKind, Result};
@@ -88,8 +89,8 @@ pub(crate) fn registration(r: &Registered) -> Result<Registration> {
     })
 }
 
-pub(crate) fn port(p: PortInfo) -> PortEntry {
-    PortEntry {
+pub(crate) fn port(p: PortInfo) -> crate::PortEntry {
+    let entry = PortEntry {
         name: p.name,
         kind: kind(&p.kind).unwrap_or_default(),
         seat: p.seat.map(|s| (s.name, s.switch, s.index)),
@@ -108,6 +109,16 @@ pub(crate) fn port(p: PortInfo) -> PortEntry {
         buf_size: p.buf_size,
         rings: p.rings,
         vnet_hdr: p.vnet_hdr,
+    };
+    crate::PortEntry {
+        device: p.device,
+        link: p.link.map(|l| crate::LinkInfo {
+            name: l.name,
+            up: l.up,
+            mtu: l.mtu,
+            mac: l.mac.map(|mac| MacAddr::from_u64(mac).0),
+        }),
+        ..entry.into()
     }
 }
 

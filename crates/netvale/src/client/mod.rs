@@ -15,13 +15,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use netvale_ring::world::RegionMap;
 use netvale_shm::{Doorbell, Memfd};
 use netvale_switch::domain::{
-    CheckReport, PortEntry, PortStats, RegionReport, Registration, StationEntry, Want,
+    CheckReport, PortStats, RegionReport, Registration, StationEntry, Want,
 };
 use netvale_wire::name::PortSpec;
 use netvale_wire::proto::{Context, PortKey, Registered, Reply, Request, StationKey};
 
-use crate::backend::{Attached, Backend, Keep};
-use crate::{Error, ErrorKind, Result};
+use crate::backend::{Attach, Attached, Backend, Keep};
+use crate::{Error, ErrorKind, PortEntry, Result, RingConfig};
 use link::Link;
 use session::Session;
 
@@ -303,27 +303,33 @@ impl Backend for Served {
         }
     }
 
-    fn attach(&self, spec: &PortSpec) -> Result<u32> {
+    fn attach(&self, what: &Attach<'_>) -> Result<u32> {
+        let (spec, nr, host) = match what {
+            Attach::Port { spec, host } => (text(spec)?, false, *host),
+            Attach::Device(name) => ((*name).to_owned(), true, false),
+        };
         self.index(&Request::Attach {
-            spec: text(spec)?,
-            nr: false,
-            host: false,
+            spec,
+            nr,
+            host,
             mem_id: 0,
         })
     }
 
-    fn detach(&self, spec: &PortSpec) -> Result<u32> {
-        self.index(&Request::Detach {
-            spec: text(spec)?,
-            nr: false,
-        })
+    fn detach(&self, what: &Attach<'_>) -> Result<u32> {
+        let (spec, nr) = match what {
+            Attach::Port { spec, .. } => (text(spec)?, false),
+            Attach::Device(name) => ((*name).to_owned(), true),
+        };
+        self.index(&Request::Detach { spec, nr })
     }
 
-    fn new_interface(&self, name: &str, want: &Want, region: Option<u16>) -> Result<()> {
+    fn new_interface(&self, name: &str, config: &RingConfig) -> Result<()> {
         self.done(&Request::NewIf {
             name: name.into(),
-            want: convert::wanted(want),
-            region,
+            want: convert::wanted(&Want::from(config)),
+            region: (config.mem_id != 0).then_some(config.mem_id),
+            link: config.link,
         })
     }
 

@@ -57,6 +57,21 @@ pub(crate) fn persistent_ports(bed: &Bed) {
         kind(ns.attach("vale1:p0", true).map(|_| ())),
         ErrorKind::Unavailable
     );
+    if bed.place() == Place::Embedded {
+        // Nobody is there to serve devices, and the error says who is.
+        for (name, host) in [
+            ("vale0:tap:t0", false),
+            ("vale0:pcap:x.pcap", false),
+            ("vale0:eth0", true),
+            ("vale0:eth0", false),
+        ] {
+            let e = ns.attach(name, host).unwrap_err();
+            assert!(
+                e.hint().is_some_and(|h| h.contains("from_env")),
+                "{name}: {e}"
+            );
+        }
+    }
     assert_eq!(ns.list().unwrap()[0].name, "vale0:p0");
     assert_eq!(kind(ns.delete_interface("p0")), ErrorKind::Busy);
     // It is a trusted port.

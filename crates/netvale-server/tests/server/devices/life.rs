@@ -37,7 +37,8 @@ fn attaching_and_detaching_leaves_nothing() {
     // Other tests of this process have descriptors too.
     let (fds, interfaces) = before.unwrap();
     eventually("descriptors are given back", || descriptors() < fds + 150);
-    assert_eq!(links(), interfaces);
+    // A program that another test starts has a TAP's descriptor for an instant.
+    eventually("interfaces are given back", || links() <= interfaces);
     assert_eq!(host.names(), Vec::<String>::new());
     host.bed.assert_sound();
 }
@@ -132,6 +133,8 @@ fn a_configured_device_has_its_processor() {
         device: "tap:t0,queues=2".into(),
         host: false,
         cpus: vec![0],
+        region: 0,
+        line: 0,
     };
     let Some(host) = Host::with(test, move |c| c.attach = vec![device]) else {
         return;

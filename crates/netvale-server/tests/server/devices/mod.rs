@@ -3,6 +3,7 @@
 mod files;
 mod host;
 mod life;
+mod links;
 mod open;
 mod switch;
 
