@@ -14,8 +14,9 @@
 //! |---|---|---|
 //! | 0 | 1 once the socket is closed | the server |
 //! | 8 | handles made so far | whoever makes one |
+//! | 16, 24 | pieces of frames copied, received and sent | whoever copies |
 //! | 64 | frames lost, by reason | whoever loses one |
-//! | 1024, 2048 | sides: lock, last user, commits, two states | whoever holds the lock |
+//! | 1024, 2048 | sides: lock, last user, commits, whether that was the last one's end, two states | whoever holds the lock |
 //! | 4096 | slots that the inward side fills with its last commit | the inward side |
 //! | 6144 | buffers that are free, a circle of 32-bit words | the outward side |
 
@@ -29,6 +30,7 @@ use rustix::process::{Pid, test_kill_process};
 /// Where things are, bytes.
 const CLOSED: usize = 0;
 const HANDLES: usize = 8;
+const COPIED: [usize; 2] = [16, 24];
 pub(crate) const LOSSES: usize = 64;
 const SIDES: [usize; 2] = [1024, 2048];
 const LOG: usize = 4096;
@@ -39,6 +41,7 @@ pub(crate) const MOST_SLOTS: usize = 256;
 const LOCK: usize = 0;
 const LAST: usize = 1;
 const COMMITS: usize = 2;
+const UNFINISHED: usize = 3;
 const STATES: [usize; 2] = [8, 16];
 const SIDE_WORDS: usize = 24;
 /// Attempts in vain before the holder of a lock is looked at.
@@ -128,6 +131,21 @@ impl Books {
                 && lock.compare_exchange(held, 0, Acquire, Relaxed).is_ok()
         });
         broken.count()
+    }
+
+    /// A piece of a frame was copied between two buffers.
+    #[inline]
+    pub(crate) fn count_copy(&self, dir: Dir) {
+        let [inward, outward] = COPIED;
+        let at = if dir == Dir::In { inward } else { outward };
+        if let Some(word) = self.mem.word(at) {
+            word.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Pieces of frames that were copied: received, sent.
+    pub(crate) fn copied(&self) -> [u64; 2] {
+        COPIED.map(|at| self.mem.word(at).map_or(0, |w| w.load(Relaxed)))
     }
 
     /// Notes slots that are filled with the next commit.
@@ -284,12 +302,20 @@ impl Side {
         for (i, n) in state.into_iter().enumerate() {
             self.word(at + i).store(n.into(), Relaxed);
         }
+        self.word(UNFINISHED).store(1, Relaxed);
         self.word(COMMITS).store(commits, Release);
+    }
+
+    /// Whether somebody has committed something and not left since.
+    #[inline]
+    pub(crate) fn is_unfinished(&self) -> bool {
+        self.word(UNFINISHED).load(Relaxed) != 0
     }
 
     /// Lets go of the side.
     #[inline]
     pub(crate) fn leave(&self) {
+        self.word(UNFINISHED).store(0, Relaxed);
         // Not if it was taken from us: the server thought that we are dead.
         let _ = self
             .word(LOCK)
@@ -333,7 +359,9 @@ mod tests {
         assert_eq!(a.enter(), Entry::Again);
         a.leave();
         assert_eq!(b.enter(), Entry::After([u32::MAX, 6, 7, 8, 9, 10]));
+        assert!(a.is_unfinished() == b.is_unfinished());
         b.leave();
+        assert!(!a.is_unfinished());
         assert_eq!(a.enter(), Entry::After([u32::MAX, 6, 7, 8, 9, 10]));
     }
 
@@ -345,6 +373,7 @@ mod tests {
         a.commit([5, 0, 0, 0, 0, 0]);
         // It wrote half of the next state.
         a.word(STATES[0]).store(99, Relaxed);
+        assert!(b.is_unfinished());
         assert_eq!(books.break_locks(8), 0);
         assert_eq!(b.enter(), Entry::Taken);
         assert_eq!(books.break_locks(7), 1);

@@ -88,6 +88,13 @@ impl HandOver {
         self.books.break_locks(owner)
     }
 
+    /// Pieces of frames that were copied once more, because their buffers are
+    /// none that the kernel knows: received, sent.
+    #[must_use]
+    pub fn copied(&self) -> [u64; 2] {
+        self.books.copied()
+    }
+
     /// Frames lost by all who used the socket.
     #[must_use]
     pub fn losses(&self) -> Losses {
