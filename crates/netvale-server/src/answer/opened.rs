@@ -151,9 +151,8 @@ impl Core {
                 }
             }
         };
-        let most = made.host.into_iter().max().unwrap_or(0);
         let arena = match &made.nic {
-            Some(nic) if !isolated => self.arena_for(nic, most, want),
+            Some(nic) if !isolated => self.arena_for(nic, want),
             _ => 0,
         };
         let plan = DevicePlan {
@@ -321,10 +320,11 @@ impl Core {
         // The wire stays as it is while that will do: to take an interface's
         // queues anew takes a driver some time.
         let wanted = (now.tx || now.rx).then_some(now.rx);
-        let rewire = match self.devices.opened.get_mut(at) {
-            Some(opened) => !opened.adapt(wanted, now.host),
-            None => return Ok(()),
+        let Some(opened) = self.devices.opened.get_mut(at) else {
+            return Ok(());
         };
+        let injects = now.host || opened.onward == Onward::Yes;
+        let rewire = !opened.adapt(wanted, injects);
         self.stop_host(at);
         if rewire {
             self.stop_lanes(at);
@@ -335,7 +335,7 @@ impl Core {
         opened.set = now;
         opened.stack = Keep::default();
         if rewire {
-            self.rewire(at, wanted, now.host)?;
+            self.rewire(at, wanted, injects)?;
         }
         let Some(opened) = self.devices.opened.get_mut(at) else {
             return Ok(());

@@ -13,11 +13,17 @@ use super::opened::Opened;
 use crate::listing::Refusal;
 use crate::pump::{Keep, Nic};
 
+/// Bytes of locked memory beside the buffers: they lie across pages.
+const SLACK: u64 = 64 << 10;
+
+/// Buffers beside those of rings with which a queue does well enough.
+const LITTLE: u32 = 1024;
+
 impl Opened {
     /// Whether the wire is as it is wanted (closed, or open and receiving or
     /// not), or could be made so without opening its sockets anew, which
     /// others may have in use, and for which a driver takes some time. `host`:
-    /// rings of the host's stack are open.
+    /// frames are given to the host's stack.
     pub(super) fn adapt(&mut self, wanted: Option<bool>, host: bool) -> bool {
         let loops = self.generic && host;
         if self.wire == wanted && !loops {
@@ -62,21 +68,18 @@ impl Opened {
 
 impl Core {
     /// How many buffers the arena is to have for an interface.
-    pub(super) fn arena_for(&self, nic: &Nic, host: u16, want: &Wanted) -> u32 {
+    pub(super) fn arena_for(&self, nic: &Nic, want: &Wanted) -> u32 {
         let slots = |n: u16| u32::from(if n == 0 { DEFAULT_SLOTS } else { n });
-        let rings = u32::from(nic.queues() + host);
-        let need = rings * (slots(want.tx_slots) + slots(want.rx_slots)) + nic.stock();
+        let queues = u32::from(nic.queues());
+        let rings = queues * (slots(want.tx_slots) + slots(want.rx_slots));
         let size = u64::from(self.config.domain.global.buf_size);
-        match (self.config.device_bufs, lockable()) {
-            (0, _) => 0,
-            (least, None) => least.max(2 * need),
-            (least, Some(limit)) => {
-                let most = u32::try_from(limit / size).unwrap_or(u32::MAX);
-                match need <= most {
-                    true => least.max(2 * need).min(most),
-                    false => 0,
-                }
-            }
+        let most = lockable().map_or(u32::MAX, |limit| {
+            u32::try_from(limit.saturating_sub(SLACK) / size).unwrap_or(u32::MAX)
+        });
+        match self.config.device_bufs {
+            0 => 0,
+            _ if most < rings + queues * LITTLE => 0,
+            least => least.max(2 * (rings + nic.stock())).min(most),
         }
     }
 
@@ -104,7 +107,7 @@ impl Core {
     }
 
     /// Opens an interface's wire, or closes it. `wanted`: whether to receive.
-    /// `host`: rings of the host's stack are open.
+    /// `host`: frames are given to the host's stack.
     pub(super) fn rewire(
         &mut self,
         at: usize,
@@ -179,13 +182,16 @@ impl Core {
         let opened = self.devices.opened.get(at).ok_or_else(lost)?;
         let (rings, reg) = (opened.inward_rings(), opened.reg.clone());
         // Before the sockets: once they are open, others would have to wait.
-        let want = Sockets::stock(u32::try_from(rings.len()).unwrap_or(1));
+        let mut want = Sockets::stock(u32::try_from(rings.len()).unwrap_or(1));
         let mut stocks = Vec::new();
-        for &ring in &rings {
-            stocks.push((ring, self.domain.take_stock(ring, want)));
+        let mut enough = false;
+        while want >= Sockets::LEAST_STOCK && !enough {
+            self.return_stocks(&rings);
+            let take = |&ring| (ring, self.domain.take_stock(ring, want));
+            stocks = rings.iter().map(take).collect();
+            enough = stocks.iter().all(|(_, s)| s.len() >= want as usize);
+            want /= 2;
         }
-        let least = Sockets::LEAST_STOCK as usize;
-        let enough = stocks.iter().all(|(_, stock)| stock.len() >= least);
         let done = self.open_sockets(at, &reg, enough, stocks, receive, host);
         if !matches!(done, Ok((_, _, true))) {
             self.return_stocks(&rings);

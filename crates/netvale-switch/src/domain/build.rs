@@ -31,14 +31,15 @@ pub(super) struct Plan {
     pub(super) region: u16,
     /// Buffers for the RX rings too (not for a pipe inside one region).
     pub(super) rx_bufs: bool,
-    /// Buffers of the region's arena, as long as it has some.
-    pub(super) arena: bool,
+    /// So many of the first rings get buffers of the region's arena, as long
+    /// as it has some.
+    pub(super) arena: u16,
 }
 
 /// Which buffers a ring gets.
 #[derive(Clone, Copy)]
 struct Bufs {
-    arena: bool,
+    arena: u16,
 }
 
 impl<M: MemSource> Domain<M> {
@@ -181,7 +182,7 @@ impl<M: MemSource> Domain<M> {
         let holders = r.map.shared.and_then(|s| self.world.holders(s, geom.bufs));
         fill_slots(ring, bufs.is_some(), geom.buf_size, || {
             let first = match bufs {
-                Some(Bufs { arena: true }) => r.bufs.take_arena(),
+                Some(bufs) if idx < bufs.arena => r.bufs.take_arena(),
                 _ => None,
             };
             let b = first.or_else(|| r.bufs.take()).unwrap_or(0);

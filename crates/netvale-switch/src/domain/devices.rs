@@ -31,8 +31,8 @@ pub struct DevicePlan<'a> {
     pub isolated: bool,
     /// Length of the virtio-net header of its frames.
     pub vnet_hdr: u8,
-    /// Its buffers are to be those of the region's arena, which is made with
-    /// so many if there is none; 0 for any buffers.
+    /// The buffers of its queues are to be those of the region's arena, which
+    /// is made with so many if there is none; 0 for any buffers.
     pub arena: u32,
 }
 
@@ -116,7 +116,7 @@ impl<M: MemSource> Domain<M> {
                 isolated: plan.isolated,
                 region,
                 rx_bufs: false,
-                arena,
+                arena: if arena { plan.queues } else { 0 },
             });
             match built {
                 Ok(port) => ends.push(port),

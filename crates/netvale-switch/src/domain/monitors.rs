@@ -64,7 +64,7 @@ impl<M: MemSource> Domain<M> {
             isolated,
             region,
             rx_bufs: true,
-            arena: false,
+            arena: 0,
         })?;
         if let Some(m) = self.ports.get_mut(port.0) {
             m.watches = Some(parent);

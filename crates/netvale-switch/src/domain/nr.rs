@@ -250,7 +250,7 @@ impl<M: MemSource> Domain<M> {
             isolated: ask.isolated,
             region,
             rx_bufs: true,
-            arena: false,
+            arena: 0,
         })?;
         if let Some(p) = self.ports.get_mut(port.0) {
             p.unnamed = true;

@@ -340,7 +340,7 @@ impl<M: MemSource> Domain<M> {
             isolated,
             region,
             rx_bufs: true,
-            arena: false,
+            arena: 0,
         })
     }
 }

@@ -170,7 +170,7 @@ impl<M: MemSource> Domain<M> {
                 isolated,
                 region,
                 rx_bufs: isolated,
-                arena: false,
+                arena: 0,
             };
             let built = self
                 .region_for(place.region, isolated, tx, rx, want.extra_bufs)

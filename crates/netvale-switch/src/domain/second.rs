@@ -81,7 +81,7 @@ impl<M: MemSource> Domain<M> {
             isolated: false,
             region: p.region,
             rx_bufs: true,
-            arena: false,
+            arena: 0,
         };
         let second = self.build(plan)?;
         let joined = self.join(switch, spec, [id, second], owners, hdr);

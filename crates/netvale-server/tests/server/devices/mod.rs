@@ -2,6 +2,7 @@
 
 mod files;
 mod host;
+mod in_place;
 mod life;
 mod links;
 mod open;

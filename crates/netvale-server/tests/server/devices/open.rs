@@ -278,7 +278,7 @@ fn both_ends_of_a_cable(test: &str, mtu: usize, how: &str, taken: bool) {
     host.bed.assert_sound();
 }
 
-fn receive_any(port: &mut Port, wanted: impl Fn(&[u8]) -> bool) -> Vec<u8> {
+pub(super) fn receive_any(port: &mut Port, wanted: impl Fn(&[u8]) -> bool) -> Vec<u8> {
     let end = std::time::Instant::now() + PATIENCE;
     let mut bytes = Vec::new();
     while std::time::Instant::now() < end {

@@ -1,0 +1,230 @@
+//! AF_XDP in the region's own buffers: what it takes, and that it is given
+//! back.
+
+use std::thread;
+use std::time::Duration;
+
+use netvale::Port;
+use netvale_lane::xdp::{Interface, Memory, Sockets};
+use netvale_testkit::eventually;
+use netvale_wire::proto::{RegionBooks, Reply, Request};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+
+use super::{Host, is_plain, join, plain};
+
+impl Host {
+    /// With a cable from v0 to v1.
+    fn with_cable(test: &str) -> Option<Self> {
+        let host = Self::new(test)?;
+        host.ns.veth("v0", &host.ns, "v1", "");
+        Some(host)
+    }
+
+    /// How a port's frames move.
+    fn about(&self, port: &str) -> String {
+        let mut all = self.bed.ports().into_iter();
+        let port = all.find(|p| p.name == port);
+        port.and_then(|p| p.device).unwrap_or_default()
+    }
+
+    fn books(&self) -> RegionBooks {
+        match self.ask(&Request::Check { after: None }) {
+            Reply::Check { regions, .. } => regions.into_iter().next().unwrap(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn wait_until_closed(&self) {
+        eventually("all is closed", || self.names().is_empty());
+    }
+}
+
+fn exact(from: &mut Port, to: &mut Port) {
+    for n in 0..100_u8 {
+        let bytes = plain(n, 60 + usize::from(n) * 14);
+        from.tx(0).push(&bytes).unwrap();
+        from.tx(0).sync().unwrap();
+        assert!(super::open::receive_any(to, is_plain) == bytes);
+    }
+}
+
+#[test]
+fn the_stock_is_in_the_books_and_comes_back() {
+    let Some(host) = Host::with_cable("in_place::the_stock_is_in_the_books_and_comes_back") else {
+        return;
+    };
+    let ns = host.namespace();
+    for _ in 0..5 {
+        let mut ends = ["netmap:v0", "netmap:v1"].map(|name| ns.open(name).unwrap());
+        let about = host.about("v0");
+        assert!(about.contains("; buffers of the region itself"), "{about}");
+        let [a, b] = &mut ends;
+        exact(a, b);
+        exact(b, a);
+        assert_eq!(host.books().extra, 2 * 4096);
+        host.bed.assert_sound();
+        drop(ends);
+        host.wait_until_closed();
+        let books = host.books();
+        assert_eq!((books.extra, books.free), (0, books.bufs - 2));
+        host.bed.assert_sound();
+    }
+}
+
+#[test]
+fn a_queue_that_is_still_busy_keeps_others_from_nothing() {
+    const TEST: &str = "in_place::a_queue_that_is_still_busy_keeps_others_from_nothing";
+    let Some(host) = Host::with_cable(TEST) else {
+        return;
+    };
+    let interface = Interface {
+        index: host.ns.index("v0"),
+        queues: 1,
+        mtu: 1500,
+        sends_in_place: false,
+    };
+    // Patience has an end, which a machine with much to do may come to.
+    eventually("it waits for the queue, and others are served", || {
+        let memory = Memory::own(512).unwrap();
+        let Ok(other) = host.ns.enter(|| Sockets::open(&interface, &memory)) else {
+            return false; // still that of the last round
+        };
+        let ns = host.namespace();
+        let waits = thread::spawn(move || ns.open("netmap:v0").unwrap());
+        thread::sleep(Duration::from_millis(100));
+        for _ in 0..50 {
+            assert!(matches!(host.ask(&Request::Status), Reply::Status(_)));
+        }
+        let early = waits.is_finished();
+        drop(other);
+        let port = join(waits);
+        let by_xdp = host.about("v0").contains("by AF_XDP");
+        drop(port);
+        host.wait_until_closed();
+        !early && by_xdp
+    });
+    // Who waits may also leave.
+    let memory = Memory::own(512).unwrap();
+    let mut other = None;
+    eventually("the queue is free", || {
+        other = host.ns.enter(|| Sockets::open(&interface, &memory)).ok();
+        other.is_some()
+    });
+    let leaves = host.bed.connect();
+    let request = crate::bed::register_request("netmap:v0");
+    let message = netvale_wire::proto::encode(&request).unwrap();
+    leaves.channel().send(&message, &[]).unwrap();
+    drop(leaves);
+    host.wait_until_closed();
+    host.bed.assert_sound();
+}
+
+/// Runs it without the right to lock more than so many bytes.
+fn limited<R: Send + 'static>(limit: u64, f: impl FnOnce() -> R + Send + 'static) -> R {
+    let old = getrlimit(Resource::Memlock);
+    let new = Rlimit {
+        current: Some(limit),
+        ..old
+    };
+    setrlimit(Resource::Memlock, new).unwrap();
+    let done = thread::spawn(|| {
+        let mut sets = capabilities(None).unwrap();
+        sets.effective.remove(CapabilitySet::IPC_LOCK);
+        sets.permitted.remove(CapabilitySet::IPC_LOCK);
+        set_capabilities(None, sets).unwrap();
+        f()
+    });
+    let done = done.join();
+    setrlimit(Resource::Memlock, old).unwrap();
+    done.unwrap()
+}
+
+/// With less lockable memory there is less in place; what was locked is let go
+/// of. The limit is the process's, so one test has them all.
+#[test]
+fn what_may_be_locked_decides_how_frames_move() {
+    const TEST: &str = "in_place::what_may_be_locked_decides_how_frames_move";
+    if getrlimit(Resource::Memlock)
+        .maximum
+        .is_some_and(|most| most < 7 << 20)
+    {
+        netvale_testkit::skip(TEST, "needs a hard limit of locked memory of 7 MiB");
+        return;
+    }
+    for (bytes, times, how) in [
+        (7 << 20, 4, "; buffers of the region itself"),
+        (
+            5 << 20,
+            3,
+            "; frames are copied once more: only 5120 KiB may be locked",
+        ),
+        (
+            3 << 20,
+            3,
+            "; frames are copied once more: only 3072 KiB may be locked",
+        ),
+        (64 << 10, 1, "by AF_PACKET (no AF_XDP: cannot register"),
+    ] {
+        limited(bytes, move || {
+            let Some(host) = Host::with_cable(TEST) else {
+                return;
+            };
+            let ns = host.namespace();
+            for _ in 0..times {
+                // What was locked before is let go of after a while.
+                eventually("it is opened so again", || {
+                    let port = ns.open("netmap:v0").unwrap();
+                    let about = host.about("v0");
+                    drop(port);
+                    host.wait_until_closed();
+                    about.contains(how)
+                });
+            }
+            if bytes == 3 << 20 {
+                let (mut a, b) = (ns.open("netmap:v0").unwrap(), ns.open("netmap:v1"));
+                let mut b = b.unwrap();
+                exact(&mut a, &mut b);
+                exact(&mut b, &mut a);
+            }
+            host.bed.assert_sound();
+        });
+    }
+}
+
+#[test]
+fn a_driver_without_xdp_leaves_it_to_the_stack_unless_that_would_loop() {
+    const TEST: &str = "in_place::a_driver_without_xdp_leaves_it_to_the_stack";
+    let Some(host) = Host::with_cable(TEST) else {
+        return;
+    };
+    for end in ["v0", "v1"] {
+        let made = host.ns.try_ip(&format!(
+            "link add link {end} name {end}m type macvlan mode passthru"
+        ));
+        if !made.status.success() {
+            netvale_testkit::skip(TEST, "needs a kernel with macvlan interfaces");
+            return;
+        }
+        host.ns.ip(&format!("link set dev {end}m up"));
+    }
+    let ns = host.namespace();
+    let mut ends = ["netmap:v0m", "netmap:v1m"].map(|name| ns.open(name).unwrap());
+    let about = host.about("v0m");
+    assert!(
+        about.contains("by AF_XDP") && about.contains("its driver has no XDP"),
+        "{about}"
+    );
+    let [a, b] = &mut ends;
+    exact(a, b);
+    exact(b, a);
+    // What is given to the host would come back.
+    let rings = ns.open("netmap:v0m^").unwrap();
+    let about = host.about("v0m");
+    assert!(about.contains("by AF_PACKET (no AF_XDP:"), "{about}");
+    exact(a, b);
+    exact(b, a);
+    drop((ends, rings));
+    host.wait_until_closed();
+    host.bed.assert_sound();
+}
