@@ -227,7 +227,7 @@ impl Nic {
         let plan = DevicePlan {
             name: name.trim_start_matches("netmap:"),
             queues: 1,
-            host: 0,
+            host: [0, 0],
             slots: (SLOTS, SLOTS),
             region: None,
             isolated: false,
