@@ -15,6 +15,16 @@ use crate::common::{pool, put};
 const FORMATS: [Format; 3] = [Format::Classic, Format::ClassicNano, Format::Ng];
 const START: u64 = 1_700_000_000_123_456_000;
 
+/// A source that gives a byte at a time.
+struct Trickle<'a>(&'a [u8]);
+
+impl Read for Trickle<'_> {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        let n = into.len().min(1);
+        self.0.read(&mut into[..n])
+    }
+}
+
 /// A record that owns its bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Owned {
@@ -378,6 +388,28 @@ proptest! {
         file.extend(noise);
         let all = read(&file[..]).unwrap_or_else(|(all, _)| all);
         prop_assert!(all.iter().map(|r| r.data.len()).sum::<usize>() <= file.len() - header);
+    }
+
+    #[test]
+    fn what_is_read_does_not_depend_on_how_it_arrives(
+        format in 0usize..3,
+        damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+        cut in proptest::option::weighted(0.2, any::<prop::sample::Index>()),
+    ) {
+        let mut file = written(FORMATS[format], &records()[..3]);
+        for (at, byte) in damage {
+            let at = at.index(file.len());
+            file[at] = byte;
+        }
+        if let Some(cut) = cut {
+            file.truncate(cut.index(file.len() + 1));
+        }
+        let told = |r: Result<Vec<Owned>, (Vec<Owned>, PcapError)>| match r {
+            Ok(all) => (all, String::new()),
+            Err((all, e)) => (all, e.to_string()),
+        };
+        // Byte by byte nothing but what is needed is there ahead.
+        prop_assert_eq!(told(read(&file[..])), told(read(Trickle(&file))));
     }
 
     #[test]
