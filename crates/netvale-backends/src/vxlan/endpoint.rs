@@ -173,6 +173,7 @@ impl Vxlan {
     ) -> Result<usize, VxlanError> {
         let ask = Ask {
             head: HEADER_LEN,
+            spill: 0,
             address: self.config.learning,
             control: false,
         };

@@ -6,7 +6,9 @@ use netvale_backends::batch::{Batch, BufPool, Piece};
 use netvale_backends::bpf::{Asm, BpfError, Program, ProgramKind, Reg, Width, XdpMode};
 use netvale_backends::host::{HostConfig, HostLink, WireSide};
 use netvale_backends::netlink::{Link, Netlink, NetlinkError, ethtool};
-use netvale_backends::packet::{Fanout, PacketConfig, PacketError, PacketSocket, Spread};
+use netvale_backends::packet::{
+    Fanout, PacketConfig, PacketError, PacketSocket, Spread, WholeSocket,
+};
 use netvale_backends::tap::{Make, Offloads, Tap, TapConfig, TapQueue};
 use netvale_lane::xdp::{self, Arena, Fault, HandOver, Interface, Sockets};
 use netvale_wire::proto::ErrorKind;
@@ -224,14 +226,27 @@ impl Nic {
             receive_buffer: Some(RECEIVE_BUFFER),
             ..PacketConfig::new(&self.name)
         };
-        let (sockets, header) = self.sockets(&config)?;
-        let longest = match header.is_none() {
-            true => JUMBO.max(self.mtu as usize + 18),
-            false => LONGEST,
+        let (lanes, header) = match header.is_none() && receive {
+            true => {
+                let open = |config: &PacketConfig| {
+                    let max_frame = self.mtu as usize + 14;
+                    let whole = WholeSocket::open(config, max_frame);
+                    whole.map_err(|e| packet_refusal(&e))
+                };
+                let sockets = self.sockets(&config, open)?.into_iter();
+                let lane = |socket| Box::new(WholeLane(socket)) as Box<dyn DeviceLane>;
+                (sockets.map(lane).collect(), header)
+            }
+            false => {
+                let sockets = self.sockets(&config, socket)?;
+                let header = sockets.first().map_or(header, |s| s.1);
+                let longest = LONGEST;
+                let lane = |(socket, _)| Box::new(NicLane { socket, longest }) as Box<_>;
+                (sockets.into_iter().map(lane).collect(), header)
+            }
         };
-        let lane = |socket| Box::new(NicLane { socket, longest }) as Box<dyn DeviceLane>;
         Ok(Wire {
-            lanes: sockets.into_iter().map(lane).collect(),
+            lanes,
             about: format!("interface {} by AF_PACKET", self.name),
             keep: Keep::default(),
             header: u8::try_from(header.get()).unwrap_or(0),
@@ -240,7 +255,11 @@ impl Nic {
 
     /// A socket for each queue; for all of them together if the interface
     /// cannot spread its frames (while it is down, for one).
-    fn sockets(&self, config: &PacketConfig) -> Result<(Vec<PacketSocket>, HdrLen), Refusal> {
+    fn sockets<S>(
+        &self,
+        config: &PacketConfig,
+        open: impl Fn(&PacketConfig) -> Result<S, Refusal>,
+    ) -> Result<Vec<S>, Refusal> {
         if self.queues > 1 && config.receive {
             let mixed = std::process::id() ^ self.index << 8;
             let spread = PacketConfig {
@@ -250,17 +269,12 @@ impl Nic {
                 }),
                 ..config.clone()
             };
-            let all: Result<Vec<_>, _> = (0..self.queues).map(|_| socket(&spread)).collect();
-            match all {
-                Ok(all) => {
-                    let header = all.first().map_or(config.header, |s| s.1);
-                    return Ok((all.into_iter().map(|s| s.0).collect(), header));
-                }
+            match (0..self.queues).map(|_| open(&spread)).collect() {
+                Ok(all) => return Ok(all),
                 Err(e) => tracing::warn!(interface = self.name, "one queue only: {}", e.message),
             }
         }
-        let (socket, header) = socket(config)?;
-        Ok((vec![socket], header))
+        Ok(vec![open(config)?])
     }
 
     /// Where frames of the host's go that are passed on to the wire.
@@ -272,6 +286,7 @@ impl Nic {
         let config = PacketConfig {
             header,
             receive: false,
+            queue_mark: Some(HostConfig::MARK),
             ..PacketConfig::new(&self.name)
         };
         let (socket, _) = socket(&config)?;
@@ -438,6 +453,37 @@ impl DeviceLane for NicLane {
 
     fn push(&mut self, pool: &BufPool, batch: &Batch) -> Result<Pushed, Trouble> {
         let sent = self.socket.send(pool, batch, 0).map_err(|e| trouble(&e))?;
+        Ok(Pushed {
+            done: sent.next,
+            refused: sent.refused as u64,
+        })
+    }
+}
+
+/// The wire for programs that know no virtio-net header.
+#[derive(Debug)]
+struct WholeLane(WholeSocket);
+
+impl DeviceLane for WholeLane {
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.0.as_fd())
+    }
+
+    fn longest(&self) -> usize {
+        self.0.longest()
+    }
+
+    fn pull(
+        &mut self,
+        pool: &BufPool,
+        free: &[Piece],
+        batch: &mut Batch,
+    ) -> Result<usize, Trouble> {
+        self.0.recv(pool, free, batch).map_err(|e| trouble(&e))
+    }
+
+    fn push(&mut self, pool: &BufPool, batch: &Batch) -> Result<Pushed, Trouble> {
+        let sent = self.0.send(pool, batch, 0).map_err(|e| trouble(&e))?;
         Ok(Pushed {
             done: sent.next,
             refused: sent.refused as u64,

@@ -21,6 +21,8 @@ pub(crate) struct Out {
 pub(crate) struct Ask {
     /// Bytes that belong into [`Got::head`] and not into the pool.
     pub(crate) head: usize,
+    /// Bytes behind each chain for what does not fit, into [`Got::spill`].
+    pub(crate) spill: usize,
     /// Whether the sender's address is of interest.
     pub(crate) address: bool,
     /// Whether control messages are.
@@ -30,10 +32,12 @@ pub(crate) struct Ask {
 /// What came with a received datagram.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Got<'a> {
-    /// Bytes in the chain, after the head.
+    /// Bytes after the head: in the chain, then in the spill.
     pub(crate) len: usize,
+    /// The room behind the chain; what of it is filled follows from `len`.
+    #[cfg_attr(not(feature = "packet"), expect(dead_code, reason = "none asked for"))]
+    pub(crate) spill: &'a [u8],
     /// The head, shorter than asked for if the datagram was.
-    #[cfg_attr(not(feature = "vxlan"), expect(dead_code, reason = "frames only"))]
     pub(crate) head: &'a [u8],
     /// Whether the chain was too short.
     pub(crate) truncated: bool,
@@ -153,6 +157,7 @@ mod tests {
         let got = |control| Got {
             len: 0,
             head: &[],
+            spill: &[],
             truncated: false,
             from: None,
             control,

@@ -25,6 +25,9 @@ pub(crate) struct Messages {
     names: Vec<RawAddr>,
     heads: Vec<[u8; HEAD]>,
     control: Vec<[u64; CONTROL / 8]>,
+    /// What does not fit into the chains, message by message.
+    spill: Vec<u8>,
+    spill_len: usize,
     /// Messages of the last receive.
     got: usize,
     head_len: usize,
@@ -69,6 +72,15 @@ impl Messages {
             for piece in chain(i) {
                 self.iov.push(entry(pool, piece).ok_or_else(outside)?);
             }
+            if let Some(part) = self.spill.get_mut(i * self.spill_len..) {
+                let part = part.get_mut(..self.spill_len).unwrap_or_default();
+                if !part.is_empty() {
+                    self.iov.push(libc::iovec {
+                        iov_base: part.as_mut_ptr().cast(),
+                        iov_len: part.len(),
+                    });
+                }
+            }
             // SAFETY: integers and pointers, all of which may be zero.
             let mut msg: libc::mmsghdr = unsafe { std::mem::zeroed() };
             msg.msg_hdr.msg_iovlen = self.iov.len() - before;
@@ -91,6 +103,15 @@ impl Messages {
         }
     }
 
+    /// Room for `len` bytes behind each of `n` chains. Grows, and is not
+    /// cleared: memory that no frame reached is never touched.
+    fn set_spill(&mut self, n: usize, len: usize) {
+        self.spill_len = len;
+        if self.spill.len() < n * len {
+            self.spill = vec![0; n * len];
+        }
+    }
+
     /// What was received as message `i` of the last call.
     pub(crate) fn get(&self, i: usize) -> Option<Got<'_>> {
         let msg = self.msgs.get(..self.got)?.get(i)?;
@@ -110,6 +131,11 @@ impl Messages {
         Some(Got {
             len: total - head.len(),
             head,
+            spill: self
+                .spill
+                .get(i * self.spill_len..)
+                .and_then(|s| s.get(..self.spill_len))
+                .unwrap_or_default(),
             truncated: msg.msg_hdr.msg_flags & libc::MSG_TRUNC != 0,
             from: match msg.msg_hdr.msg_namelen {
                 0 => None,
@@ -135,6 +161,7 @@ pub(crate) fn send(
     head: &[u8],
 ) -> io::Result<usize> {
     messages.make_room(outs.len());
+    messages.set_spill(0, 0);
     for to in messages.heads.iter_mut().take(outs.len()) {
         for (to, from) in to.iter_mut().zip(head) {
             *to = *from;
@@ -187,6 +214,7 @@ pub(crate) fn recv(
     ask: Ask,
 ) -> io::Result<usize> {
     let n = range.len();
+    messages.set_spill(n, ask.spill);
     messages.prepare(pool, n, ask.head, |i| {
         batch.chain(range.start + i).iter().copied()
     })?;

@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
 use netvale::{Namespace, Port};
+use netvale_backends::af_xdp::Redirect;
+use netvale_backends::bpf::XdpMode;
 use netvale_backends::netlink::ethtool::{Offload, set_offload};
 use netvale_testkit::net::NetNs;
 use netvale_testkit::{eventually, stream, within};
@@ -27,8 +29,13 @@ fn cable(test: &str, mtu: u32, queues: u32) -> Option<(Host, NetNs)> {
     host.ns.veth("v0", &a, "e0", &queues);
     settle(&a, "e0", A, mtu);
     settle(&host.ns, "v0", HOST, mtu);
-    // As for netmap's own emulation.
-    for (ns, name) in [(&a, "e0"), (&host.ns, "v0")] {
+    Some((host, a))
+}
+
+/// Has both ends of the cable send complete frames only, as netmap's own
+/// emulation needs it.
+fn without_offloads(host: &Host, a: &NetNs) {
+    for (ns, name) in [(a, "e0"), (&host.ns, "v0")] {
         let all = [
             Offload::TxChecksum,
             Offload::Tso,
@@ -37,7 +44,6 @@ fn cable(test: &str, mtu: u32, queues: u32) -> Option<(Host, NetNs)> {
         ];
         ns.enter(|| all.map(|offload| set_offload(name, offload, false).unwrap()));
     }
-    Some((host, a))
 }
 
 /// A program that looks at every frame of a port and passes on those that it
@@ -151,6 +157,7 @@ fn a_guard_passes_frames_on_both_ways() {
     let Some((host, a)) = cable(test, 1500, 1) else {
         return;
     };
+    without_offloads(&host, &a);
     passes(&host, &a, &host.namespace(), &["netmap:v0*"]);
 }
 
@@ -160,15 +167,37 @@ fn an_isolated_guard_passes_frames_on_both_ways() {
     let Some((host, a)) = cable(test, 1500, 1) else {
         return;
     };
+    without_offloads(&host, &a);
     passes(&host, &a, &host.namespace().isolated(true), &["netmap:v0*"]);
 }
 
 #[test]
 fn a_guard_of_a_wire_by_af_packet_passes_frames_on() {
     let test = "devices::host::a_guard_of_a_wire_by_af_packet_passes_frames_on";
-    let Some((host, a)) = cable(test, 9000, 1) else {
+    by_af_packet(test, 1500, 1);
+}
+
+#[test]
+fn a_guard_of_a_wire_with_queues_by_af_packet_passes_long_frames_on() {
+    let test = "devices::host::a_guard_of_a_wire_with_queues_by_af_packet_passes_long_frames_on";
+    by_af_packet(test, 9000, 2);
+}
+
+/// With the cable's offloads on: checksums are left to the interfaces and TCP's
+/// packets are longer than frames.
+fn by_af_packet(test: &str, mtu: u32, queues: u32) {
+    let Some((host, a)) = cable(test, mtu, queues) else {
         return;
     };
+    // A program of somebody else keeps ours away.
+    let v0 = host.ns.index("v0");
+    let other = || Redirect::attach(v0, queues, XdpMode::Native).unwrap();
+    let _other = host.ns.enter(other);
+    let wire = host.namespace().open("netmap:v0*").unwrap();
+    let about = host.bed.ports().remove(0).device.unwrap();
+    assert!(about.contains("by AF_PACKET"), "{about}");
+    drop(wire);
+    eventually("it is closed", || host.names().is_empty());
     passes(&host, &a, &host.namespace(), &["netmap:v0*"]);
 }
 
@@ -178,6 +207,7 @@ fn a_guard_of_the_wire_alone_leaves_the_host_its_way_out() {
     let Some((host, a)) = cable(test, 1500, 2) else {
         return;
     };
+    without_offloads(&host, &a);
     passes(&host, &a, &host.namespace(), &["netmap:v0"]);
 }
 
