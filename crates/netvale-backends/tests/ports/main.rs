@@ -26,3 +26,5 @@ mod tap;
 mod tcp;
 #[cfg(test)]
 mod vxlan;
+#[cfg(test)]
+mod whole;
