@@ -219,6 +219,7 @@ impl Server {
         } else {
             self.timers.age = None;
         }
+        self.timers.linger = self.core.lingers();
         if self.conns.is_empty() && !self.core.persistent && !config.service {
             self.timers.end.get_or_insert(now + grace);
         } else {
@@ -234,6 +235,9 @@ impl Server {
         }
         if Timers::due(&mut self.timers.age, now) {
             self.core.age();
+        }
+        if Timers::due(&mut self.timers.linger, now) {
+            self.core.linger_no_more(now);
         }
         if Timers::due(&mut self.timers.retry, now) {
             self.grant_waiting();

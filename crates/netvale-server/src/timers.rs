@@ -14,6 +14,8 @@ pub(crate) struct Timers {
     pub(crate) end: Option<Instant>,
     /// Take connections again.
     pub(crate) accept: Option<Instant>,
+    /// Free what devices have let go of.
+    pub(crate) linger: Option<Instant>,
     /// Try again what could not be granted yet.
     pub(crate) retry: Option<Instant>,
 }
@@ -25,8 +27,9 @@ const REAP_SLOWEST: Duration = Duration::from_secs(1);
 impl Timers {
     /// Time until the next is due.
     pub(crate) fn next(&self, now: Instant) -> Option<Duration> {
-        [self.reap, self.age, self.end, self.accept, self.retry]
-            .into_iter()
+        let all = [self.reap, self.age, self.end, self.accept];
+        all.into_iter()
+            .chain([self.retry, self.linger])
             .flatten()
             .min()
             .map(|at| at.saturating_duration_since(now))

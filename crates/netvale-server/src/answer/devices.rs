@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
+use std::time::Instant;
 
 use netvale_backends::netlink::{Link, LinkWatch};
 use netvale_ring::world::Waker;
 use netvale_shm::Doorbell;
-use netvale_switch::domain::{Registration, Want};
+use netvale_switch::domain::{Parked, Registration, Want};
 use netvale_wire::abi::NM_BDG_NAME;
 use netvale_wire::name::{MAX_PORT, PortFlags, PortKind, PortSpec};
 use netvale_wire::proto::ErrorKind;
@@ -31,6 +32,8 @@ pub(crate) struct Devices {
     pub(super) used: BTreeMap<String, Used>,
     /// Devices that clients have open.
     pub(super) opened: Vec<Opened>,
+    /// Buffers that devices may still write, and until when.
+    pub(super) lingering: Vec<(Instant, Parked)>,
     /// Tells of interfaces, as soon as one is in use.
     pub(crate) links: Option<LinkWatch>,
     /// Those in use as they were last heard of, by number.
@@ -92,6 +95,7 @@ impl Devices {
             pumps: Vec::new(),
             used: BTreeMap::new(),
             opened: Vec::new(),
+            lingering: Vec::new(),
             links: None,
             known: BTreeMap::new(),
             linked: BTreeMap::new(),

@@ -1,11 +1,13 @@
 //! The wire of an interface that clients have open: by AF_XDP, in buffers of
 //! the region itself, or by what can be had.
 
+use std::time::{Duration, Instant};
+
 use netvale_backends::bpf::XdpMode;
 use netvale_lane::DeviceLane;
 use netvale_lane::xdp::{Arena, Fault, Sockets, lockable};
 use netvale_ring::kring::KringId;
-use netvale_switch::domain::{DEFAULT_SLOTS, Registration};
+use netvale_switch::domain::{DEFAULT_SLOTS, Parked, Registration};
 use netvale_wire::proto::{ErrorKind, Wanted};
 
 use super::Core;
@@ -18,6 +20,10 @@ const SLACK: u64 = 64 << 10;
 
 /// Buffers beside those of rings with which a queue does well enough.
 const LITTLE: u32 = 1024;
+
+/// How long a device that reads and writes buffers itself may go on after its
+/// socket was closed.
+const LINGER: Duration = Duration::from_secs(2);
 
 impl Opened {
     /// Whether the wire is as it is wanted (closed, or open and receiving or
@@ -161,9 +167,35 @@ impl Core {
         opened.wire = None;
         opened.generic = false;
         opened.keep = Keep::default();
+        let mut all = opened.sockets.iter();
+        let direct = all.any(|s| s.shape().traits.zero_copy);
         opened.close_sockets();
         let rings = opened.inward_rings();
-        self.return_stocks(&rings);
+        if direct {
+            // The kernel stops the device behind our back.
+            let end = Instant::now() + LINGER;
+            for ring in rings {
+                let parked = self.domain.park_stock(ring);
+                self.devices.lingering.push((end, parked));
+            }
+        } else {
+            self.return_stocks(&rings);
+        }
+    }
+
+    /// When buffers of devices are to be freed that were closed.
+    pub(crate) fn lingers(&self) -> Option<Instant> {
+        self.devices.lingering.iter().map(|(end, _)| *end).min()
+    }
+
+    /// Frees those that devices have let go of by now.
+    pub(crate) fn linger_no_more(&mut self, now: Instant) {
+        let all = std::mem::take(&mut self.devices.lingering);
+        let (over, still) = all.into_iter().partition(|(end, _)| *end <= now);
+        self.devices.lingering = still;
+        let over: Vec<(Instant, Parked)> = over;
+        over.iter()
+            .for_each(|(_, parked)| self.domain.unpark(parked));
     }
 
     pub(super) fn return_stocks(&mut self, rings: &[KringId]) {

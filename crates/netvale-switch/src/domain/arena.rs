@@ -23,6 +23,14 @@ use netvale_ring::world::Holder;
 
 use super::{Domain, MemSource, Region, RingState};
 
+/// Buffers that a device may still write though nobody uses it any more.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Parked {
+    region: u16,
+    generation: u32,
+    bufs: Vec<u32>,
+}
+
 impl<M: MemSource> Domain<M> {
     /// The arena of a region, if it has one.
     #[must_use]
@@ -147,13 +155,54 @@ impl<M: MemSource> Domain<M> {
         stock.len()
     }
 
-    /// All buffers of a region that are somebody's stock.
-    pub(super) fn stocks(&self, r: &Region<M::File>) -> Vec<(u32, KringId)> {
+    /// As [`Domain::return_stock`], for buffers that a device may still write:
+    /// nobody gets them before [`Domain::unpark`], also if the port goes.
+    pub fn park_stock(&mut self, kring: KringId) -> Parked {
+        let bufs = self.settle_stock(kring);
+        let region = self.ring_of(kring).map_or(0, |(region, _)| region);
+        let Some(r) = self.regions.get(u32::from(region)) else {
+            return Parked::default();
+        };
+        let table = r.map.shared;
+        let holders = table.and_then(|s| self.world.holders(s, r.map.geom.bufs));
+        for &b in &bufs {
+            if let Some(h) = holders.and_then(|h| h.get(b as usize)) {
+                h.store(Holder::RESERVED.bits(), Release);
+            }
+        }
+        let generation = r.generation;
+        self.note_stock(kring, |_| 0);
+        Parked {
+            region,
+            generation,
+            bufs,
+        }
+    }
+
+    /// The device has let go of these.
+    pub fn unpark(&mut self, parked: &Parked) {
+        let r = self.regions.get_mut(u32::from(parked.region));
+        let Some(r) = r.filter(|r| r.generation == parked.generation) else {
+            return;
+        };
+        let table = r.map.shared;
+        let holders = table.and_then(|s| self.world.holders(s, r.map.geom.bufs));
+        for &b in &parked.bufs {
+            if let Some(h) = holders.and_then(|h| h.get(b as usize)) {
+                h.store(Holder::FREE.bits(), Release);
+            }
+            r.bufs.put(b);
+        }
+    }
+
+    /// All buffers of a region that are somebody's stock, or parked.
+    pub(super) fn stocks(&self, r: &Region<M::File>) -> Vec<(u32, Option<KringId>)> {
         let table = r.map.shared;
         let holders = table.and_then(|s| self.world.holders(s, r.map.geom.bufs));
         let holder = |b: u32| {
-            let h = holders?.get(b as usize)?;
-            Some((b, Holder::from_bits(h.load(Acquire)).as_stock()?))
+            let h = Holder::from_bits(holders?.get(b as usize)?.load(Acquire));
+            let ring = h.as_stock();
+            (ring.is_some() || h == Holder::RESERVED).then_some((b, ring))
         };
         let range = r.bufs.arena().unwrap_or(0..0);
         range.filter_map(holder).collect()

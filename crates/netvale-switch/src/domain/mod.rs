@@ -37,6 +37,7 @@ use netvale_ring::port::{PortId, PortKind, Rings, Seat};
 use netvale_ring::world::{RegionMap, World};
 use netvale_shm::Mem;
 
+pub use arena::Parked;
 use books::{BufIds, Ids, Slab};
 pub use close::Freed;
 pub use devices::{DevicePlan, DeviceUse, DeviceUser};

@@ -328,7 +328,11 @@ impl<M: MemSource> Domain<M> {
         }
         for (buf, ring) in self.stocks(r) {
             extra += 1;
-            if let Some(other) = seen.insert(buf, format!("stock of ring {}", ring.0)) {
+            let place = match ring {
+                Some(ring) => format!("the stock of ring {}", ring.0),
+                None => "a device that is gone".into(),
+            };
+            if let Some(other) = seen.insert(buf, place) {
                 say(format!("buffer {buf} is in {other} and lent to a device"));
             }
         }

@@ -237,3 +237,25 @@ fn a_stock_is_of_one_ring_and_no_more_than_there_is() {
     bed.close(device);
     assert_empty(&bed);
 }
+
+#[test]
+fn what_a_device_may_still_write_is_nobodys() {
+    let bed = Bed::new(small());
+    let (_, device) = make(&bed, &WITH).unwrap();
+    let kring = device.reg.tx[0].kring;
+    let free = bed.free();
+    let stock = bed.with(|d| d.take_stock(kring, 50));
+    let parked = bed.with(|d| d.park_stock(kring));
+    assert_eq!(bed.with(|d| d.return_stock(kring)), 0);
+    bed.check();
+    let again = bed.with(|d| d.take_stock(kring, 1000));
+    assert!(!again.iter().any(|b| stock.contains(b)));
+    let region = device.reg.region;
+    bed.close(device);
+    bed.check();
+    let range = bed.with(|d| d.arena(region));
+    assert_eq!(range.map(|r| r.len()), Some(400), "it cannot go yet");
+    bed.with(|d| d.unpark(&parked));
+    assert!(bed.free() > free);
+    assert_empty(&bed);
+}
