@@ -34,6 +34,11 @@ pub trait DeviceLane: Send + fmt::Debug {
         Ok(())
     }
 
+    /// Whether checksums of received frames may be half done.
+    fn may_be_unfinished(&self) -> bool {
+        false
+    }
+
     /// When to ask for frames though the descriptor does not say so.
     fn due(&self) -> Option<Instant> {
         None

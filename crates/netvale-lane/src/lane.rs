@@ -13,6 +13,7 @@ use netvale_switch::domain::{Registration, RingInfo};
 use netvale_switch::end::{Gear, RxEnd, SyncError, TxEnd};
 
 use crate::books::MOST_SLOTS;
+use crate::finish;
 use crate::forward::Onward;
 use crate::{DeviceLane, Dir, Loss, Losses, Pushed, Step, Trouble};
 
@@ -56,6 +57,8 @@ pub struct Lane {
     order: Vec<Slot>,
     rest: Vec<Slot>,
     onward: Onward,
+    /// A frame's bytes.
+    bytes: Vec<u8>,
     losses: Losses,
     /// Another process was at the device the last time.
     taken: bool,
@@ -100,6 +103,7 @@ impl Lane {
             order: Vec::with_capacity(TURN),
             rest: Vec::with_capacity(TURN),
             onward: Onward::default(),
+            bytes: Vec::new(),
             losses,
             taken: false,
             gone: false,
@@ -337,6 +341,9 @@ impl Lane {
         if n == 0 {
             self.ready = false;
             return false;
+        }
+        if self.device.may_be_unfinished() {
+            finish::checksums(&self.pool, &self.batch, n, &mut self.bytes);
         }
         let step = self.place(first, n);
         if let Err(e) = self.device.commit(Dir::In, step, &self.order) {

@@ -18,6 +18,7 @@
 
 mod books;
 mod device;
+mod finish;
 mod forward;
 mod lane;
 pub mod xdp;

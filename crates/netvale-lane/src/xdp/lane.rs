@@ -566,6 +566,12 @@ impl DeviceLane for XdpLane {
         Losses::at(self.books.mem(), books::LOSSES)
     }
 
+    fn may_be_unfinished(&self) -> bool {
+        // The kernel copies for interfaces that are no hardware, too, and says
+        // nothing of checksums.
+        !self.traits.zero_copy
+    }
+
     fn pull(
         &mut self,
         pool: &BufPool,

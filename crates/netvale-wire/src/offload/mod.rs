@@ -39,6 +39,9 @@
 mod segment;
 #[cfg(test)]
 mod tests;
+mod unfinished;
+
+pub use unfinished::{Unfinished, unfinished};
 
 use crate::bytes::{HdrError, put_u16};
 use crate::checksum;

@@ -9,7 +9,6 @@ use std::thread;
 use netvale::{Namespace, Port};
 use netvale_backends::af_xdp::Redirect;
 use netvale_backends::bpf::XdpMode;
-use netvale_backends::netlink::ethtool::{Offload, set_offload};
 use netvale_testkit::net::NetNs;
 use netvale_testkit::{eventually, stream, within};
 use netvale_wire::abi::mode;
@@ -30,20 +29,6 @@ fn cable(test: &str, mtu: u32, queues: u32) -> Option<(Host, NetNs)> {
     settle(&a, "e0", A, mtu);
     settle(&host.ns, "v0", HOST, mtu);
     Some((host, a))
-}
-
-/// Has both ends of the cable send complete frames only, as netmap's own
-/// emulation needs it.
-fn without_offloads(host: &Host, a: &NetNs) {
-    for (ns, name) in [(a, "e0"), (&host.ns, "v0")] {
-        let all = [
-            Offload::TxChecksum,
-            Offload::Tso,
-            Offload::Gso,
-            Offload::Gro,
-        ];
-        ns.enter(|| all.map(|offload| set_offload(name, offload, false).unwrap()));
-    }
 }
 
 /// A program that looks at every frame of a port and passes on those that it
@@ -157,7 +142,6 @@ fn a_guard_passes_frames_on_both_ways() {
     let Some((host, a)) = cable(test, 1500, 1) else {
         return;
     };
-    without_offloads(&host, &a);
     passes(&host, &a, &host.namespace(), &["netmap:v0*"]);
 }
 
@@ -167,7 +151,6 @@ fn an_isolated_guard_passes_frames_on_both_ways() {
     let Some((host, a)) = cable(test, 1500, 1) else {
         return;
     };
-    without_offloads(&host, &a);
     passes(&host, &a, &host.namespace().isolated(true), &["netmap:v0*"]);
 }
 
@@ -207,7 +190,6 @@ fn a_guard_of_the_wire_alone_leaves_the_host_its_way_out() {
     let Some((host, a)) = cable(test, 1500, 2) else {
         return;
     };
-    without_offloads(&host, &a);
     passes(&host, &a, &host.namespace(), &["netmap:v0"]);
 }
 
