@@ -26,6 +26,18 @@ pub trait DeviceLane: Send + fmt::Debug {
     fn pull(&mut self, pool: &BufPool, free: &[Piece], batch: &mut Batch)
     -> Result<usize, Trouble>;
 
+    /// Whether the last pull found that there is no more: whoever waits for
+    /// the descriptor need not ask again before that says so.
+    fn is_drained(&self) -> bool {
+        false
+    }
+
+    /// Frames that the next pull takes at most. Buffers that nobody uses cost
+    /// time for nothing.
+    fn appetite(&self) -> usize {
+        usize::MAX
+    }
+
     /// Sends the frames of `batch`.
     fn push(&mut self, pool: &BufPool, batch: &Batch) -> Result<Pushed, Trouble>;
 

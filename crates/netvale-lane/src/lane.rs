@@ -215,6 +215,17 @@ impl Lane {
         }
     }
 
+    /// A turn to the device only: for what lanes that were served later have
+    /// sent to this one.
+    pub fn serve_rest(&mut self) -> Round {
+        let moved = !self.gone && self.push();
+        Round {
+            moved,
+            gone: self.gone,
+            wants_onward: self.onward.wanted(),
+        }
+    }
+
     /// A turn from the device only, for whoever is at it anyway: looks even if
     /// nobody said that the device is readable. Whether anything moved.
     pub fn serve_in(&mut self) -> bool {
@@ -319,14 +330,15 @@ impl Lane {
         }
         self.free.clear();
         self.batch.clear();
+        // Room for the longest frame, or the whole of a small ring.
+        let need = self.device.longest().div_ceil(self.room as usize);
+        let most = need.saturating_mul(self.device.appetite()).clamp(1, TURN);
         let mut at = first;
-        while at != tail && self.free.len() < TURN {
+        while at != tail && self.free.len() < most {
             let (buf, len) = (ring.slot(at).buf(), self.room);
             self.free.push(Piece { buf, off: 0, len });
             at = ring.next(at);
         }
-        // Room for the longest frame, or the whole of a small ring.
-        let need = self.device.longest().div_ceil(self.room as usize);
         let most = ring.count() as usize - 1;
         if self.free.len() < need.clamp(1, MAX_PIECES.min(most)) {
             return false;
@@ -344,6 +356,9 @@ impl Lane {
         }
         if self.device.may_be_unfinished() {
             finish::checksums(&self.pool, &self.batch, n, &mut self.bytes);
+        }
+        if self.device.is_drained() {
+            self.ready = false;
         }
         let step = self.place(first, n);
         if let Err(e) = self.device.commit(Dir::In, step, &self.order) {

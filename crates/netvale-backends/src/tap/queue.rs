@@ -22,6 +22,17 @@ pub struct Sent {
     pub refused: usize,
 }
 
+/// What [`TapQueue::recv_packed`] received.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Packed {
+    /// Frames.
+    pub frames: usize,
+    /// Pieces of the list that they took.
+    pub pieces: usize,
+    /// Whether there was no more.
+    pub drained: bool,
+}
+
 /// A queue. It never blocks: wait with `poll` on its descriptor.
 #[derive(Debug)]
 pub struct TapQueue {
@@ -84,8 +95,8 @@ impl TapQueue {
 
     /// Receives into a list of pieces, frame after frame: each takes as many
     /// as it needs, the rest is for the next. Appends a frame to `batch` for
-    /// each; ends when there is no more, or when fewer than `longest` bytes are
-    /// left in the list. How many pieces of the list were used.
+    /// each; ends when there is no more, after `most` frames, or when fewer
+    /// than `longest` bytes are left in the list.
     ///
     /// `longest` is the longest frame expected, with header: 65 562 bytes
     /// (12 + 14 + 65 536) where segmentation is left out.
@@ -97,16 +108,20 @@ impl TapQueue {
         &self,
         pool: &BufPool,
         free: &[Piece],
-        longest: usize,
+        (longest, most): (usize, usize),
         batch: &mut Batch,
-    ) -> Result<usize, TapError> {
-        let mut used = 0;
-        let before = batch.len();
-        while let Some(chain) = enough(free.get(used..).unwrap_or_default(), longest) {
+    ) -> Result<Packed, TapError> {
+        let mut packed = Packed::default();
+        while packed.frames < most
+            && let Some(chain) = enough(free.get(packed.pieces..).unwrap_or_default(), longest)
+        {
             let (len, truncated) = match self.recv_one(pool, chain) {
                 Ok(Some(got)) => got,
-                Ok(None) => break,
-                Err(_) if batch.len() > before => break,
+                Ok(None) => {
+                    packed.drained = true;
+                    break;
+                }
+                Err(_) if packed.frames > 0 => break,
                 Err(e) => return Err(e),
             };
             let mut room = 0;
@@ -121,9 +136,10 @@ impl TapQueue {
             if batch.push(chain.get(..n).unwrap_or_default()).is_ok() {
                 batch.set_len(batch.len() - 1, len, truncated);
             }
-            used += n;
+            packed.frames += 1;
+            packed.pieces += n;
         }
-        Ok(used)
+        Ok(packed)
     }
 
     /// Sends the frames of `batch` from number `first` on.

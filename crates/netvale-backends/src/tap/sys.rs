@@ -118,15 +118,27 @@ pub(super) fn writev(
     pool: &BufPool,
     chain: impl Iterator<Item = Piece>,
 ) -> io::Result<usize> {
-    let mut iov = [EMPTY; MAX_PIECES];
-    let mut n = 0;
-    for piece in chain {
-        *iov.get_mut(n).ok_or_else(outside)? = entry(pool, piece).ok_or_else(outside)?;
-        n += 1;
-    }
-    // SAFETY: the first `n` entries are ranges inside the pool, which the
-    // borrow keeps mapped during the call; n is at most 64 and fits an int.
-    let done = unsafe { libc::writev(fd.as_raw_fd(), iov.as_ptr(), count(n)) };
+    let mut chain = chain.peekable();
+    let Some(first) = chain.next() else {
+        return Err(outside());
+    };
+    let first = entry(pool, first).ok_or_else(outside)?;
+    let done = if chain.peek().is_none() {
+        // Without a list there is less to do.
+        // SAFETY: a range inside the pool, which the borrow keeps mapped.
+        unsafe { libc::write(fd.as_raw_fd(), first.iov_base, first.iov_len) }
+    } else {
+        let mut iov = [EMPTY; MAX_PIECES];
+        iov[0] = first;
+        let mut n = 1;
+        for piece in chain {
+            *iov.get_mut(n).ok_or_else(outside)? = entry(pool, piece).ok_or_else(outside)?;
+            n += 1;
+        }
+        // SAFETY: the first `n` entries are ranges inside the pool, which the
+        // borrow keeps mapped; n is at most 64 and fits an int.
+        unsafe { libc::writev(fd.as_raw_fd(), iov.as_ptr(), count(n)) }
+    };
     usize::try_from(done)
         .ok()
         .ok_or_else(io::Error::last_os_error)

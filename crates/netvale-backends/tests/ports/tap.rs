@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use netvale_backends::batch::{Batch, BufPool, Piece};
 use netvale_backends::tap::{
-    Make, Offloads, Tap, TapConfig, TapError, TapQueue, TapUring, supported,
+    Make, Offloads, Packed, Tap, TapConfig, TapError, TapQueue, TapUring, supported,
 };
 use netvale_testkit::net::NetNs;
 use netvale_testkit::{PATIENCE, eventually};
@@ -202,9 +202,12 @@ fn packed_receiving_uses_what_each_frame_needs() {
     let mut payloads = Vec::new();
     eventually("all have come", || {
         batch.clear();
-        used += queue
-            .recv_packed(&pool, &free[used..], 9014, &mut batch)
-            .unwrap();
+        // Two at a time.
+        let got = queue.recv_packed(&pool, &free[used..], (9014, 2), &mut batch);
+        let got = got.unwrap();
+        assert!(got.frames == batch.len() && got.frames <= 2, "{got:?}");
+        assert!(!got.drained || got.frames < 2, "{got:?}");
+        used += got.pieces;
         for i in 0..batch.len() {
             let frame = get(&batch, &pool, i);
             payloads.extend(udp_payload(&frame, 6000).map(<[u8]>::to_vec));
@@ -217,8 +220,10 @@ fn packed_receiving_uses_what_each_frame_needs() {
     // 42 bytes of headers: 1, 3, 1, 5, 1 and 2 buffers, if nothing else came.
     assert!((13..20).contains(&used), "{used} buffers");
     let rest = &free[..4];
-    let none = queue.recv_packed(&pool, rest, 9014, &mut batch).unwrap();
-    assert_eq!(none, 0, "four buffers are too few for a frame");
+    let none = queue.recv_packed(&pool, rest, (9014, 2), &mut batch);
+    assert_eq!(none.unwrap(), Packed::default(), "four buffers are too few");
+    let none = queue.recv_packed(&pool, &free, (9014, 2), &mut batch);
+    assert!(none.unwrap().drained);
 }
 
 #[test]

@@ -70,17 +70,7 @@ impl Place {
 
     /// Restricts all threads of the server to these CPUs.
     pub(super) fn pin_server(&self, cpus: &[usize]) -> Result<()> {
-        let mut set = CpuSet::new();
-        for &cpu in cpus {
-            set.set(cpu);
-        }
-        for task in tasks(self.server()?)? {
-            let name = task.file_name().and_then(|n| n.to_str());
-            let thread = name.and_then(|n| n.parse().ok()).and_then(Pid::from_raw);
-            // A thread that has ended meanwhile needs no CPU.
-            let _ = sched_setaffinity(thread, &set);
-        }
-        Ok(())
+        pin_all(self.server()?, cpus)
     }
 }
 
@@ -161,6 +151,21 @@ pub(super) fn switches(pid: Pid) -> Result<u64> {
         sum += field(&text, "nonvoluntary_ctxt_switches:").unwrap_or(0);
     }
     Ok(sum)
+}
+
+/// Restricts all threads of a process to these CPUs.
+pub(super) fn pin_all(pid: Pid, cpus: &[usize]) -> Result<()> {
+    let mut set = CpuSet::new();
+    for &cpu in cpus {
+        set.set(cpu);
+    }
+    for task in tasks(pid)? {
+        let name = task.file_name().and_then(|n| n.to_str());
+        let thread = name.and_then(|n| n.parse().ok()).and_then(Pid::from_raw);
+        // A thread that has ended meanwhile needs no CPU.
+        let _ = sched_setaffinity(thread, &set);
+    }
+    Ok(())
 }
 
 /// CPU time that its threads have used, in the kernel too. Nanoseconds.

@@ -14,6 +14,7 @@
 //! * A [`Pump`] is a thread that serves lanes: those of all devices, unless a
 //!   device has processors of its own.
 
+mod burst;
 mod nic;
 mod pcap;
 mod run;

@@ -14,6 +14,7 @@ use netvale_lane::xdp::{self, Arena, Fault, HandOver, Interface, Sockets};
 use netvale_wire::proto::ErrorKind;
 use netvale_wire::vnet::HdrLen;
 
+use super::burst::Burst;
 use super::tap::{TapLane, TapWriter};
 use super::vxlan::chains;
 use super::{Device, DeviceLane, Keep, Pushed, Trouble, Use};
@@ -23,8 +24,6 @@ use crate::listing::Refusal;
 const LONGEST: usize = 12 + 18 + 65_536;
 /// What there is room for at least without headers, should the MTU be raised.
 const JUMBO: usize = 10_000;
-/// Frames asked for at once.
-const AT_ONCE: usize = 256;
 /// Most queues that are used: as many as a port has rings.
 const MAX_QUEUES: u16 = 16;
 /// Bytes of received frames that may wait in the kernel.
@@ -240,8 +239,7 @@ impl Nic {
             false => {
                 let sockets = self.sockets(&config, socket)?;
                 let header = sockets.first().map_or(header, |s| s.1);
-                let longest = LONGEST;
-                let lane = |(socket, _)| Box::new(NicLane { socket, longest }) as Box<_>;
+                let lane = |(socket, _)| NicLane::boxed(socket, LONGEST);
                 (sockets.into_iter().map(lane).collect(), header)
             }
         };
@@ -290,7 +288,7 @@ impl Nic {
             ..PacketConfig::new(&self.name)
         };
         let (socket, _) = socket(&config)?;
-        Ok(Box::new(NicLane { socket, longest: 1 }))
+        Ok(NicLane::boxed(socket, 1))
     }
 
     /// Connects the host's stack to so many TX and RX host rings, if that is
@@ -430,6 +428,17 @@ fn gate(index: u32, egress: bool) -> Result<netvale_backends::bpf::Link, BpfErro
 struct NicLane {
     socket: PacketSocket,
     longest: usize,
+    burst: Burst,
+}
+
+impl NicLane {
+    fn boxed(socket: PacketSocket, longest: usize) -> Box<dyn DeviceLane> {
+        Box::new(Self {
+            socket,
+            longest,
+            burst: Burst::new(),
+        })
+    }
 }
 
 impl DeviceLane for NicLane {
@@ -447,8 +456,20 @@ impl DeviceLane for NicLane {
         free: &[Piece],
         batch: &mut Batch,
     ) -> Result<usize, Trouble> {
-        chains(free, self.longest, AT_ONCE, batch);
-        self.socket.recv(pool, batch).map_err(|e| trouble(&e))
+        chains(free, self.longest, self.burst.frames(), batch);
+        let got = self.socket.recv(pool, batch).map_err(|e| trouble(&e))?;
+        self.burst.took(got);
+        Ok(got)
+    }
+
+    fn is_drained(&self) -> bool {
+        // Or all came that was asked for: then the descriptor says whether
+        // there is more.
+        true
+    }
+
+    fn appetite(&self) -> usize {
+        self.burst.frames()
     }
 
     fn push(&mut self, pool: &BufPool, batch: &Batch) -> Result<Pushed, Trouble> {

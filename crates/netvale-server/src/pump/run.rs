@@ -221,21 +221,27 @@ impl Thread {
         let mut moved = self.obey()?;
         let mut i = 0;
         while i < self.lanes.len() {
-            moved |= self.serve(i);
+            moved |= self.serve(i, Lane::serve);
             i += 1;
             moved |= self.obey()?;
+        }
+        // What later lanes sent to earlier ones need not wait for another look
+        // at the devices.
+        let again = if moved { self.lanes.len() } else { 0 };
+        for i in 0..again {
+            self.serve(i, Lane::serve_rest);
         }
         Some(moved)
     }
 
-    fn serve(&mut self, i: usize) -> bool {
+    fn serve(&mut self, i: usize, how: fn(&mut Lane) -> netvale_lane::Round) -> bool {
         let Some(seated) = self.lanes.get_mut(i).filter(|s| !s.lane.is_gone()) else {
             return false;
         };
         // A mistake of ours that one device brings to light must not end the
         // service of the others.
         let lane = &mut seated.lane;
-        let (moved, why) = match catch_unwind(AssertUnwindSafe(|| lane.serve())) {
+        let (moved, why) = match catch_unwind(AssertUnwindSafe(|| how(lane))) {
             Ok(round) if round.gone => {
                 let why = lane.trouble().unwrap_or("gone");
                 (round.moved, Some(why.to_owned()))

@@ -7,6 +7,7 @@ use netvale_backends::tap::{Offloads, Tap, TapConfig, TapError, TapQueue};
 use netvale_wire::proto::ErrorKind;
 use netvale_wire::vnet::HdrLen;
 
+use super::burst::Burst;
 use super::spec::TapSpec;
 use super::{Device, DeviceLane, Keep, Pushed, Trouble, Use};
 use crate::listing::Refusal;
@@ -63,7 +64,7 @@ pub(crate) fn lanes(tap: Tap) -> Vec<Box<dyn DeviceLane>> {
         true => JUMBO.max(mtu + 18),
         false => LONGEST,
     };
-    let lane = |queue| Box::new(TapLane { queue, longest }) as Box<dyn DeviceLane>;
+    let lane = |queue| Box::new(TapLane::new(queue, longest)) as Box<dyn DeviceLane>;
     tap.into_queues().into_iter().map(lane).collect()
 }
 
@@ -72,12 +73,17 @@ pub(crate) fn lanes(tap: Tap) -> Vec<Box<dyn DeviceLane>> {
 pub(super) struct TapLane {
     queue: TapQueue,
     longest: usize,
+    burst: Burst,
 }
 
 impl TapLane {
     /// Of an interface with frames of so many bytes at most.
     pub(super) fn new(queue: TapQueue, longest: usize) -> Self {
-        Self { queue, longest }
+        Self {
+            queue,
+            longest,
+            burst: Burst::new(),
+        }
     }
 }
 
@@ -99,10 +105,24 @@ impl DeviceLane for TapLane {
         let all: usize = free.iter().map(|p| p.len as usize).sum();
         // A ring that is smaller than the longest frame takes what fits.
         let longest = self.longest.min(all);
-        match self.queue.recv_packed(pool, free, longest, batch) {
-            Ok(_) => Ok(batch.len()),
+        let want = (longest, self.burst.frames());
+        match self.queue.recv_packed(pool, free, want, batch) {
+            Ok(got) => {
+                self.burst.took(got.frames);
+                Ok(batch.len())
+            }
             Err(e) => Err(trouble(&e)),
         }
+    }
+
+    fn is_drained(&self) -> bool {
+        // Or all came that was asked for: then the descriptor says whether
+        // there is more.
+        true
+    }
+
+    fn appetite(&self) -> usize {
+        self.burst.frames()
     }
 
     fn push(&mut self, pool: &BufPool, batch: &Batch) -> Result<Pushed, Trouble> {

@@ -9,6 +9,12 @@ const HOST: &str = "TCP between a host and its wire";
 const AF_XDP: &str = "AF_XDP, 60 B";
 const FILES: &str = "Capture files";
 
+/// Round trips, with and without a core for whoever moves the frames.
+const TRIPS: [(&str, Traffic); 2] = [
+    ("one core", Traffic::RoundTripsOneCore),
+    ("two cores", Traffic::RoundTripsTwoCores),
+];
+
 const G: f64 = 1e9;
 const M: f64 = 1e6;
 
@@ -17,7 +23,7 @@ impl DeviceWork {
     pub(in crate::bench) fn unit(self) -> Unit {
         match self {
             Self::Tcp {
-                traffic: Traffic::RoundTrips,
+                traffic: Traffic::RoundTripsOneCore | Traffic::RoundTripsTwoCores,
                 ..
             } => Unit::Ns,
             Self::Tcp { .. } => Unit::Bps,
@@ -74,20 +80,13 @@ fn namespaces(cases: &mut Vec<Case>) {
         &[],
     );
     add("stream, veth", Way::Cable, Traffic::Tcp, None, &[]);
-    add(
-        "round trip, TAPs at a switch",
-        Way::SwitchTaps,
-        Traffic::RoundTrips,
-        bare,
-        &[Bound::RatioAtMost(1.15)],
-    );
-    add(
-        "round trip, TAPs at a switch, beside the kernel's bridge",
-        Way::SwitchTaps,
-        Traffic::RoundTrips,
-        kernel,
-        &[],
-    );
+    for (cores, traffic) in TRIPS {
+        let name = format!("round trip, {cores}, TAPs at a switch");
+        let bounds = &[Bound::RatioAtMost(1.15)];
+        add(&name, Way::SwitchTaps, traffic, bare, bounds);
+        let name = format!("{name}, beside the kernel's bridge");
+        add(&name, Way::SwitchTaps, traffic, kernel, &[]);
+    }
 }
 
 fn host(cases: &mut Vec<Case>) {
@@ -104,11 +103,14 @@ fn host(cases: &mut Vec<Case>) {
             Way::SwitchHost => &[Bound::RatioAtMost(1.15)],
             _ => &[],
         };
-        for (what, traffic, bounds) in [
-            ("stream, host to wire", Traffic::Tcp, streams),
-            ("stream, wire to host", Traffic::TcpBack, streams),
-            ("round trip, host and wire", Traffic::RoundTrips, trips),
-        ] {
+        let mut all = vec![
+            ("stream, host to wire".to_owned(), Traffic::Tcp, streams),
+            ("stream, wire to host".to_owned(), Traffic::TcpBack, streams),
+        ];
+        for (cores, traffic) in TRIPS {
+            all.push((format!("round trip, {cores}"), traffic, trips));
+        }
+        for (what, traffic, bounds) in all {
             let name = format!("{what}, {name}");
             let case = tcp(&name, HOST, way, traffic).bounds(bounds);
             cases.push(case.raw(limit(Way::BareHost, traffic)).quick());

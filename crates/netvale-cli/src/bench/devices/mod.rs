@@ -73,8 +73,10 @@ pub(in crate::bench) enum Traffic {
     Tcp,
     /// The other way round.
     TcpBack,
-    /// One byte of TCP there and one back.
-    RoundTrips,
+    /// One byte of TCP there and one back; all on one core.
+    RoundTripsOneCore,
+    /// The same, with whoever moves the frames on a second core.
+    RoundTripsTwoCores,
 }
 
 /// What is done with AF_XDP.
@@ -155,10 +157,17 @@ impl Beds {
                 let bed = self.ways.get(&way).ok_or_else(|| broken("no bed"))?;
                 let cpu = || bed.cpu_ns();
                 let there = (&bed.from, &bed.to, B);
+                let trips = |mover: usize| {
+                    bed.pin(&[mover])?;
+                    let sample = tcp::round_trips(there, cpus[0], time, cpu);
+                    bed.pin(&cpus)?;
+                    sample
+                };
                 match traffic {
                     Traffic::Tcp => tcp::stream(there, time, cpu),
                     Traffic::TcpBack => tcp::stream((&bed.to, &bed.from, A), time, cpu),
-                    Traffic::RoundTrips => tcp::round_trips(there, time, cpu),
+                    Traffic::RoundTripsOneCore => trips(cpus[0]),
+                    Traffic::RoundTripsTwoCores => trips(cpus[1]),
                 }
             }
             DeviceWork::Xdp { what, bare } => {
@@ -218,6 +227,13 @@ impl Beds {
 }
 
 impl Bed {
+    /// Restricts those who move the frames to these CPUs.
+    fn pin(&self, cpus: &[usize]) -> Result<()> {
+        self.movers
+            .iter()
+            .try_for_each(|m| place::pin_all(m.pid(), cpus))
+    }
+
     /// CPU time of those who move the frames; `None`: the kernel does.
     fn cpu_ns(&self) -> Result<Option<u64>> {
         if self.movers.is_empty() {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::space::Space;
-use crate::bench::sample::{Sample, histogram, nanos};
+use crate::bench::sample::{Sample, histogram, nanos, on_cpu};
 use crate::failure::{Result, io_error};
 use crate::units::float;
 
@@ -106,46 +106,52 @@ pub(super) fn stream(
     })
 }
 
-/// One byte there and one back, again and again: the times of that.
+/// One byte there and one back, again and again, both ends on one processor:
+/// the times of that.
 pub(super) fn round_trips(
     (from, to, address): (&Space, &Space, Ipv4Addr),
+    processor: usize,
     time: Duration,
-    cpu: impl Fn() -> Result<Option<u64>>,
+    cpu: impl Fn() -> Result<Option<u64>> + Sync,
 ) -> Result<Sample> {
     let (mut asker, mut answerer) = connect(from, to, address, PATIENCE)?;
-    std::thread::scope(|scope| {
-        let answer = scope.spawn(move || {
-            let mut byte = [0];
-            while answerer.read(&mut byte)? > 0 {
-                answerer.write_all(&byte)?;
+    on_cpu(processor, || {
+        std::thread::scope(|scope| {
+            let answer = scope.spawn(move || {
+                // Where it runs is no reason to fail: the other end says so.
+                let _ = netvale::pin_to_cpu(processor);
+                let mut byte = [0];
+                while answerer.read(&mut byte)? > 0 {
+                    answerer.write_all(&byte)?;
+                }
+                Ok::<_, io::Error>(())
+            });
+            let mut ask = || -> io::Result<Duration> {
+                let start = Instant::now();
+                asker.write_all(&[1])?;
+                asker.read_exact(&mut [0])?;
+                Ok(start.elapsed())
+            };
+            let broke = |e: io::Error| io_error("the TCP connection broke off", &e);
+            let warm = Instant::now();
+            while warm.elapsed() < time.min(WARM_UP) / 3 {
+                ask().map_err(broke)?;
             }
-            Ok::<_, io::Error>(())
-        });
-        let mut ask = || -> io::Result<Duration> {
-            let start = Instant::now();
-            asker.write_all(&[1])?;
-            asker.read_exact(&mut [0])?;
-            Ok(start.elapsed())
-        };
-        let broke = |e: io::Error| io_error("the TCP connection broke off", &e);
-        let warm = Instant::now();
-        while warm.elapsed() < time.min(WARM_UP) / 3 {
-            ask().map_err(broke)?;
-        }
-        let (mut times, start, before) = (histogram()?, Instant::now(), cpu()?);
-        while start.elapsed() < time {
-            times.saturating_record(nanos(ask().map_err(broke)?));
-        }
-        let used = cpu()?.zip(before).map(|(after, before)| after - before);
-        let trips = float(times.len());
-        let mut sample = Sample::latency(times, start.elapsed().as_secs_f64());
-        sample.cpu_ns = used.map(|ns| float(ns) / trips);
-        let ended = asker.shutdown(std::net::Shutdown::Both);
-        ended.map_err(broke)?;
-        match answer.join() {
-            Ok(ended) => ended.map_err(broke)?,
-            Err(panic) => std::panic::resume_unwind(panic),
-        }
-        Ok(sample)
+            let (mut times, start, before) = (histogram()?, Instant::now(), cpu()?);
+            while start.elapsed() < time {
+                times.saturating_record(nanos(ask().map_err(broke)?));
+            }
+            let used = cpu()?.zip(before).map(|(after, before)| after - before);
+            let trips = float(times.len());
+            let mut sample = Sample::latency(times, start.elapsed().as_secs_f64());
+            sample.cpu_ns = used.map(|ns| float(ns) / trips);
+            let ended = asker.shutdown(std::net::Shutdown::Both);
+            ended.map_err(broke)?;
+            match answer.join() {
+                Ok(ended) => ended.map_err(broke)?,
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+            Ok(sample)
+        })
     })
 }
