@@ -28,7 +28,8 @@ use crate::output;
     otherwise; of frames that it cut, what it kept is sent. A tunnel takes 50\n\
     bytes of each packet (70 over IPv6): give interfaces on its switch an MTU\n\
     of 1450. It has options local=ADDRESS[:PORT], learning=off, ageing=SECONDS,\n\
-    fragment=on; two tunnels need two local addresses or ports.")]
+    station=MAC/ADDRESS[:PORT], fragment=on; two tunnels need two local addresses\n\
+    or ports.")]
 pub(crate) struct AttachArgs {
     /// Switch and port, as vale0:p0, or only the switch before a device
     #[arg(value_name = "SWITCH[:PORT]")]

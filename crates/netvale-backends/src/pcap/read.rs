@@ -8,8 +8,9 @@ use std::path::Path;
 use super::ng::{Block, Section};
 use super::{MAX_RECORD, PcapError, PcapErrorKind};
 
-/// How much is read at once.
-const AHEAD: usize = 1 << 20;
+/// How much is read at once: little enough to be still in the cache when it is
+/// looked at, beside the buffers that it goes to.
+const AHEAD: usize = 128 << 10;
 /// Length of a classic file's header and of a record's.
 const FILE_HDR: usize = 24;
 const RECORD_HDR: usize = 16;

@@ -131,8 +131,16 @@ impl Vxlan {
                 outs: Vec::new(),
             });
         }
+        let mut table = Table::new(config.ageing, MAX_STATIONS);
+        for (mac, remote) in &config.stations {
+            if !table.set(*mac, *remote) {
+                let text = mac.to_string();
+                let why = "there are more stations than the table has room for";
+                return Err(SpecError { text, why }.into());
+            }
+        }
         Ok(Self {
-            table: Table::new(config.ageing, MAX_STATIONS),
+            table,
             config,
             socket,
             lanes,

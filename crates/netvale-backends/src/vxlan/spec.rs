@@ -4,6 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
+use netvale_wire::mac::MacAddr;
+
 use super::{PORT, Vni};
 
 /// An endpoint's settings.
@@ -17,6 +19,7 @@ use super::{PORT, Vni};
 /// | `local=ADDRESS[:PORT]` | where to receive; any address, port 4789 |
 /// | `learning=on` or `off` | whether senders are remembered; on |
 /// | `ageing=SECONDS` | how long; 300 |
+/// | `station=MAC/ADDRESS[:PORT]` | frames for this address go to that end, for good |
 /// | `fragment=on` or `off` | whether datagrams may be fragmented; off, as the RFC demands |
 ///
 /// ```
@@ -39,6 +42,8 @@ pub struct VxlanConfig {
     pub learning: bool,
     /// How long they are remembered after their last frame.
     pub ageing: Duration,
+    /// Stations that are known from the start and not forgotten.
+    pub stations: Vec<(MacAddr, SocketAddr)>,
     /// Whether datagrams longer than the path allows are fragmented. If not,
     /// they are counted and dropped.
     pub fragment: bool,
@@ -64,6 +69,7 @@ impl VxlanConfig {
             local: SocketAddr::new(any(remote.ip()), PORT),
             learning: true,
             ageing: Duration::from_secs(300),
+            stations: Vec::new(),
             fragment: false,
         }
     }
@@ -90,13 +96,24 @@ impl FromStr for VxlanConfig {
             let Some((key, value)) = part.split_once('=') else {
                 return Err(bad(part, "expected an option, such as learning=off"));
             };
-            if key != "remote" && seen.contains(&key) {
+            if !matches!(key, "remote" | "station") && seen.contains(&key) {
                 return Err(bad(part, "the option is given twice"));
             }
             seen.push(key);
             match key {
                 "remote" => config.remotes.push(address(value)?),
                 "local" => config.local = address(value)?,
+                "station" => {
+                    let both = value.split_once('/');
+                    let both = both.and_then(|(mac, at)| Some((mac.parse().ok()?, at)));
+                    let (mac, at) = both.ok_or_else(|| {
+                        bad(
+                            value,
+                            "expected MAC/ADDRESS, such as 02:00:00:00:00:01/192.0.2.7",
+                        )
+                    })?;
+                    config.stations.push((mac, address(at)?));
+                }
                 "learning" => config.learning = switch(value)?,
                 "fragment" => config.fragment = switch(value)?,
                 "ageing" => {
@@ -110,7 +127,7 @@ impl FromStr for VxlanConfig {
                 _ => {
                     return Err(bad(
                         part,
-                        "expected one of remote=, local=, learning=, ageing=, fragment=",
+                        "expected one of remote=, local=, learning=, ageing=, station=, fragment=",
                     ));
                 }
             }
@@ -123,7 +140,11 @@ impl FromStr for VxlanConfig {
 impl VxlanConfig {
     /// Whether the addresses can belong to one endpoint.
     pub(super) fn check(&self) -> Result<(), SpecError> {
-        for remote in &self.remotes {
+        for remote in self
+            .remotes
+            .iter()
+            .chain(self.stations.iter().map(|s| &s.1))
+        {
             let text = remote.to_string();
             if remote.is_ipv4() != self.local.is_ipv4() {
                 let why = "local and remote addresses are of different families";
@@ -206,6 +227,19 @@ mod tests {
             assert_eq!(c.remotes[0].to_string(), "[2001:db8::1]:4789", "{text}");
             assert_eq!(c.local.to_string(), "[::]:4789");
         }
+        let c = parse(
+            "7@192.0.2.1,station=02:00:00:00:00:01/192.0.2.9,station=2-0-0-0-0-2/192.0.2.8:5",
+        );
+        let stations: Vec<_> = c
+            .stations
+            .iter()
+            .map(|(mac, at)| format!("{mac} {at}"))
+            .collect();
+        let wanted = [
+            "02:00:00:00:00:01 192.0.2.9:4789",
+            "02:00:00:00:00:02 192.0.2.8:5",
+        ];
+        assert_eq!(stations, wanted);
         let c = parse("7@[::1]:5,local=::1,ageing=9,fragment=on");
         assert_eq!((c.ageing, c.fragment), (Duration::from_secs(9), true));
     }
@@ -224,6 +258,17 @@ mod tests {
             ("1@239.1.1.1", "239.1.1.1:4789", "multicast"),
             ("1@1.2.3.4,local=::1", "1.2.3.4:4789", "families"),
             ("1@1.2.3.4,learning=yes", "yes", "on or off"),
+            (
+                "1@1.2.3.4,station=2:0:0:0:0:1",
+                "2:0:0:0:0:1",
+                "MAC/ADDRESS",
+            ),
+            ("1@1.2.3.4,station=1/1.2.3.4", "1/1.2.3.4", "MAC/ADDRESS"),
+            (
+                "1@1.2.3.4,station=2:0:0:0:0:1/::1",
+                "[::1]:4789",
+                "families",
+            ),
             ("1@1.2.3.4,ageing=0", "0", "seconds"),
             ("1@1.2.3.4,foo=1", "foo=1", "one of"),
             ("1@1.2.3.4,foo", "foo", "option"),

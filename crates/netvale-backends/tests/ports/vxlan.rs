@@ -171,6 +171,8 @@ fn three_ends_learn_from_each_other() {
         ns.ip(&format!("addr add 10.88.0.{n}/32 dev lo"));
     }
     // Each knows the two others; the third does not learn.
+    // The third learns nothing, but is told where one station is.
+    let told = MacAddr(frame::mac(9));
     let spec = |me: u8, learning| {
         let mut others = (1..=3).filter(|&n| n != me);
         let (x, y) = (others.next().unwrap(), others.next().unwrap());
@@ -179,7 +181,7 @@ fn three_ends_learn_from_each_other() {
     let mut ends = [
         open(&ns, &spec(1, "on")),
         open(&ns, &spec(2, "on")),
-        open(&ns, &spec(3, "off")),
+        open(&ns, &format!("{},station={told}/10.88.0.2", spec(3, "off"))),
     ];
     let pool = pool(128);
     let frame = |to: u8, from: u8, seq| {
@@ -216,6 +218,7 @@ fn three_ends_learn_from_each_other() {
         [0, 1],
         "the third learns nothing"
     );
+    assert_eq!(reach(2, &frame(9, 3, 6)), [1], "but knows what it was told");
     assert_eq!(reach(0, &frame(3, 1, 4)), [2]);
     let mut broadcast = frame(0, 1, 5);
     broadcast[..6].copy_from_slice(&frame::BROADCAST);
