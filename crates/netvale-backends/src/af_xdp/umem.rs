@@ -176,13 +176,19 @@ impl Umem {
             .map(|(buf, _)| buf)
     }
 
+    /// Bytes that one descriptor can send: all of a buffer, or a chunk.
+    #[must_use]
+    pub fn sendable(&self) -> u32 {
+        self.layout.stride.min(self.chunk())
+    }
+
     /// The descriptor that sends a frame. `None` if it is not inside a buffer,
     /// or longer than a chunk, or empty.
     #[inline]
     #[must_use]
     pub fn tx_desc(&self, frame: Frame) -> Option<Desc> {
         let end = frame.offset.checked_add(frame.len)?;
-        if frame.len == 0 || end > self.layout.usable {
+        if frame.len == 0 || frame.len > self.sendable() || end > self.layout.stride {
             return None;
         }
         Some(Desc {
@@ -320,6 +326,26 @@ mod tests {
             assert_eq!((sent.is_marked(), marked.is_marked()), (false, true));
             assert_eq!((sent.len, sent.more), (marked.len, marked.more));
         }
+    }
+
+    #[test]
+    fn more_can_be_sent_from_a_buffer_than_received_into_it() {
+        let layout = BufLayout {
+            first: 4096,
+            stride: 4096,
+            count: 4,
+            usable: 3840,
+            huge: false,
+        };
+        let umem = Umem::new(Mem::heap(5 * 4096), layout).unwrap();
+        let of = |len| Frame {
+            buf: 3,
+            offset: 0,
+            len,
+            more: false,
+        };
+        assert_eq!(umem.tx_desc(of(4096)).map(|d| d.len), Some(4096));
+        assert_eq!(umem.tx_desc(of(4097)), None);
     }
 
     #[test]

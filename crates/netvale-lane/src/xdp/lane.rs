@@ -344,7 +344,7 @@ impl Outward {
     /// Queues frame `i` of a batch.
     fn put(&mut self, rest: Rest<'_>, pool: &BufPool, batch: &Batch, i: usize) -> Put {
         let most = if rest.traits.several { MOST_PIECES } else { 1 };
-        let longest = rest.memory.umem().layout().usable;
+        let longest = rest.memory.umem().sendable();
         let (mut pieces, mut copies, mut fits) = (0, 0, true);
         for piece in batch.pieces(i) {
             pieces += 1;

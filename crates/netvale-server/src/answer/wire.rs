@@ -21,6 +21,8 @@ const SLACK: u64 = 64 << 10;
 /// Buffers beside those of rings with which a queue does well enough.
 const LITTLE: u32 = 1024;
 
+/// What is said of generic XDP.
+const NO_XDP: &str = "; its driver has no XDP";
 /// How long a device that reads and writes buffers itself may go on after its
 /// socket was closed.
 const LINGER: Duration = Duration::from_secs(2);
@@ -49,6 +51,9 @@ impl Opened {
                 self.keep = keep;
                 self.wire = wanted;
                 self.generic = mode == XdpMode::Generic;
+                if self.generic && !self.about.contains(NO_XDP) {
+                    self.about.push_str(NO_XDP);
+                }
                 true
             }
             Err(why) => {
@@ -262,7 +267,7 @@ impl Core {
             (keep, generic) = (kept, mode == XdpMode::Generic);
         }
         if generic {
-            about.push_str("; its driver has no XDP");
+            about.push_str(NO_XDP);
         }
         let opened = self.devices.opened.get_mut(at).ok_or_else(lost)?;
         (opened.keep, opened.sockets, opened.generic) = (keep, hand_overs, generic);
