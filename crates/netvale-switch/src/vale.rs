@@ -472,7 +472,9 @@ impl Sender<'_> {
             if src != last.1 && matches!(self.kind, LookupKind::Learning | LookupKind::HashToRing) {
                 self.switch.fdb().learn(src, self.seat.idx, self.epoch);
             }
-            if dst != last.0 || (src != last.1 && self.kind == LookupKind::Custom) {
+            // Who sends to itself has just been learned, to be found here.
+            let anew = src != last.1 && (src == dst || self.kind == LookupKind::Custom);
+            if dst != last.0 || anew {
                 last.2 = self.decide(lookup.as_deref(), dst, src, b);
             }
             (last.0, last.1) = (dst, src);

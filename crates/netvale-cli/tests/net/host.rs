@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
-use std::thread::JoinHandle;
 
 use netvale::Namespace;
+use netvale_backends::af_xdp::Redirect;
+use netvale_backends::bpf::XdpMode;
 use netvale_backends::netlink::ethtool::{Offload, set_offload};
 use netvale_testkit::net::NetNs;
 use netvale_testkit::{TempDir, eventually, skip, within};
@@ -85,15 +86,6 @@ impl Host {
         let said = String::from_utf8_lossy(&out.stderr);
         assert!(out.status.success(), "{args:?}: {said}");
         String::from_utf8(out.stdout).unwrap()
-    }
-
-    /// How it failed, and what it said.
-    #[track_caller]
-    pub(crate) fn fails(&self, args: &[&str]) -> (i32, String) {
-        let out = self.run(args);
-        assert!(!out.status.success(), "{args:?}");
-        let said = String::from_utf8(out.stderr).unwrap();
-        (out.status.code().unwrap(), said)
     }
 
     /// Starts one that runs for a while. What it says goes to `NAME.log` in
@@ -175,6 +167,10 @@ impl Host {
 pub(crate) struct Program(Child);
 
 impl Program {
+    pub(crate) fn of(child: Child) -> Self {
+        Self(child)
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.0.id()
     }
@@ -189,18 +185,6 @@ impl Program {
         assert!(self.is_alive(), "it has ended by itself");
         self.0.kill().unwrap();
         self.0.wait().unwrap();
-    }
-
-    /// What it ended with, which it does by itself.
-    #[track_caller]
-    pub(crate) fn ended(&mut self) -> i32 {
-        eventually("it ends", || !self.is_alive());
-        let status = self.0.wait().unwrap();
-        status.code().unwrap_or(-1)
-    }
-
-    pub(crate) fn child(&mut self) -> &mut Child {
-        &mut self.0
     }
 }
 
@@ -225,6 +209,14 @@ pub(crate) fn no_offloads(ns: &NetNs, name: &str) {
         let off = ns.enter(|| set_offload(name, offload, false)).unwrap();
         assert!(off, "{name}: {offload:?} stays on");
     }
+}
+
+/// Takes the place of an interface's XDP program, with one that lets everything
+/// pass: so a server drives it by AF_PACKET.
+pub(crate) fn no_xdp(ns: &NetNs, name: &str) -> Redirect {
+    let index = ns.index(name);
+    let taken = ns.enter(|| Redirect::attach(index, 1, XdpMode::Native));
+    taken.unwrap()
 }
 
 /// Whether there is iperf3; if not, that is announced.
@@ -270,14 +262,6 @@ pub(crate) fn iperf(client: &NetNs, server: &NetNs, to: &str, args: &[&str]) -> 
     })
 }
 
-/// Ends a thread and hands its panic on.
-pub(crate) fn join<T>(thread: JoinHandle<T>) -> T {
-    match thread.join() {
-        Ok(value) => value,
-        Err(panic) => std::panic::resume_unwind(panic),
-    }
-}
-
 /// Files that a process has open, by what they are.
 pub(crate) fn descriptors(pid: u32) -> BTreeMap<String, usize> {
     let mut all = BTreeMap::new();
@@ -287,7 +271,12 @@ pub(crate) fn descriptors(pid: u32) -> BTreeMap<String, usize> {
         // One that has been closed meanwhile is none.
         let Ok(target) = target else { continue };
         let text = target.to_string_lossy();
-        let kind = text.split(":[").next().unwrap_or_default();
+        // Sockets and pipes have a number each.
+        let numbered = ["socket:[", "pipe:["].iter().any(|k| text.starts_with(k));
+        let kind = match text.split_once(":[") {
+            Some((kind, _)) if numbered => kind,
+            _ => &text,
+        };
         *all.entry(kind.to_owned()).or_default() += 1;
     }
     all

@@ -3,7 +3,20 @@
 #![forbid(unsafe_code)]
 
 #[cfg(test)]
-#[expect(dead_code, reason = "for tests to come")]
+mod cycles;
+#[cfg(test)]
 mod host;
 #[cfg(test)]
+mod kills;
+#[cfg(test)]
 mod matrix;
+#[cfg(test)]
+mod oracle;
+#[cfg(test)]
+mod privileges;
+#[cfg(test)]
+mod station;
+#[cfg(test)]
+mod vanish;
+#[cfg(test)]
+mod vlan;

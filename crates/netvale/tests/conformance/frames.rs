@@ -105,6 +105,19 @@ pub(crate) fn stations_are_learned_and_followed(bed: &Bed) {
     }
 }
 
+pub(crate) fn who_sends_to_itself_is_heard_by_nobody(bed: &Bed) {
+    let open = |n| bed.ns().open(n).unwrap();
+    let (mut a, mut b) = (open("vale0:a"), open("vale0:b"));
+    // In one batch: nobody knows 9 before it sends, and everybody after.
+    let [to, own, again] =
+        [(1, 0), (9, 1), (1, 2)].map(|(src, n)| tagged(mac(9), mac(src), 60, src, n));
+    let last = tagged(BROADCAST, mac(1), 60, 1, 3);
+    send_all(&mut a, &[to.clone(), own, again, last.clone()]);
+    assert_eq!(recv_n(&mut b, 2), [to, last]);
+    quiet(&mut a);
+    assert_eq!(a.stats().unwrap().dropped("tx_no_dest"), 2);
+}
+
 pub(crate) fn many_ports(bed: &Bed) {
     let n = if bed.place() == Place::Isolated {
         12

@@ -73,6 +73,7 @@ mod tests {
             flooding_reaches_all_others,
             runts_go_nowhere,
             stations_are_learned_and_followed,
+            who_sends_to_itself_is_heard_by_nobody,
             many_ports,
             ring_to_ring,
             frames_of_up_to_64_slots,

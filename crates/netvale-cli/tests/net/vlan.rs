@@ -1,0 +1,210 @@
+//! VLAN tags pass as they are, wherever the kernel keeps them meanwhile.
+
+use std::process::{Command, Stdio};
+
+use netvale_backends::af_xdp::Redirect;
+use netvale_backends::netlink::ethtool::{Offload, set_offload};
+use netvale_testkit::net::NetNs;
+use netvale_testkit::{PATIENCE, TempDir, eventually, skip, within};
+
+use crate::host::{Host, Program, no_offloads, no_xdp};
+use crate::station::{Station, connect, settle};
+
+/// What is between the two stations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lane {
+    Interfaces,
+    Taps,
+    PlainTaps,
+    TapAndInterface,
+    Xdp,
+    PlainPacket,
+}
+
+/// Two namespaces with an interface `e` each, joined.
+struct Joined {
+    ends: [NetNs; 2],
+    _bridge: Option<Program>,
+    _taken: Vec<Redirect>,
+    host: Host,
+}
+
+impl Lane {
+    fn join(self, test: &str) -> Option<Joined> {
+        let host = Host::new(test)?;
+        let ends = [NetNs::make(), NetNs::make()];
+        let mut taken = Vec::new();
+        let mut bridge = None;
+        for (i, end) in ends.iter().enumerate() {
+            let option = if self == Self::PlainTaps {
+                ",vnet_hdr=0"
+            } else {
+                ""
+            };
+            let tap = match self {
+                Self::Taps | Self::PlainTaps => true,
+                Self::TapAndInterface => i == 0,
+                _ => false,
+            };
+            let name = format!("v{i}");
+            if tap {
+                host.ok(&["attach", "vale0", &format!("tap:{name}{option}")]);
+                host.ns.give(&name, end);
+                end.ip(&format!("link set {name} name e"));
+                end.ip("link set e up");
+                continue;
+            }
+            host.ns.veth(&name, end, "e", "");
+            if self == Self::PlainPacket {
+                taken.push(no_xdp(&host.ns, &name));
+            }
+            match self {
+                Self::Xdp | Self::PlainPacket => {
+                    no_offloads(end, "e");
+                    // A tag beside the frame is none for a program in the driver.
+                    let off = end.enter(|| set_offload("e", Offload::TxVlan, false));
+                    assert!(off.unwrap());
+                }
+                _ => drop(host.ok(&["attach", "vale0", &name])),
+            }
+        }
+        if matches!(self, Self::Xdp | Self::PlainPacket) {
+            let args = ["bridge", "-w", "0", "-i", "netmap:v0", "-i", "netmap:v1"];
+            bridge = Some(host.start("bridge", &args));
+            let ready = within(PATIENCE, || host.log("bridge").contains("Ready to go"));
+            assert!(ready, "{}", host.log("bridge"));
+            let by_xdp = host.driven("v0").starts_with("by AF_XDP");
+            assert_eq!(by_xdp, self == Self::Xdp, "{}", host.log(""));
+        }
+        Some(Joined {
+            ends,
+            _bridge: bridge,
+            _taken: taken,
+            host,
+        })
+    }
+}
+
+const LANES: [Lane; 6] = [
+    Lane::Interfaces,
+    Lane::Taps,
+    Lane::PlainTaps,
+    Lane::TapAndInterface,
+    Lane::Xdp,
+    Lane::PlainPacket,
+];
+
+/// Frames with all kinds of tags.
+fn tagged() -> Vec<Vec<u8>> {
+    let tags: [&[u8]; 8] = [
+        &[0x81, 0, 0, 5],
+        &[0x81, 0, 0xe0, 0],                   // priority 7, no VLAN
+        &[0x81, 0, 0x1f, 0xff],                // to be dropped first, VLAN 4095
+        &[0x81, 0, 0xff, 0xfe],                // all of it
+        &[0x88, 0xa8, 0, 9, 0x81, 0, 0x20, 5], // QinQ
+        &[0x81, 0, 0, 5, 0x81, 0, 0, 6],
+        &[0x88, 0xa8, 0x0f, 0xff, 0x88, 0xa8, 0, 1, 0x81, 0, 0, 1],
+        &[0x91, 0, 0, 5, 0x81, 0, 0, 6], // what was there before QinQ
+    ];
+    let mut frames = Vec::new();
+    for (i, tag) in (0u8..).zip(tags) {
+        for len in [2, 46, 1400] {
+            let mut bytes = [0xff; 6].to_vec();
+            bytes.extend([2, 0x4e, 0, 0, 0, i]);
+            bytes.extend(tag);
+            bytes.extend([0x88, 0xb5]);
+            bytes.extend((0..len).map(|at: usize| at.to_le_bytes()[0] ^ i));
+            frames.push(bytes);
+        }
+    }
+    frames
+}
+
+/// What tcpdump sees of what an interface receives.
+struct Dump {
+    program: Program,
+    dir: TempDir,
+}
+
+impl Dump {
+    fn new(ns: &NetNs) -> Option<Self> {
+        let dir = TempDir::new();
+        let mut command = Command::new("tcpdump");
+        command.args([
+            "-i",
+            "e",
+            "-Q",
+            "in",
+            "-U",
+            "--immediate-mode",
+            "-Z",
+            "root",
+        ]);
+        command.arg("-w").arg(dir.path().join("dump.pcap"));
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let program = Program::of(ns.enter(|| command.spawn()).ok()?);
+        // It writes the header of the file when it is ready.
+        let it = Self { program, dir };
+        eventually("tcpdump listens", || it.len() >= 24);
+        Some(it)
+    }
+
+    fn len(&self) -> u64 {
+        let file = self.dir.path().join("dump.pcap");
+        file.metadata().map_or(0, |m| m.len())
+    }
+
+    fn frames(&self) -> Vec<Vec<u8>> {
+        use netvale_backends::pcap::Reader;
+        let Ok(mut reader) = Reader::open(self.dir.path().join("dump.pcap")) else {
+            return Vec::new();
+        };
+        let mut all = Vec::new();
+        while let Ok(Some(record)) = reader.next_record() {
+            all.push(record.data.to_vec());
+        }
+        all
+    }
+}
+
+#[test]
+fn tags_are_kept_exactly() {
+    const TEST: &str = "vlan::tags_are_kept_exactly";
+    for lane in LANES {
+        let Some(joined) = lane.join(TEST) else {
+            return;
+        };
+        let mut stations = joined.ends.each_ref().map(|end| Station::new(end, "e"));
+        connect(&mut stations);
+        // Another witness than our own socket.
+        let Some(mut dump) = Dump::new(&joined.ends[1]) else {
+            skip(TEST, "needs the program tcpdump (package tcpdump)");
+            return;
+        };
+        let frames = tagged();
+        for from in [0, 1] {
+            frames.iter().for_each(|frame| stations[from].send(frame));
+            settle(&mut stations, from, 1);
+            let mut got = std::mem::take(&mut stations[1 - from].got);
+            let fence = got.pop();
+            for (got, sent) in got.iter().zip(&frames) {
+                assert!(got == sent, "{lane:?}:\n{sent:02x?}\n{got:02x?}");
+            }
+            assert_eq!(got.len(), frames.len(), "{lane:?}");
+            if from == 0 {
+                let mut seen = Vec::new();
+                eventually("tcpdump has the last frame", || {
+                    seen = dump.frames();
+                    seen.last() == fence.as_ref()
+                });
+                seen.pop();
+                assert!(seen == frames, "{lane:?}: tcpdump");
+            }
+        }
+        dump.program.kill();
+        joined.host.assert_sound();
+    }
+}
