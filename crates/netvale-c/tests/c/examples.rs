@@ -10,13 +10,21 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use crate::cc::{cc, here, libraries, run};
 use netvale_testkit::{TempDir, eventually, program};
 
-const ALL: [&str; 6] = ["send", "receive", "forward", "pipes", "legacy", "multislot"];
+const ALL: [&str; 7] = [
+    "send",
+    "receive",
+    "forward",
+    "firewall",
+    "pipes",
+    "legacy",
+    "multislot",
+];
 /// What the static library needs besides itself.
 const PRIVATE: [&str; 3] = ["-lpthread", "-ldl", "-lm"];
 
 /// Where programs get the library from.
 #[derive(Clone, Copy)]
-enum Link {
+pub(crate) enum Link {
     Shared,
     Static,
     /// Not linked, but loaded before all others.
@@ -24,13 +32,13 @@ enum Link {
 }
 
 /// A folder with programs and a namespace.
-struct Bench {
+pub(crate) struct Bench {
     dir: TempDir,
     link: Link,
 }
 
 impl Bench {
-    fn new(link: Link) -> Self {
+    pub(crate) fn new(link: Link) -> Self {
         let dir = TempDir::new();
         let library = libraries().join("libnetvale_c.so");
         for name in ["libnetvale.so", "libnetvale.so.0"] {
@@ -80,7 +88,7 @@ impl Bench {
     }
 
     /// Starts one and waits until it is ready.
-    fn start(&self, example: &str, args: &[&str]) -> Running {
+    pub(crate) fn start(&self, example: &str, args: &[&str]) -> Running {
         let mut command = self.command(example, args);
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut output = BufReader::new(child.stdout.take().unwrap());
@@ -105,15 +113,20 @@ impl Drop for Bench {
     }
 }
 
-struct Running {
+pub(crate) struct Running {
     child: Child,
     output: BufReader<ChildStdout>,
     line: String,
 }
 
 impl Running {
+    /// The process.
+    pub(crate) fn child(&self) -> &Child {
+        &self.child
+    }
+
     /// Waits for its end and gives what it said.
-    fn end(mut self) -> String {
+    pub(crate) fn end(mut self) -> String {
         self.output.read_to_string(&mut self.line).unwrap();
         let status = self.child.wait().unwrap();
         assert!(status.success(), "{status}: {}", self.line);

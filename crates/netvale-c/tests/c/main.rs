@@ -9,6 +9,8 @@ mod cc;
 #[cfg(test)]
 mod examples;
 #[cfg(test)]
+mod firewall;
+#[cfg(test)]
 mod headers;
 #[cfg(test)]
 mod layout;
