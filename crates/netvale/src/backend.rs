@@ -10,6 +10,7 @@ use netvale_switch::domain::{CheckReport, PortStats, Registration, StationEntry,
 use netvale_switch::end::Gear;
 use netvale_wire::name::PortSpec;
 
+use crate::drive::Driven;
 use crate::{Result, RingConfig};
 
 /// A namespace, however it is run. Answers are those of the domain.
@@ -69,6 +70,8 @@ pub(crate) struct Attached {
     pub(crate) bell: Arc<Doorbell>,
     /// Isolated: rings the server's worker.
     pub(crate) kick: Option<Arc<Doorbell>>,
+    /// Queues that this process drives.
+    pub(crate) driven: Driven,
     /// Closes the registration when dropped; asked whether the server is there.
     pub(crate) keep: Arc<dyn Keep>,
 }

@@ -17,6 +17,7 @@ use netvale_switch::switch::LookupKind;
 use netvale_wire::name::PortSpec;
 
 use crate::backend::{Attach, Attached, Backend, Keep};
+use crate::drive::Driven;
 use crate::{Error, ErrorKind, PortEntry, Result, RingConfig};
 
 /// Devices are served by threads, which an embedded namespace has not.
@@ -212,6 +213,7 @@ impl Backend for Embedded {
             gear: Some(self.gear.clone()),
             bell,
             kick: None,
+            driven: Driven::default(),
             keep: Arc::new(keep),
         })
     }

@@ -80,6 +80,8 @@
 
 mod backend;
 mod client;
+#[cfg_attr(not(feature = "af-xdp"), path = "drive/none.rs")]
+pub mod drive;
 mod embedded;
 mod error;
 mod info;

@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use netvale_ring::bell::Bell;
 use netvale_ring::port::PortKind;
@@ -10,14 +10,16 @@ use netvale_ring::world::RegionMap;
 use netvale_shm::Doorbell;
 use netvale_switch::domain::{Registration, RingInfo, Want};
 use netvale_switch::end::{Gear, RxEnd, TxEnd};
+use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::backend::{Attached, Keep};
+use crate::drive::{For, Watch};
 use crate::info::{PortInfo, PortStats};
 use crate::namespace::{Namespace, parse};
 use crate::rx::RxRing;
 use crate::spin::Spin;
 use crate::tx::TxRing;
-use crate::wait;
+use crate::wait::{self, Awaited};
 use crate::{Error, ErrorKind, Result};
 
 /// Opens ports with other than default geometry.
@@ -127,6 +129,8 @@ pub(crate) struct Shared {
     pub(crate) gear: Option<Gear>,
     pub(crate) bell: Arc<Doorbell>,
     pub(crate) kick: Option<Arc<Doorbell>>,
+    /// Of queues that this process drives.
+    pub(crate) watch: Option<Watch>,
     pub(crate) keep: Arc<dyn Keep>,
 }
 
@@ -138,6 +142,29 @@ impl Shared {
             && bell.must_kick()
         {
             kick.ring();
+        }
+    }
+
+    /// Sleeps until the bell rings or a socket has something, for this time at
+    /// most.
+    pub(crate) fn sleep(&self, what: For, most: Duration) -> Result<()> {
+        let no = |e: std::io::Error| Error::io("cannot wait", e);
+        let Some(watch) = &self.watch else {
+            return self.bell.wait(Some(most)).map(drop).map_err(no);
+        };
+        let fd = watch.fd(what);
+        let time = Timespec::try_from(most).unwrap_or_default();
+        let mut fds = [PollFd::new(&fd, PollFlags::IN)];
+        match rustix::event::poll(&mut fds, Some(&time)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(e) => Err(no(e.into())),
+        }
+    }
+
+    /// There was nothing after a sleep.
+    pub(crate) fn woken_in_vain(&self) {
+        if let Some(watch) = &self.watch {
+            watch.heed();
         }
     }
 
@@ -168,7 +195,7 @@ pub struct Port {
 }
 
 impl Port {
-    fn new(ns: Namespace, a: Attached) -> Result<Self> {
+    fn new(ns: Namespace, mut a: Attached) -> Result<Self> {
         let info = PortInfo::from(&a.reg);
         let shared = Arc::new(Shared {
             reg: a.reg,
@@ -176,8 +203,10 @@ impl Port {
             gear: a.gear,
             bell: a.bell,
             kick: a.kick,
+            watch: a.driven.watch.take(),
             keep: a.keep,
         });
+        let driven = &mut a.driven;
         let broken = || Error::new(ErrorKind::Peer, "the server's answer describes no port");
         let lookup = ns.lookup.clone();
         let tx_end = |ring: &RingInfo| match &shared.gear {
@@ -194,14 +223,16 @@ impl Port {
             Some(gear) => RxEnd::new(gear, &shared.reg, ring, &shared.map).map(Some),
         };
         let mut tx = Vec::new();
-        for ring in &shared.reg.tx {
+        for (i, ring) in shared.reg.tx.iter().enumerate() {
             let end = tx_end(ring).ok_or_else(broken)?;
-            tx.push(TxRing::new(&shared, ring, end).ok_or_else(broken)?);
+            let lane = driven.outward(i);
+            tx.push(TxRing::new(&shared, ring, end, lane).ok_or_else(broken)?);
         }
         let mut rx = Vec::new();
-        for ring in &shared.reg.rx {
+        for (i, ring) in shared.reg.rx.iter().enumerate() {
             let end = rx_end(ring).ok_or_else(broken)?;
-            rx.push(RxRing::new(&shared, ring, end).ok_or_else(broken)?);
+            let lane = driven.inward(i);
+            rx.push(RxRing::new(&shared, ring, end, lane).ok_or_else(broken)?);
         }
         Ok(Self {
             ns,
@@ -317,11 +348,38 @@ impl Port {
     ///
     /// Isolated ports: the server is gone.
     pub fn wait_rx(&mut self, timeout: Option<Duration>) -> Result<bool> {
+        self.send()?;
+        if self.tx.iter().any(Awaited::is_due) {
+            return self.wait_rx_and_send(timeout);
+        }
+        wait::until_ready(&self.shared, &mut self.rx, &mut self.spin, timeout)
+    }
+
+    fn send(&mut self) -> Result<()> {
         let sends = self.shared.reg.kind != PortKind::Monitor;
         for tx in self.tx.iter_mut().filter(|_| sends) {
             tx.sync()?;
         }
-        wait::until_ready(&self.shared, &mut self.rx, &mut self.spin, timeout)
+        Ok(())
+    }
+
+    /// What the kernel could not send at once it sends later, if it is asked.
+    #[cold]
+    fn wait_rx_and_send(&mut self, timeout: Option<Duration>) -> Result<bool> {
+        let end = timeout.and_then(|t| Instant::now().checked_add(t));
+        loop {
+            let left = end.map(|end| end.saturating_duration_since(Instant::now()));
+            let due = self.tx.iter().any(Awaited::is_due);
+            let time = match due {
+                true => Some(left.map_or(wait::SOON, |t| t.min(wait::SOON))),
+                false => left,
+            };
+            let came = wait::until_ready(&self.shared, &mut self.rx, &mut self.spin, time)?;
+            if came || !due || left.is_some_and(|t| t.is_zero()) {
+                return Ok(came);
+            }
+            self.send()?;
+        }
     }
 
     /// Sends what is queued, then sleeps until some TX ring has space. Only
@@ -393,7 +451,10 @@ impl Port {
 
 impl AsFd for Port {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.shared.bell.as_fd()
+        match &self.shared.watch {
+            Some(watch) => watch.fd(For::Rx),
+            None => self.shared.bell.as_fd(),
+        }
     }
 }
 

@@ -19,6 +19,7 @@ use netvale_switch::end::Gear;
 use netvale_wire::proto::{Context, RegionInfo, Registered, Reply, Request};
 
 use crate::client::{self, link::Link, session::Session};
+use crate::drive::{self, Driven};
 use crate::{Error, ErrorKind, Result};
 
 static KEEPER: OnceLock<Keeper> = OnceLock::new();
@@ -257,7 +258,21 @@ impl Greeting {
             None => (map_region(&registered.region, clone()?)?, None),
         };
         client::check_places(&reg, &map)?;
+        let driven = match &gear {
+            Some(gear) => {
+                let of = drive::Of {
+                    registered: &registered,
+                    reg: &reg,
+                    map: &map,
+                    gear,
+                    bell: bell.as_fd(),
+                };
+                Driven::by_asking(&of, |request| ask_over(socket, request))
+            }
+            None => Driven::default(),
+        };
         Ok(Attachment {
+            driven,
             reg,
             registered,
             map,
@@ -300,6 +315,8 @@ pub struct Attachment {
     pub kick: Option<Arc<Doorbell>>,
     /// The region's file.
     pub region: OwnedFd,
+    /// Queues that this process drives.
+    pub driven: Driven,
 }
 
 impl Attachment {

@@ -13,6 +13,7 @@ use netvale_shm::Bufs;
 use netvale_switch::domain::RingInfo;
 use netvale_switch::end::{RxEnd, SyncError};
 
+use crate::drive::{For, Inward};
 use crate::port::Shared;
 use crate::registration::is_dead;
 use crate::spin::Spin;
@@ -29,6 +30,8 @@ const STUCK: u32 = 1 << 16;
 pub struct RxRing {
     shared: Arc<Shared>,
     end: Option<RxEnd>,
+    /// The queue behind it, if this process drives that.
+    lane: Option<Inward>,
     window: RingWindow,
     slots: u32,
     info: RingInfo,
@@ -44,7 +47,12 @@ pub struct RxRing {
 }
 
 impl RxRing {
-    pub(crate) fn new(shared: &Arc<Shared>, info: &RingInfo, end: Option<RxEnd>) -> Option<Self> {
+    pub(crate) fn new(
+        shared: &Arc<Shared>,
+        info: &RingInfo,
+        end: Option<RxEnd>,
+        lane: Option<Inward>,
+    ) -> Option<Self> {
         let ofs = usize::try_from(info.ofs).ok()?;
         let slots = u32::from(info.slots);
         let window = RingWindow::at(&shared.map.mem, ofs, slots)?;
@@ -53,6 +61,7 @@ impl RxRing {
         (next < slots && tail < slots).then(|| Self {
             shared: Arc::clone(shared),
             end,
+            lane,
             window,
             slots,
             info: *info,
@@ -97,7 +106,14 @@ impl RxRing {
                 if ring.head() != self.next {
                     ring.set_head(self.next);
                 }
-                match end.sync() {
+                let mut synced = end.sync();
+                if let Some(lane) = &mut self.lane
+                    && synced.is_ok()
+                    && lane.serve()
+                {
+                    synced = end.sync();
+                }
+                match synced {
                     Ok(tail) => tail,
                     Err(SyncError::Locked) => self.ring().tail(),
                     Err(e) => return Err(self.failed(e)),
@@ -312,6 +328,8 @@ impl RxRing {
 }
 
 impl Awaited for RxRing {
+    const WHAT: For = For::Rx;
+
     fn look(&mut self) -> Result<bool> {
         Ok(self.sync()? > 0)
     }

@@ -11,6 +11,7 @@ use netvale_ring::{Counter, Slot};
 use netvale_switch::domain::RingInfo;
 use netvale_switch::end::{SyncError, TxEnd};
 
+use crate::drive::{For, Outward};
 use crate::port::Shared;
 use crate::spin::Spin;
 use crate::wait::{self, Awaited};
@@ -36,6 +37,8 @@ pub enum PushError {
 pub struct TxRing {
     shared: Arc<Shared>,
     end: Option<TxEnd>,
+    /// The queue behind it, if this process drives that.
+    lane: Option<Outward>,
     window: RingWindow,
     slots: u32,
     info: RingInfo,
@@ -48,7 +51,12 @@ pub struct TxRing {
 }
 
 impl TxRing {
-    pub(crate) fn new(shared: &Arc<Shared>, info: &RingInfo, end: Option<TxEnd>) -> Option<Self> {
+    pub(crate) fn new(
+        shared: &Arc<Shared>,
+        info: &RingInfo,
+        end: Option<TxEnd>,
+        lane: Option<Outward>,
+    ) -> Option<Self> {
         let ofs = usize::try_from(info.ofs).ok()?;
         let slots = u32::from(info.slots);
         let window = RingWindow::at(&shared.map.mem, ofs, slots)?;
@@ -58,6 +66,7 @@ impl TxRing {
         (next < slots && tail < slots).then(|| Self {
             shared: Arc::clone(shared),
             end,
+            lane,
             window,
             slots,
             info: *info,
@@ -225,6 +234,11 @@ impl TxRing {
             Err(SyncError::Locked) => 0,
             Err(e) => return Err(self.failed(e)),
         };
+        if let Some(lane) = &mut self.lane
+            && lane.serve()
+        {
+            let _ = end.sync(); // shows what went out; errors are the next one's
+        }
         if let Some(start) = start {
             let ns = u64::try_from(start.elapsed().as_nanos()).unwrap_or(0);
             end.kring().count(Counter::CpuNs, ns * u64::from(SAMPLE));
@@ -319,6 +333,8 @@ impl TxRing {
 }
 
 impl Awaited for TxRing {
+    const WHAT: For = For::Tx;
+
     fn look(&mut self) -> Result<bool> {
         self.sync()?;
         Ok(self.space() > 0)
@@ -326,6 +342,10 @@ impl Awaited for TxRing {
 
     fn kring(&self) -> Option<Kring<'_>> {
         Some(self.end.as_ref()?.kring())
+    }
+
+    fn is_due(&self) -> bool {
+        self.lane.as_ref().is_some_and(Outward::is_due)
     }
 
     /// Whoever gives slots back has not reserved them.

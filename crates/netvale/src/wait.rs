@@ -13,22 +13,31 @@ use netvale_ring::kring::{Kring, sleep};
 use netvale_shm::futex;
 use netvale_switch::end::Gear;
 
+use crate::Result;
+use crate::drive::For;
 use crate::port::Shared;
 use crate::spin::Spin;
-use crate::{Error, Result};
 
 /// A sleeper looks up this often, in case it was not woken: the server may
 /// have died with the message.
 const SLICE: Duration = Duration::from_millis(500);
 /// The same if others sleep on its ring, whose sleep word has room for one.
 const SHARED_SLICE: Duration = Duration::from_millis(5);
+/// The same while the kernel has frames that it could not send at once.
+pub(crate) const SOON: Duration = Duration::from_millis(1);
 
 /// A ring that somebody waits for.
 pub(crate) trait Awaited {
+    /// What whoever waits for it waits for.
+    const WHAT: For;
     /// Syncs it; whether it has frames, or space, for the program.
     fn look(&mut self) -> Result<bool>;
     /// Its hidden state, if this process may see it.
     fn kring(&self) -> Option<Kring<'_>>;
+    /// Whether to look again soon, though nobody rings.
+    fn is_due(&self) -> bool {
+        false
+    }
     /// Nothing has come for long: mends what may be in the way.
     fn repair(&mut self);
 }
@@ -98,6 +107,7 @@ pub(crate) fn until_ready<R: Awaited>(
         if any(rings)? {
             return Ok(true);
         }
+        shared.woken_in_vain();
         if shared.gear.is_none() {
             shared.check_alive()?;
         } else {
@@ -110,15 +120,16 @@ pub(crate) fn until_ready<R: Awaited>(
 /// Announces itself, looks once more, and sleeps. `false` if another sleeper
 /// has taken its place.
 fn sleep<R: Awaited>(shared: &Shared, rings: &mut [R], most: Duration) -> Result<bool> {
-    if let (Some(gear), [ring]) = (&shared.gear, &mut *rings) {
+    if let (Some(gear), [ring], None) = (&shared.gear, &mut *rings, &shared.watch) {
         return sleep_on_word(gear, ring, most);
     }
     if !announce(shared, rings)? {
         return Ok(true);
     }
-    let rung = shared.bell.wait(Some(most));
+    let due = rings.iter().any(R::is_due);
+    let rung = shared.sleep(R::WHAT, if due { most.min(SOON) } else { most });
     let kept = recall(shared, rings);
-    rung.map_err(|e| Error::io("cannot wait", e))?;
+    rung?;
     Ok(kept)
 }
 

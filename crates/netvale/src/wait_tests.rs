@@ -63,16 +63,17 @@ fn open(ns: &Embedded, name: &str, rings: u16) -> Seat {
         gear: a.gear,
         bell: a.bell,
         kick: a.kick,
+        watch: None,
         keep: a.keep,
     });
     let (reg, map) = (&shared.reg, &shared.map);
     let tx = reg.tx.iter().map(|r| {
         let end = TxEnd::new(&gear, reg, r, map);
-        TxRing::new(&shared, r, end).unwrap()
+        TxRing::new(&shared, r, end, None).unwrap()
     });
     let rx = reg.rx.iter().map(|r| {
         let end = RxEnd::new(&gear, reg, r, map);
-        RxRing::new(&shared, r, end).unwrap()
+        RxRing::new(&shared, r, end, None).unwrap()
     });
     Seat {
         tx: tx.collect(),
@@ -143,6 +144,8 @@ struct Eventful<'a> {
 }
 
 impl Awaited for Eventful<'_> {
+    const WHAT: For = For::Rx;
+
     fn look(&mut self) -> Result<bool> {
         if self.fails {
             return Err(Error::new(ErrorKind::Disconnected, "gone"));

@@ -435,8 +435,9 @@ impl Outward {
             let told = rest.socket.kick_tx();
             let free = self.tx.refresh().map_err(corrupt)?;
             let now = self.tx.size() - free;
-            // A kernel that copies stops at each entry that was made void.
-            if now == 0 || now >= left || !matches!(told, Ok(true)) {
+            // A kernel that copies stops at each entry that was made void, and
+            // at each frame that the device drops: nobody may come back soon.
+            if now == 0 || now >= left || told.is_err() {
                 break told.map(|all| all && (now == 0 || !rest.traits.copies));
             }
             left = now;

@@ -34,6 +34,8 @@ use netvale_backends::af_xdp::Redirect;
 use netvale_backends::bpf::{BpfError, XdpMode};
 use netvale_ring::world::{RegionMap, World};
 
+pub use netvale_backends::af_xdp::XskSocket as Socket;
+
 pub use hand_over::{HandOver, MemoryShape, Place, Shape, take_over};
 pub use lane::XdpLane;
 pub use memory::{Memory, lockable};

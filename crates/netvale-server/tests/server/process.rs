@@ -14,10 +14,10 @@ use rustix::process::{Resource, Rlimit, Signal};
 
 use crate::bed::{Bed, SOON, connect, eventually, list, refused, register, register_request, skip};
 
-const DIR: &str = "NETVALE_TEST_DIR";
+pub(crate) const DIR: &str = "NETVALE_TEST_DIR";
 const FILES: &str = "NETVALE_TEST_FILES";
 
-fn again(test: &str) -> Command {
+pub(crate) fn again(test: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", test, "--nocapture", "--test-threads=1"]);
     command.stdin(Stdio::null());
@@ -25,13 +25,13 @@ fn again(test: &str) -> Command {
 }
 
 /// A server process, killed in the end.
-struct ServerProcess {
-    child: Child,
-    dir: PathBuf,
+pub(crate) struct ServerProcess {
+    pub(crate) child: Child,
+    pub(crate) dir: PathBuf,
 }
 
 impl ServerProcess {
-    fn start(dir: &Path, files: Option<u64>) -> Self {
+    pub(crate) fn start(dir: &Path, files: Option<u64>) -> Self {
         let mut command = again("process::child_server");
         command.env(DIR, dir);
         if let Some(n) = files {

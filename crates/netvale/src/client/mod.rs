@@ -9,6 +9,7 @@ pub(crate) mod link;
 pub(crate) mod session;
 mod start;
 
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -21,6 +22,7 @@ use netvale_wire::name::PortSpec;
 use netvale_wire::proto::{Context, PortKey, Registered, Reply, Request, StationKey};
 
 use crate::backend::{Attach, Attached, Backend, Keep};
+use crate::drive::{self, Driven};
 use crate::{Error, ErrorKind, PortEntry, Result, RingConfig};
 use link::Link;
 use session::Session;
@@ -156,7 +158,21 @@ impl Served {
             None => (map_region(&registered, region)?, None),
         };
         check_places(&reg, &map)?;
+        let driven = match &gear {
+            Some(gear) => {
+                let of = drive::Of {
+                    registered: &registered,
+                    reg: &reg,
+                    map: &map,
+                    gear,
+                    bell: bell.as_fd(),
+                };
+                Driven::by_asking(&of, |request| link.ask(request))
+            }
+            None => Driven::default(),
+        };
         Ok(Attached {
+            driven,
             reg,
             map,
             gear,

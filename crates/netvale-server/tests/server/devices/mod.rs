@@ -1,5 +1,6 @@
 //! Devices as ports, in network namespaces of the tests' own.
 
+mod driven;
 mod files;
 mod host;
 mod in_place;

@@ -1,0 +1,295 @@
+//! Queues of interfaces that this process drives: frames move between a
+//! queue's socket and the rings of a port in the port's own syncs.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use netvale_lane::{Lane, Losses, xdp};
+use netvale_ring::kring::KringId;
+use netvale_ring::port::{PortId, PortKind};
+use netvale_ring::world::RegionMap;
+use netvale_switch::domain::{Registration, RingInfo};
+use netvale_switch::end::Gear;
+use netvale_wire::proto::{self, FramePlace, Registered, Reply, Request, RingPlace};
+use rustix::event::{Timespec, epoll};
+
+use crate::registration::kept;
+use crate::{Error, ErrorKind, Result};
+
+/// Name of the environment variable that, if it is `0`, leaves interfaces to
+/// the server.
+pub const DRIVE_VAR: &str = "NETVALE_DRIVE";
+
+/// The driven queues of a registration.
+#[derive(Debug, Default)]
+pub struct Driven {
+    inward: Vec<Option<Inward>>,
+    outward: Vec<Option<Outward>>,
+    /// What to wait for, if there are any.
+    pub watch: Option<Watch>,
+}
+
+/// The way from a queue's socket to an RX ring.
+#[derive(Debug)]
+pub struct Inward(Box<Lane>);
+
+/// The way from a TX ring to a queue's socket.
+#[derive(Debug)]
+pub struct Outward(Box<Lane>);
+
+impl Inward {
+    /// Brings what the socket has; to be called after a sync of the ring, and
+    /// if it says `true`, another sync shows frames. No system call.
+    #[inline]
+    pub fn serve(&mut self) -> bool {
+        self.0.serve_in()
+    }
+}
+
+impl Outward {
+    /// Sends what the ring's sync has handed over; if it says `true`, another
+    /// sync shows space. A system call only if there is something to send.
+    #[inline]
+    pub fn serve(&mut self) -> bool {
+        self.0.serve_out()
+    }
+
+    /// Whether the kernel has to be asked again, and soon: nobody says when.
+    #[must_use]
+    pub fn is_due(&self) -> bool {
+        self.0.due().is_some()
+    }
+}
+
+/// What this process needs to know of a registration to drive its queues.
+pub(crate) struct Of<'a> {
+    pub(crate) registered: &'a Registered,
+    pub(crate) reg: &'a Registration,
+    pub(crate) map: &'a RegionMap,
+    pub(crate) gear: &'a Gear,
+    pub(crate) bell: BorrowedFd<'a>,
+}
+
+impl Driven {
+    /// Asks for the queues of a registration, over its own connection. Those
+    /// that cannot be had are the server's, as without this.
+    pub(crate) fn by_asking(
+        of: &Of<'_>,
+        mut ask: impl FnMut(&Request) -> Result<(Reply, Vec<OwnedFd>)>,
+    ) -> Self {
+        let mut all = Self::default();
+        let off = std::env::var_os(DRIVE_VAR).is_some_and(|v| v == "0");
+        if !of.registered.drivable || off {
+            return all;
+        }
+        let reg = of.reg;
+        all.inward.resize_with(reg.rx.len(), || None);
+        all.outward.resize_with(reg.tx.len(), || None);
+        let Ok(mut watch) = Watch::new(of.bell) else {
+            return all;
+        };
+        let mut any = false;
+        for queue in 0..reg.tx_rings.max(reg.rx_rings) {
+            let rx = reg.rx.iter().position(|r| r.idx == queue);
+            let tx = reg.tx.iter().position(|r| r.idx == queue);
+            if rx.is_none() && tx.is_none() {
+                continue;
+            }
+            let request = |on| Request::Drive { queue, on };
+            let Ok((reply, files)) = ask(&request(true)) else {
+                continue;
+            };
+            let made = lanes(of, &reply, files).and_then(|(socket, lanes)| {
+                let watched = watch.add(socket, rx.is_some(), tx.is_some());
+                watched.map_err(|e| Error::io("cannot wait for a queue", e))?;
+                Ok(lanes)
+            });
+            let Ok([inward, outward]) = made else {
+                let _ = ask(&request(false)); // the server does it then
+                continue;
+            };
+            any = true;
+            if let Some(place) = rx.and_then(|i| all.inward.get_mut(i)) {
+                *place = Some(Inward(Box::new(inward)));
+            }
+            if let Some(place) = tx.and_then(|i| all.outward.get_mut(i)) {
+                *place = Some(Outward(Box::new(outward)));
+            }
+        }
+        all.watch = any.then_some(watch);
+        all
+    }
+
+    /// The way to the registration's RX ring `i`, to be taken once.
+    pub fn inward(&mut self, i: usize) -> Option<Inward> {
+        self.inward.get_mut(i)?.take()
+    }
+
+    /// The way from the registration's TX ring `i`, to be taken once.
+    pub fn outward(&mut self, i: usize) -> Option<Outward> {
+        self.outward.get_mut(i)?.take()
+    }
+}
+
+/// A queue's two lanes, and their socket.
+fn lanes(of: &Of<'_>, reply: &Reply, files: Vec<OwnedFd>) -> Result<(Arc<xdp::Socket>, [Lane; 2])> {
+    let bad = |what: String| Error::new(ErrorKind::Peer, what);
+    let Reply::Driven(driven) = reply else {
+        return Err(crate::client::link::unexpected(reply));
+    };
+    let shape = xdp::Shape {
+        entries: driven.entries,
+        stock: driven.stock,
+        traits: xdp::Traits {
+            zero_copy: driven.zero_copy,
+            copies: driven.copies,
+            several: driven.several,
+            longest: driven.longest as usize,
+        },
+        memory: match driven.frames {
+            FramePlace::Region {
+                arena: [start, end],
+                huge,
+            } => xdp::MemoryShape::Region {
+                arena: start..end,
+                huge,
+            },
+            FramePlace::Own(count) => xdp::MemoryShape::Own(count),
+        },
+    };
+    // Only the first, the socket, stays open.
+    let mut files = files;
+    if let Some(socket) = files.first_mut() {
+        let open = socket.try_clone();
+        *socket = kept(open.map_err(|e| Error::io("cannot use a queue", e))?);
+    }
+    let at = xdp::Place {
+        world: &of.gear.world,
+        map: of.map,
+        kring: KringId(driven.tx.kring),
+    };
+    let [inward, outward] = xdp::take_over(&shape, files, at).map_err(bad)?;
+    let watched = Arc::clone(inward.socket());
+    let (tx, rx) = (place(&driven.tx), place(&driven.rx));
+    let other = other_side(of.reg, driven, tx, rx);
+    let lane = |device| {
+        let losses = Losses::default(); // the socket has its own
+        let lane = Lane::new(0, of.gear, &other, (&tx, &rx), of.map, device, &losses);
+        lane.ok_or_else(|| bad("the server described rings outside their region".into()))
+    };
+    Ok((watched, [lane(Box::new(inward))?, lane(Box::new(outward))?]))
+}
+
+/// The other side of a port, in our name: what we hold there is given back
+/// with our registration.
+fn other_side(
+    reg: &Registration,
+    driven: &proto::Driven,
+    tx: RingInfo,
+    rx: RingInfo,
+) -> Registration {
+    Registration {
+        port: PortId(driven.port),
+        kind: PortKind::Pipe,
+        tx: vec![tx],
+        rx: vec![rx],
+        ..reg.clone()
+    }
+}
+
+fn place(p: &RingPlace) -> RingInfo {
+    RingInfo {
+        kring: KringId(p.kring),
+        idx: p.idx,
+        ofs: p.ofs,
+        slots: p.slots,
+    }
+}
+
+/// What one waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum For {
+    /// Frames.
+    Rx,
+    /// Space.
+    Tx,
+    /// Either.
+    Both,
+}
+
+/// One descriptor to poll for the bell of a registration and its sockets.
+///
+/// There is one for each thing to wait for: a socket that has frames would
+/// keep one awake who waits for space, and the reverse.
+#[derive(Debug)]
+pub struct Watch {
+    polls: [OwnedFd; 3],
+    sockets: Vec<Arc<xdp::Socket>>,
+}
+
+impl Watch {
+    fn new(bell: BorrowedFd<'_>) -> std::io::Result<Self> {
+        let make = || -> std::io::Result<OwnedFd> {
+            let epoll = kept(epoll::create(epoll::CreateFlags::CLOEXEC)?);
+            let data = epoll::EventData::new_u64(0);
+            epoll::add(&epoll, bell, data, epoll::EventFlags::IN)?;
+            Ok(epoll)
+        };
+        Ok(Self {
+            polls: [make()?, make()?, make()?],
+            sockets: Vec::new(),
+        })
+    }
+
+    fn add(&mut self, socket: Arc<xdp::Socket>, rx: bool, tx: bool) -> std::io::Result<()> {
+        use epoll::EventFlags;
+        let (mut readable, mut writable) = (EventFlags::empty(), EventFlags::empty());
+        readable.set(EventFlags::IN, rx);
+        writable.set(EventFlags::OUT, tx);
+        let wanted = [readable, writable, readable | writable];
+        // The bell is 0.
+        self.sockets.push(socket);
+        let number = self.sockets.len() as u64;
+        let Some(socket) = self.sockets.last() else {
+            return Ok(());
+        };
+        for (epoll, flags) in self.polls.iter().zip(wanted) {
+            epoll::add(epoll, socket, epoll::EventData::new_u64(number), flags)?;
+        }
+        Ok(())
+    }
+
+    /// Becomes readable when it is worth looking.
+    #[must_use]
+    pub fn fd(&self, what: For) -> BorrowedFd<'_> {
+        let [rx, tx, both] = &self.polls;
+        match what {
+            For::Rx => rx.as_fd(),
+            For::Tx => tx.as_fd(),
+            For::Both => both.as_fd(),
+        }
+    }
+
+    /// After a wake-up that brought nothing: leaves out sockets whose
+    /// interface is gone, which would never let anybody sleep again.
+    pub fn heed(&self) {
+        let wrong = epoll::EventFlags::ERR | epoll::EventFlags::HUP;
+        for epoll in &self.polls {
+            let mut events = Vec::with_capacity(1 + self.sockets.len());
+            let room = rustix::buffer::spare_capacity(&mut events);
+            if epoll::wait(epoll, room, Some(&Timespec::default())).is_err() {
+                continue;
+            }
+            for event in events {
+                let (flags, data) = (event.flags, event.data);
+                if !flags.intersects(wrong) {
+                    continue;
+                }
+                let number = usize::try_from(data.u64()).unwrap_or(0);
+                let socket = number.checked_sub(1).and_then(|i| self.sockets.get(i));
+                // Left out already, if another thread was here.
+                let _ = socket.map(|s| epoll::delete(epoll, s));
+            }
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! Without AF_XDP the server drives all interfaces.
+
+use std::convert::Infallible;
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use netvale_ring::world::RegionMap;
+use netvale_switch::domain::Registration;
+use netvale_switch::end::Gear;
+use netvale_wire::proto::{Registered, Reply, Request};
+
+use crate::Result;
+
+/// The driven queues of a registration: none.
+#[derive(Debug, Default)]
+pub struct Driven {
+    /// What to wait for, if there are any.
+    pub watch: Option<Watch>,
+}
+
+/// The way from a queue's socket to an RX ring.
+#[derive(Debug)]
+pub struct Inward(Infallible);
+
+/// The way from a TX ring to a queue's socket.
+#[derive(Debug)]
+pub struct Outward(Infallible);
+
+impl Inward {
+    /// Brings what the socket has.
+    pub fn serve(&mut self) -> bool {
+        match self.0 {}
+    }
+}
+
+impl Outward {
+    /// Sends what the ring's sync has handed over.
+    pub fn serve(&mut self) -> bool {
+        match self.0 {}
+    }
+
+    /// Whether the kernel has to be asked again, and soon.
+    #[must_use]
+    pub fn is_due(&self) -> bool {
+        match self.0 {}
+    }
+}
+
+#[expect(dead_code, reason = "there is nobody to ask")]
+pub(crate) struct Of<'a> {
+    pub(crate) registered: &'a Registered,
+    pub(crate) reg: &'a Registration,
+    pub(crate) map: &'a RegionMap,
+    pub(crate) gear: &'a Gear,
+    pub(crate) bell: BorrowedFd<'a>,
+}
+
+impl Driven {
+    pub(crate) fn by_asking(
+        _: &Of<'_>,
+        _: impl FnMut(&Request) -> Result<(Reply, Vec<OwnedFd>)>,
+    ) -> Self {
+        Self::default()
+    }
+
+    /// The way to the registration's RX ring `i`.
+    pub fn inward(&mut self, _i: usize) -> Option<Inward> {
+        None
+    }
+
+    /// The way from the registration's TX ring `i`.
+    pub fn outward(&mut self, _i: usize) -> Option<Outward> {
+        None
+    }
+}
+
+/// What one waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum For {
+    /// Frames.
+    Rx,
+    /// Space.
+    Tx,
+    /// Either.
+    Both,
+}
+
+/// One descriptor to poll for the bell of a registration and its sockets.
+#[derive(Debug)]
+pub struct Watch(Infallible);
+
+impl Watch {
+    /// Becomes readable when it is worth looking.
+    #[must_use]
+    pub fn fd(&self, _what: For) -> BorrowedFd<'_> {
+        match self.0 {}
+    }
+
+    /// After a wake-up that brought nothing.
+    pub fn heed(&self) {
+        match self.0 {}
+    }
+}
