@@ -43,6 +43,9 @@ pub(crate) struct Binding {
     epoch: AtomicU32,
     /// The bell that wakes us; -1 for none.
     bell: AtomicI32,
+    /// What to poll in its place to be woken by driven queues too: for frames,
+    /// for space, for either; -1 for the bell itself.
+    watch: [AtomicI32; 3],
     /// A duplicate of the socket, held while there are mappings; -1 for none.
     pub(crate) spare: AtomicI32,
     /// `poll` for input sends what is queued.
@@ -101,6 +104,7 @@ impl Binding {
             refs: AtomicU32::new(0),
             epoch: AtomicU32::new(0),
             bell: AtomicI32::new(-1),
+            watch: [const { AtomicI32::new(-1) }; 3],
             spare: AtomicI32::new(-1),
             tx_poll: AtomicBool::new(true),
             shared: AtomicBool::new(false),
@@ -170,6 +174,43 @@ impl Binding {
         (fd >= 0).then_some(fd)
     }
 
+    /// What becomes readable when it is worth looking for these events.
+    pub(crate) fn wake_fd(&self, events: c_short) -> Option<RawFd> {
+        let rx = events & (POLLIN | POLLRDNORM) != 0;
+        let tx = events & (POLLOUT | POLLWRNORM) != 0;
+        let [for_rx, for_tx, both] = &self.watch;
+        let fd = match (rx, tx) {
+            (true, true) => both,
+            (false, true) => for_tx,
+            _ => for_rx,
+        };
+        let fd = fd.load(Acquire);
+        if fd >= 0 { Some(fd) } else { self.bell() }
+    }
+
+    fn set_wake_fds(&self, a: Option<&Attachment>) {
+        use netvale::drive::For;
+        let bell = a.map_or(-1, BellFd::bell_fd);
+        let watch = a.and_then(|a| a.driven.watch.as_ref());
+        for (word, what) in self.watch.iter().zip([For::Rx, For::Tx, For::Both]) {
+            let fd = watch.map_or(-1, |w| w.fd(what).as_raw_fd());
+            word.store(fd, Release);
+        }
+        self.bell.store(bell, Release);
+    }
+
+    /// It was woken for nothing: sockets that have failed must not keep it
+    /// awake.
+    pub(crate) fn heed(&self) {
+        if self.watch[0].load(Relaxed) >= 0
+            && let Some(control) = self.control.try_lock()
+            && let Some(a) = &control.attached
+            && let Some(watch) = &a.driven.watch
+        {
+            watch.heed();
+        }
+    }
+
     /// A new life: opened here, or come from elsewhere.
     pub(crate) fn begin(&self, kind: u32, control: Control) {
         *self.control.lock() = control;
@@ -186,7 +227,7 @@ impl Binding {
     ///
     /// Called once after a fork, with the lock of all lives held.
     pub(crate) unsafe fn renew(&self) {
-        self.bell.store(-1, Release);
+        self.set_wake_fds(None);
         self.kloop_runs.store(false, Release);
         // SAFETY: threads that used them stayed in the parent, and those of
         // this process come here first.
@@ -206,13 +247,15 @@ impl Binding {
     pub(crate) fn attach(
         &self,
         control: &mut Control,
-        a: Attachment,
+        mut a: Attachment,
         flags: u64,
     ) -> Result<(), Errno> {
         use netvale_wire::abi::regflags;
-        let (Some(tx), Some(rx)) = (Tx::of(&a), Rx::of(&a)) else {
+        let mut driven = std::mem::take(&mut a.driven);
+        let (Some(tx), Some(rx)) = (Tx::of(&a, &mut driven), Rx::of(&a, &mut driven)) else {
             return Err(Errno::EIO);
         };
+        a.driven = driven;
         *self.tx.lock() = Some(tx);
         let mut lane = self.rx.lock();
         lane.rx = Some(rx);
@@ -224,7 +267,7 @@ impl Binding {
         drop(lane);
         self.tx_poll
             .store(flags & regflags::NO_TX_POLL == 0, Release);
-        self.bell.store(a.bell_fd(), Release);
+        self.set_wake_fds(Some(&a));
         control.attached = Some(a);
         self.set_state(state::BOUND);
         Ok(())
@@ -234,7 +277,7 @@ impl Binding {
     /// socket is closed.
     pub(crate) fn detach(&self, control: &mut Control) {
         self.set_state(state::OPEN);
-        self.bell.store(-1, Release);
+        self.set_wake_fds(None);
         *self.tx.lock() = None;
         self.rx.lock().rx = None;
         control.csb = None;
@@ -376,7 +419,11 @@ impl Binding {
             tx.side.arm();
         }
         sleepers.threads += 1;
-        Some(sleepers.threads == 1 && !self.is_shared())
+        let due = || {
+            let tx = self.tx.try_lock();
+            tx.is_some_and(|tx| tx.as_ref().is_some_and(Tx::is_due))
+        };
+        Some(sleepers.threads == 1 && !self.is_shared() && !due())
     }
 
     /// Takes it back; silences the bell if nobody else sleeps. To be called

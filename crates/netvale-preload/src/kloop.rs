@@ -247,7 +247,7 @@ fn rest(b: &Binding, blocks: &[Block<'_>], signals: &[Signals], ntx: usize) {
     let mut fds: Vec<libc::pollfd> = signals
         .iter()
         .map(|s| s.io)
-        .chain(b.bell())
+        .chain(b.wake_fd(events))
         .map(|fd| libc::pollfd {
             fd,
             events: libc::POLLIN,

@@ -4,6 +4,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use netvale::drive::{Driven, Inward, Outward};
 use netvale::registration::{self, Attachment};
 use netvale_ring::bell::Bell;
 use netvale_ring::kring::{Kring, sleep};
@@ -61,10 +62,13 @@ impl Far {
 
 /// The rings of one direction, and who syncs them.
 #[derive(Debug)]
-pub(crate) enum Side<E> {
+pub(crate) enum Side<E: End> {
     /// This process runs the engine.
     Near {
         ends: Vec<E>,
+        /// Queues of an interface behind the rings, if this process drives
+        /// them: by ring.
+        lanes: Vec<Option<E::Lane>>,
         gear: Gear,
         /// What it announces in sleep words.
         said: u32,
@@ -74,15 +78,23 @@ pub(crate) enum Side<E> {
 }
 
 /// The end of a ring, in either direction.
-pub(crate) trait End: Sized {
+pub(crate) trait End: Sized + std::fmt::Debug {
+    /// What moves frames between the ring and a queue of an interface.
+    type Lane: std::fmt::Debug;
     fn ring(&self) -> Ring<'_>;
     fn kring(&self) -> Kring<'_>;
     fn sync(&mut self) -> Result<u32, SyncError>;
+    /// What the driven queues of a registration have for its rings.
+    fn lane(driven: &mut Driven, i: usize) -> Option<Self::Lane>;
+    /// Moves what there is; whether the ring has to be synced once more.
+    fn serve(lane: &mut Self::Lane) -> bool;
 }
 
 macro_rules! ends {
-    ($($end:ident)*) => {$(
+    ($($end:ident $lane:ident $of:ident;)*) => {$(
         impl End for $end {
+            type Lane = $lane;
+
             #[inline]
             fn ring(&self) -> Ring<'_> {
                 $end::ring(self)
@@ -97,21 +109,53 @@ macro_rules! ends {
             fn sync(&mut self) -> Result<u32, SyncError> {
                 $end::sync(self)
             }
+
+            fn lane(driven: &mut Driven, i: usize) -> Option<$lane> {
+                driven.$of(i)
+            }
+
+            #[inline]
+            fn serve(lane: &mut $lane) -> bool {
+                lane.serve()
+            }
         }
     )*};
 }
 
-ends!(TxEnd RxEnd);
+ends! {
+    TxEnd Outward outward;
+    RxEnd Inward inward;
+}
+
+/// Syncs ring `i` of a side, and moves what a queue behind it has or takes.
+#[inline]
+fn sync<E: End>(end: &mut E, lanes: &mut [Option<E::Lane>], i: usize) -> Result<u32, SyncError> {
+    let done = end.sync();
+    if let Some(Some(lane)) = lanes.get_mut(i)
+        && done.is_ok()
+        && E::serve(lane)
+    {
+        return end.sync();
+    }
+    done
+}
 
 impl<E: End> Side<E> {
     fn of(
         a: &Attachment,
+        driven: &mut Driven,
         infos: &[RingInfo],
         end: impl Fn(&Gear, &RingInfo) -> Option<E>,
     ) -> Option<Self> {
+        let lanes = (0..infos.len()).map(|i| E::lane(driven, i));
+        let mut lanes: Vec<_> = lanes.collect();
+        if lanes.iter().all(Option::is_none) {
+            lanes.clear();
+        }
         Some(match &a.gear {
             Some(gear) => Self::Near {
                 ends: infos.iter().map(|r| end(gear, r)).collect::<Option<_>>()?,
+                lanes,
                 gear: gear.clone(),
                 said: sleep::BELL + u32::from(a.reg.owner),
             },
@@ -125,7 +169,9 @@ impl<E: End> Side<E> {
     /// Announces a sleeper.
     pub(crate) fn arm(&self) {
         match self {
-            Self::Near { ends, gear, said } => {
+            Self::Near {
+                ends, gear, said, ..
+            } => {
                 for end in ends {
                     end.kring().sleep_word().announce(*said, &*gear.waker);
                 }
@@ -182,10 +228,10 @@ impl<E: End> Side<E> {
     /// Syncs ring `i` only.
     pub(crate) fn sync_one(&mut self, i: usize) {
         match self {
-            Self::Near { ends, .. } => {
+            Self::Near { ends, lanes, .. } => {
                 if let Some(end) = ends.get_mut(i) {
                     // What is wrong shows in the ring's words.
-                    let _ = end.sync();
+                    let _ = sync(end, lanes, i);
                 }
             }
             Self::Far { far, .. } => far.kick(),
@@ -243,7 +289,7 @@ pub(crate) struct Tx {
 }
 
 impl Tx {
-    pub(crate) fn of(a: &Attachment) -> Option<Self> {
+    pub(crate) fn of(a: &Attachment, driven: &mut Driven) -> Option<Self> {
         let memory: Arc<dyn Indirect> = Arc::new(crate::user::Own);
         let end = |gear: &Gear, r: &RingInfo| {
             let mut end = TxEnd::new(gear, &a.reg, r, &a.map)?;
@@ -251,7 +297,7 @@ impl Tx {
             Some(end)
         };
         Some(Self {
-            side: Side::of(a, &a.reg.tx, end)?,
+            side: Side::of(a, driven, &a.reg.tx, end)?,
             kind: a.reg.kind,
         })
     }
@@ -263,14 +309,14 @@ impl Tx {
         let mut found = Found::default();
         let monitor = self.kind == PortKind::Monitor;
         match &mut self.side {
-            Side::Near { ends, .. } => {
-                for end in ends {
+            Side::Near { ends, lanes, .. } => {
+                for (i, end) in ends.iter_mut().enumerate() {
                     if monitor {
                         // Nothing can be sent, so only an attempt is an error.
                         found.error |= end.ring().head() != 0;
                         continue;
                     }
-                    found.note(end.sync());
+                    found.note(sync(end, lanes, i));
                     found.ready |= POLL && is_ready(end.ring());
                 }
             }
@@ -288,6 +334,15 @@ impl Tx {
             }
         }
         found
+    }
+
+    /// Whether the kernel has frames that it could not send at once, and must
+    /// be asked again.
+    pub(crate) fn is_due(&self) -> bool {
+        match &self.side {
+            Side::Near { lanes, .. } => lanes.iter().flatten().any(Outward::is_due),
+            Side::Far { .. } => false,
+        }
     }
 
     /// Before the end: gives the server the time to send what is queued, which
@@ -315,10 +370,10 @@ pub(crate) struct Rx {
 }
 
 impl Rx {
-    pub(crate) fn of(a: &Attachment) -> Option<Self> {
+    pub(crate) fn of(a: &Attachment, driven: &mut Driven) -> Option<Self> {
         let end = |gear: &Gear, r: &RingInfo| RxEnd::new(gear, &a.reg, r, &a.map);
         Some(Self {
-            side: Side::of(a, &a.reg.rx, end)?,
+            side: Side::of(a, driven, &a.reg.rx, end)?,
         })
     }
 
@@ -329,9 +384,9 @@ impl Rx {
         let mut found = Found::default();
         let fresh = stamp.look();
         match &mut self.side {
-            Side::Near { ends, .. } => {
-                for end in ends {
-                    found.note(end.sync());
+            Side::Near { ends, lanes, .. } => {
+                for (i, end) in ends.iter_mut().enumerate() {
+                    found.note(sync(end, lanes, i));
                     let ring = end.ring();
                     found.ready |= POLL && is_ready(ring);
                     if fresh {

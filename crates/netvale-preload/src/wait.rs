@@ -327,7 +327,7 @@ pub(crate) unsafe fn poll(fds: &mut [pollfd], until: &mut Until, mask: *const si
         }
         for w in scene.all.iter().filter(|w| !w.nested) {
             // A negative number is passed over.
-            let bell = armed.as_ref().and_then(|_| w.binding.bell());
+            let bell = armed.as_ref().and_then(|_| w.binding.wake_fd(w.events));
             asked[w.at].fd = bell.filter(|_| !ready).unwrap_or(-1);
             asked[w.at].events = POLLIN;
         }
@@ -388,6 +388,9 @@ pub(crate) unsafe fn poll(fds: &mut [pollfd], until: &mut Until, mask: *const si
         if count > 0 {
             real::set_errno(was);
             return c_int::try_from(count).unwrap_or(c_int::MAX);
+        }
+        if n > 0 {
+            scene.all.iter().for_each(|w| w.binding.heed());
         }
         if wait >= SLICE {
             scene.all.iter().for_each(|w| w.binding.repair(w.fd));

@@ -35,8 +35,8 @@ struct Member {
     off: bool,
     /// Edge-triggered: what the rings were like when it was last reported.
     seen: Option<(u64, c_short)>,
-    /// The kernel watches its bell.
-    rung: bool,
+    /// What the kernel watches for it: its bell, or what stands for that.
+    rung: Option<c_int>,
 }
 
 /// An epoll instance with registrations in it.
@@ -122,21 +122,35 @@ fn enrol(ep: c_int) -> Option<Arc<Lock<Vec<Member>>>> {
     Some(list)
 }
 
-/// Has the kernel watch a bell, or stop that.
-fn watch_bell(ep: c_int, member: &mut Member, yes: bool) {
-    let Some(bell) = member.binding.bell() else {
+/// Has the kernel watch what wakes a member.
+fn watch_bell(ep: c_int, member: &mut Member) {
+    let Some(bell) = member.binding.wake_fd(to_poll(member.events)) else {
         return;
     };
     let mut event = epoll_event {
         events: EPOLLIN.cast_unsigned(),
         u64: mark(),
     };
-    let op = if yes { EPOLL_CTL_ADD } else { EPOLL_CTL_DEL };
     let was = real::errno();
     // SAFETY: an event of ours.
-    let done = unsafe { real::epoll_ctl(ep, op, bell, &raw mut event) };
+    let done = unsafe { real::epoll_ctl(ep, EPOLL_CTL_ADD, bell, &raw mut event) };
     // Watched already, for another member of the same registration.
-    member.rung = yes && (done == 0 || real::errno() == libc::EEXIST);
+    let watched = done == 0 || real::errno() == libc::EEXIST;
+    member.rung = watched.then_some(bell);
+    real::set_errno(was);
+}
+
+/// Ends that, unless another member needs the same.
+fn unwatch_bell(ep: c_int, list: &[Member], member: &mut Member) {
+    let Some(bell) = member.rung.take() else {
+        return;
+    };
+    if list.iter().any(|m| m.rung == Some(bell)) {
+        return;
+    }
+    let was = real::errno();
+    // SAFETY: removes what there may be.
+    unsafe { real::epoll_ctl(ep, EPOLL_CTL_DEL, bell, std::ptr::null_mut()) };
     real::set_errno(was);
 }
 
@@ -188,24 +202,27 @@ pub unsafe extern "C" fn epoll_ctl(
                 data: event.u64,
                 off: false,
                 seen: None,
-                rung: false,
+                rung: None,
             };
-            watch_bell(ep, &mut member, true);
+            watch_bell(ep, &mut member);
             list.push(member);
         }
         (EPOLL_CTL_ADD, Some(_), Some(_)) => return real::fail(libc::EEXIST),
         (EPOLL_CTL_MOD, Some(at), Some(event)) => {
-            let member = &mut list[at];
+            let mut member = list.swap_remove(at);
             member.events = event.events;
             member.data = event.u64;
             member.off = false;
             member.seen = None;
+            if member.rung != member.binding.wake_fd(to_poll(event.events)) {
+                unwatch_bell(ep, &list, &mut member);
+                watch_bell(ep, &mut member);
+            }
+            list.push(member);
         }
         (EPOLL_CTL_DEL, Some(at), _) => {
             let mut member = list.swap_remove(at);
-            if list.iter().all(|m| m.binding.index != binding.index) {
-                watch_bell(ep, &mut member, false);
-            }
+            unwatch_bell(ep, &list, &mut member);
         }
         (EPOLL_CTL_MOD | EPOLL_CTL_DEL, None, _) => return real::fail(libc::ENOENT),
         _ => return real::fail(libc::EINVAL),
@@ -242,8 +259,8 @@ fn collect(ep: c_int, list: &Lock<Vec<Member>>, into: &mut [epoll_event]) -> usi
         if m.off || m.binding.epoch() != m.epoch {
             continue;
         }
-        if !m.rung {
-            watch_bell(ep, m, true);
+        if m.rung.is_none() {
+            watch_bell(ep, m);
         }
         let asked = to_poll(m.events);
         let revents = m.binding.check(m.fd, asked) & (asked | libc::POLLERR | libc::POLLHUP);
@@ -365,6 +382,9 @@ unsafe fn wait_for(
         if n == 0 && until.left(SLICE).is_none() {
             n = collect(ep, list, into);
         } else if n == 0 {
+            if sleep > Duration::ZERO && begin.elapsed() < sleep {
+                all.iter().for_each(|w| w.binding.heed());
+            }
             if sleep >= SLICE {
                 all.iter().for_each(|w| w.binding.repair(w.fd));
             }

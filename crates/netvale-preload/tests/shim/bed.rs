@@ -53,7 +53,7 @@ pub(crate) fn compile(program: &str, into: &Path) -> Option<PathBuf> {
 /// A namespace, and a program for it.
 pub(crate) struct Shim {
     pub(crate) bed: Bed,
-    program: PathBuf,
+    pub(crate) program: PathBuf,
 }
 
 impl Shim {

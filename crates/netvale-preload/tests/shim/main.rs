@@ -3,6 +3,7 @@
 #![cfg(test)]
 
 mod bed;
+mod nic;
 mod others;
 
 use std::time::Duration;

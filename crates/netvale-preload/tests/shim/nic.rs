@@ -1,0 +1,54 @@
+//! Programs in C that drive the interfaces they open.
+
+use std::process::Command;
+
+use netvale_testkit::Place;
+use netvale_testkit::net::NetNs;
+
+use crate::bed::{Running, Shim};
+
+/// Runs a case of the program at both ends of a cable; it is told the server's
+/// process.
+fn wired(case: &str) {
+    let test = format!("nic::{case}");
+    let Some(net) = NetNs::new(&test) else {
+        return;
+    };
+    net.veth("v0", &net, "v1", "");
+    let Some(mut shim) = net.enter(|| Shim::new(Place::Trusted, "nic")) else {
+        return;
+    };
+    let server = shim.bed.server().pid();
+    let mut command = Command::new(&shim.program);
+    command.arg(case);
+    shim.dress(&mut command);
+    command.env("NETVALE_TEST_SERVER", server.to_string());
+    let out = Running::start(command).finish();
+    // If it failed while the server stood still.
+    if let Some(pid) = rustix::process::Pid::from_raw(server.cast_signed()) {
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::CONT);
+    }
+    assert!(
+        out.status.success(),
+        "{case}: {}\n{}{}",
+        out.status,
+        String::from_utf8_lossy(&out.stdout),
+        String::from_utf8_lossy(&out.stderr)
+    );
+    shim.bed.assert_empty();
+}
+
+#[test]
+fn frames_pass_while_the_server_stands_still() {
+    wired("alone");
+}
+
+#[test]
+fn a_forked_child_drives_too_and_dies() {
+    wired("forked");
+}
+
+#[test]
+fn a_daemon_drives_what_its_parent_opened() {
+    wired("daemons");
+}
