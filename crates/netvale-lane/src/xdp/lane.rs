@@ -438,7 +438,7 @@ impl Outward {
             // A kernel that copies stops at each entry that was made void, and
             // at each frame that the device drops: nobody may come back soon.
             if now == 0 || now >= left || told.is_err() {
-                break told.map(|all| all && (now == 0 || !rest.traits.copies));
+                break told.map(|all| now == 0 || (all && !rest.traits.copies));
             }
             left = now;
         };

@@ -382,7 +382,7 @@ unsafe fn wait_for(
         if n == 0 && until.left(SLICE).is_none() {
             n = collect(ep, list, into);
         } else if n == 0 {
-            if sleep > Duration::ZERO && begin.elapsed() < sleep {
+            if sleep > Duration::ZERO && begin.is_some_and(|b| b.elapsed() < sleep) {
                 all.iter().for_each(|w| w.binding.heed());
             }
             if sleep >= SLICE {
