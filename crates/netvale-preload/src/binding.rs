@@ -6,9 +6,11 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering::*};
 use std::time::Duration;
 
 use libc::{POLLERR, POLLIN, POLLOUT, POLLRDNORM, POLLWRNORM, c_short};
+use netvale::drive::Driven;
 use netvale::registration::{Attachment, Greeting, Site};
 use netvale::spin::Spin;
 use netvale_control::{Errno, Memory, Offsets};
+use netvale_wire::proto::Request;
 
 use crate::lane::{Found, Rx, Stamp, Tx};
 use crate::lock::Lock;
@@ -337,6 +339,10 @@ impl Binding {
         };
         let RxLane { rx, stamp } = &mut *lane;
         let found = rx.as_mut().ok_or(Errno::ENXIO)?.sync::<false>(stamp);
+        drop(lane);
+        if found.passes_on {
+            self.stop_driving(fd);
+        }
         if found.gone { Err(Errno::EIO) } else { Ok(()) }
     }
 
@@ -377,9 +383,45 @@ impl Binding {
                 Some(rx) => rx.sync::<true>(stamp),
                 None => return POLLERR,
             };
+            drop(lane);
+            if found.passes_on {
+                self.stop_driving(fd);
+            }
             revents |= outcome(found, wants_rx);
         }
         revents
+    }
+
+    /// Leaves the queues of an interface to the server.
+    #[cold]
+    fn stop_driving(&self, fd: c_int) {
+        let was = crate::real::errno();
+        let _inside = crate::inside::Inside::enter();
+        // If another thread is in a request, the next sync comes here again.
+        if let Some(mut control) = self.control.try_lock()
+            && let Some(a) = &mut control.attached
+            && let Some(mut tx) = self.tx.lock_within(PATIENCE)
+            && let Some(mut lane) = self.rx.lock_within(PATIENCE)
+        {
+            // Before the server begins: nobody else is at the sockets then.
+            if let Some(tx) = &mut *tx {
+                tx.side.stop_driving();
+            }
+            if let Some(rx) = &mut lane.rx {
+                rx.side.stop_driving();
+            }
+            a.driven = Driven::default();
+            self.set_wake_fds(Some(a));
+            // SAFETY: the program is in a call on this descriptor.
+            let socket = unsafe { BorrowedFd::borrow_raw(fd) };
+            for queue in 0..a.reg.tx_rings.max(a.reg.rx_rings) {
+                let back = Request::Drive { queue, on: false };
+                // Refused for queues that are not ours; a server that is gone
+                // drives nothing.
+                let _ = netvale::registration::ask_over(socket, &back);
+            }
+        }
+        crate::real::set_errno(was);
     }
 
     /// What has changed since, for edge-triggered waiting: the ends of all

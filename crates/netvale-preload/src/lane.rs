@@ -25,6 +25,8 @@ pub(crate) struct Found {
     pub(crate) error: bool,
     /// The port is gone.
     pub(crate) gone: bool,
+    /// The server must drive the queues behind the rings.
+    pub(crate) passes_on: bool,
 }
 
 /// What both directions of an isolated registration share: the server's worker
@@ -197,6 +199,13 @@ impl<E: End> Side<E> {
                 far.sleeps(false);
                 true
             }
+        }
+    }
+
+    /// This process drives no queues any more.
+    pub(crate) fn stop_driving(&mut self) {
+        if let Self::Near { lanes, .. } = self {
+            lanes.clear();
         }
     }
 
@@ -387,6 +396,9 @@ impl Rx {
             Side::Near { ends, lanes, .. } => {
                 for (i, end) in ends.iter_mut().enumerate() {
                     found.note(sync(end, lanes, i));
+                    if let Some(Some(lane)) = lanes.get(i) {
+                        found.passes_on |= lane.passes_on();
+                    }
                     let ring = end.ring();
                     found.ready |= POLL && is_ready(ring);
                     if fresh {

@@ -80,4 +80,6 @@ pub(crate) struct Attached {
 pub(crate) trait Keep: Any + Send + Sync + fmt::Debug {
     /// Whether the other side still answers: an embedded one always does.
     fn alive(&self) -> bool;
+    /// Leaves a queue that this process drives to the server.
+    fn undrive(&self, _queue: u16) {}
 }

@@ -44,6 +44,14 @@ impl Inward {
     pub fn serve(&mut self) -> bool {
         self.0.serve_in()
     }
+
+    /// Whether the program passes frames on to the host by releasing them
+    /// (NR_FORWARD). Only the server can do that: it must drive the queue.
+    #[inline]
+    #[must_use]
+    pub fn passes_on(&self) -> bool {
+        self.0.passes_on()
+    }
 }
 
 impl Outward {

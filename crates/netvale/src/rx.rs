@@ -109,9 +109,13 @@ impl RxRing {
                 let mut synced = end.sync();
                 if let Some(lane) = &mut self.lane
                     && synced.is_ok()
-                    && lane.serve()
                 {
-                    synced = end.sync();
+                    if lane.serve() {
+                        synced = end.sync();
+                    } else if lane.passes_on() {
+                        self.lane = None;
+                        self.shared.keep.undrive(self.info.idx);
+                    }
                 }
                 match synced {
                     Ok(tail) => tail,

@@ -259,7 +259,8 @@ fn collect(ep: c_int, list: &Lock<Vec<Member>>, into: &mut [epoll_event]) -> usi
         if m.off || m.binding.epoch() != m.epoch {
             continue;
         }
-        if m.rung.is_none() {
+        // It may have another, since it is driven by somebody else.
+        if m.rung.is_none() || m.rung != m.binding.wake_fd(to_poll(m.events)) {
             watch_bell(ep, m);
         }
         let asked = to_poll(m.events);

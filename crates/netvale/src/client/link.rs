@@ -151,6 +151,13 @@ impl Link {
         }
     }
 
+    /// Another handle of the same connection.
+    pub(crate) fn again(&self) -> Result<Self> {
+        let socket = rustix::io::fcntl_dupfd_cloexec(&self.channel, 3);
+        let socket = socket.map_err(|e| Error::io("cannot use the registration", e))?;
+        Ok(Self::over(socket))
+    }
+
     /// The same, to be kept for longer than a call.
     pub(crate) fn keep(self) -> Self {
         Self {

@@ -423,4 +423,13 @@ impl Keep for Link {
     fn alive(&self) -> bool {
         self.is_open()
     }
+
+    fn undrive(&self, queue: u16) {
+        // Two rings of a port may come here at once.
+        static ASKING: Mutex<()> = Mutex::new(());
+        let _one = ASKING.lock().unwrap_or_else(PoisonError::into_inner);
+        let request = Request::Drive { queue, on: false };
+        // A server that is gone drives nothing.
+        let _ = self.again().and_then(|mut link| link.ask(&request));
+    }
 }

@@ -30,6 +30,12 @@ impl Inward {
     pub fn serve(&mut self) -> bool {
         match self.0 {}
     }
+
+    /// Whether only the server can drive the queue.
+    #[must_use]
+    pub fn passes_on(&self) -> bool {
+        match self.0 {}
+    }
 }
 
 impl Outward {
