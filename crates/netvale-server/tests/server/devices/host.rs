@@ -113,6 +113,13 @@ fn passes(host: &Host, a: &NetNs, ns: &Namespace, names: &[&str]) {
     assert!((20..200).contains(&passed), "{passed} frames");
     stream::tcp(a, &host.ns, &format!("{HOST}:5001"));
     stream::tcp(&host.ns, a, "[fd77::1]:5001");
+    // Nothing goes in circles: neighbours are looked for, by multicast too,
+    // and then it is quiet.
+    assert!(host.ns.ping(ip("10.77.0.77"), 0, MOMENT).is_none());
+    let sum = || guards.iter().map(|g| g.counts().0).sum::<u64>();
+    let before = sum();
+    thread::sleep(MOMENT);
+    assert!(sum() - before < 50, "{} frames", sum() - before);
     // What is not passed on is lost.
     assert!(!connects(a, &host.ns, HOST), "port 5009 is blocked");
     let dropped: u64 = guards.into_iter().map(|g| g.end().1).sum();
