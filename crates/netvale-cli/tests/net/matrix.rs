@@ -39,14 +39,6 @@ const CELLS: [Cell; 5] = [
     cell(false, 9000, true, 1),
 ];
 
-/// The same where AF_XDP has no place for what the stack leaves unfinished.
-const PLAIN: [Cell; 4] = [
-    cell(false, 1500, false, 1),
-    cell(false, 9000, true, 1),
-    cell(false, 1500, true, 3),
-    cell(false, 9000, false, 3),
-];
-
 impl Cell {
     /// Settings of a cable.
     fn cable(self) -> String {
@@ -170,7 +162,7 @@ fn between_the_wire_and_its_host() {
 
 /// Two interfaces with `netvale bridge` between them, or one and its host.
 fn bridged(test: &str, to_host: bool, options: &[&str]) {
-    for cell in PLAIN {
+    for cell in CELLS {
         let Some(host) = Host::new(test) else { return };
         let (a, b) = (NetNs::make(), NetNs::make());
         host.ns.veth("v1", &a, "e", &cell.cable());
