@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering::*};
 use std::time::Duration;
 
 use libc::{POLLERR, POLLIN, POLLOUT, POLLRDNORM, POLLWRNORM, c_short};
-use netvale::drive::Driven;
+use netvale::drive::{Driven, For};
 use netvale::registration::{Attachment, Greeting, Site};
 use netvale::spin::Spin;
 use netvale_control::{Errno, Memory, Offsets};
@@ -48,6 +48,8 @@ pub(crate) struct Binding {
     /// What to poll in its place to be woken by driven queues too: for frames,
     /// for space, for either; -1 for the bell itself.
     watch: [AtomicI32; 3],
+    /// Which of these watch the queues.
+    joined: [AtomicBool; 3],
     /// A duplicate of the socket, held while there are mappings; -1 for none.
     pub(crate) spare: AtomicI32,
     /// `poll` for input sends what is queued.
@@ -107,6 +109,7 @@ impl Binding {
             epoch: AtomicU32::new(0),
             bell: AtomicI32::new(-1),
             watch: [const { AtomicI32::new(-1) }; 3],
+            joined: [const { AtomicBool::new(false) }; 3],
             spare: AtomicI32::new(-1),
             tx_poll: AtomicBool::new(true),
             shared: AtomicBool::new(false),
@@ -180,24 +183,33 @@ impl Binding {
     pub(crate) fn wake_fd(&self, events: c_short) -> Option<RawFd> {
         let rx = events & (POLLIN | POLLRDNORM) != 0;
         let tx = events & (POLLOUT | POLLWRNORM) != 0;
-        let [for_rx, for_tx, both] = &self.watch;
-        let fd = match (rx, tx) {
-            (true, true) => both,
-            (false, true) => for_tx,
-            _ => for_rx,
+        let what = match (rx, tx) {
+            (true, true) => For::Both,
+            (false, true) => For::Tx,
+            _ => For::Rx,
         };
-        let fd = fd.load(Acquire);
-        if fd >= 0 { Some(fd) } else { self.bell() }
+        let fd = self.watch.get(what as usize)?.load(Acquire);
+        if fd < 0 {
+            return self.bell();
+        }
+        if let Some(joined) = self.joined.get(what as usize)
+            && !joined.swap(true, Relaxed)
+            && let Some(a) = &self.control.lock().attached
+            && let Some(watch) = &a.driven.watch
+        {
+            let _ = watch.fd(what); // it watches the queues from now on
+        }
+        Some(fd)
     }
 
     fn set_wake_fds(&self, a: Option<&Attachment>) {
-        use netvale::drive::For;
         let bell = a.map_or(-1, BellFd::bell_fd);
         let watch = a.and_then(|a| a.driven.watch.as_ref());
         for (word, what) in self.watch.iter().zip([For::Rx, For::Tx, For::Both]) {
-            let fd = watch.map_or(-1, |w| w.fd(what).as_raw_fd());
+            let fd = watch.map_or(-1, |w| w.unjoined_fd(what).as_raw_fd());
             word.store(fd, Release);
         }
+        self.joined.iter().for_each(|j| j.store(false, Relaxed));
         self.bell.store(bell, Release);
     }
 

@@ -3,6 +3,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use netvale_lane::{Lane, Losses, xdp};
 use netvale_ring::kring::KringId;
@@ -12,6 +13,7 @@ use netvale_switch::domain::{Registration, RingInfo};
 use netvale_switch::end::Gear;
 use netvale_wire::proto::{self, FramePlace, Registered, Reply, Request, RingPlace};
 use rustix::event::{Timespec, epoll};
+use rustix::io::Errno;
 
 use crate::registration::kept;
 use crate::{Error, ErrorKind, Result};
@@ -107,15 +109,11 @@ impl Driven {
             let Ok((reply, files)) = ask(&request(true)) else {
                 continue;
             };
-            let made = lanes(of, &reply, files).and_then(|(socket, lanes)| {
-                let watched = watch.add(socket, rx.is_some(), tx.is_some());
-                watched.map_err(|e| Error::io("cannot wait for a queue", e))?;
-                Ok(lanes)
-            });
-            let Ok([inward, outward]) = made else {
+            let Ok((socket, [inward, outward])) = lanes(of, &reply, files) else {
                 let _ = ask(&request(false)); // the server does it then
                 continue;
             };
+            watch.add(socket, rx.is_some(), tx.is_some());
             any = true;
             if let Some(place) = rx.and_then(|i| all.inward.get_mut(i)) {
                 *place = Some(Inward(Box::new(inward)));
@@ -228,11 +226,23 @@ pub enum For {
 /// One descriptor to poll for the bell of a registration and its sockets.
 ///
 /// There is one for each thing to wait for: a socket that has frames would
-/// keep one awake who waits for space, and the reverse.
+/// keep one awake who waits for space, and the reverse. Sockets are watched
+/// only when somebody waits for that: each that watches a socket costs it some
+/// 50 ns for every frame sent.
 #[derive(Debug)]
 pub struct Watch {
     polls: [OwnedFd; 3],
-    sockets: Vec<Arc<xdp::Socket>>,
+    /// Which of them watch the sockets.
+    joined: [AtomicBool; 3],
+    sockets: Vec<Watched>,
+}
+
+/// A socket, and what it can bring.
+#[derive(Debug)]
+struct Watched {
+    socket: Arc<xdp::Socket>,
+    rx: bool,
+    tx: bool,
 }
 
 impl Watch {
@@ -245,37 +255,54 @@ impl Watch {
         };
         Ok(Self {
             polls: [make()?, make()?, make()?],
+            joined: Default::default(),
             sockets: Vec::new(),
         })
     }
 
-    fn add(&mut self, socket: Arc<xdp::Socket>, rx: bool, tx: bool) -> std::io::Result<()> {
-        use epoll::EventFlags;
-        let (mut readable, mut writable) = (EventFlags::empty(), EventFlags::empty());
-        readable.set(EventFlags::IN, rx);
-        writable.set(EventFlags::OUT, tx);
-        let wanted = [readable, writable, readable | writable];
-        // The bell is 0.
-        self.sockets.push(socket);
-        let number = self.sockets.len() as u64;
-        let Some(socket) = self.sockets.last() else {
-            return Ok(());
-        };
-        for (epoll, flags) in self.polls.iter().zip(wanted) {
-            epoll::add(epoll, socket, epoll::EventData::new_u64(number), flags)?;
-        }
-        Ok(())
+    fn add(&mut self, socket: Arc<xdp::Socket>, rx: bool, tx: bool) {
+        self.sockets.push(Watched { socket, rx, tx });
     }
 
     /// Becomes readable when it is worth looking.
     #[must_use]
     pub fn fd(&self, what: For) -> BorrowedFd<'_> {
+        if let Some(joined) = self.joined.get(what as usize)
+            && !joined.swap(true, Relaxed)
+            && self.join(what).is_err()
+        {
+            // There was no memory for it: the next one who waits tries again.
+            joined.store(false, Relaxed);
+        }
+        self.unjoined_fd(what)
+    }
+
+    /// The same descriptor; sockets are not watched if nobody has asked for
+    /// that yet.
+    #[must_use]
+    pub fn unjoined_fd(&self, what: For) -> BorrowedFd<'_> {
         let [rx, tx, both] = &self.polls;
         match what {
             For::Rx => rx.as_fd(),
             For::Tx => tx.as_fd(),
             For::Both => both.as_fd(),
         }
+    }
+
+    fn join(&self, what: For) -> std::io::Result<()> {
+        let epoll = self.unjoined_fd(what);
+        for (number, watched) in (1..).zip(&self.sockets) {
+            let mut flags = epoll::EventFlags::empty();
+            flags.set(epoll::EventFlags::IN, watched.rx && what != For::Tx);
+            flags.set(epoll::EventFlags::OUT, watched.tx && what != For::Rx);
+            // The bell is 0.
+            let data = epoll::EventData::new_u64(number);
+            match epoll::add(epoll, &watched.socket, data, flags) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(())
     }
 
     /// After a wake-up that brought nothing: leaves out sockets whose
@@ -296,7 +323,7 @@ impl Watch {
                 let number = usize::try_from(data.u64()).unwrap_or(0);
                 let socket = number.checked_sub(1).and_then(|i| self.sockets.get(i));
                 // Left out already, if another thread was here.
-                let _ = socket.map(|s| epoll::delete(epoll, s));
+                let _ = socket.map(|s| epoll::delete(epoll, &s.socket));
             }
         }
     }

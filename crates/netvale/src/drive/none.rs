@@ -101,6 +101,12 @@ impl Watch {
         match self.0 {}
     }
 
+    /// The same descriptor.
+    #[must_use]
+    pub fn unjoined_fd(&self, _what: For) -> BorrowedFd<'_> {
+        match self.0 {}
+    }
+
     /// After a wake-up that brought nothing.
     pub fn heed(&self) {
         match self.0 {}

@@ -120,7 +120,8 @@ fn host(cases: &mut Vec<Case>) {
 
 fn xdp(cases: &mut Vec<Case>) {
     for (name, what) in [
-        ("receive", Xdp::Receive),
+        ("receive, counts", Xdp::Receive),
+        ("receive, reads", Xdp::Read),
         ("send", Xdp::Send),
         ("forward between two interfaces", Xdp::Forward),
     ] {

@@ -83,8 +83,10 @@ pub(in crate::bench) enum Traffic {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(in crate::bench) enum Xdp {
-    /// Frames of a generator reach a program.
+    /// Frames of a generator reach a program, which counts them.
     Receive,
+    /// The same, and it reads the first bytes of each.
+    Read,
     /// A program sends.
     Send,
     /// Frames of a generator go out of another interface.
@@ -411,7 +413,7 @@ impl XdpBed {
         let cpu_time = || -> Result<u64> { pids.iter().map(|&pid| place::cpu_ns(pid)).sum() };
         // Where frames are counted that do not end at the program itself.
         let sink = match what {
-            Xdp::Receive => None,
+            Xdp::Receive | Xdp::Read => None,
             Xdp::Send => Some(Self::WIRES[0]),
             Xdp::Forward => Some(Self::WIRES[1]),
         };

@@ -55,10 +55,12 @@ pub(in crate::bench) fn run(
                 ready()
             });
             let frames = match (what, &ns) {
-                (Xdp::Receive, None) => xdp::bare_receive(&names[0], ready),
+                (Xdp::Receive, None) => xdp::bare_receive(&names[0], false, ready),
+                (Xdp::Read, None) => xdp::bare_receive(&names[0], true, ready),
                 (Xdp::Send, None) => xdp::bare_send(&names[0], ready),
                 (Xdp::Forward, None) => xdp::bare_forward(&names, ready),
-                (Xdp::Receive, Some(ns)) => xdp::client_receive((ns, &names[0]), ready),
+                (Xdp::Receive, Some(ns)) => xdp::client_receive((ns, &names[0]), false, ready),
+                (Xdp::Read, Some(ns)) => xdp::client_receive((ns, &names[0]), true, ready),
                 (Xdp::Send, Some(ns)) => xdp::client_send((ns, &names[0]), ready),
                 (Xdp::Forward, Some(ns)) => xdp::client_forward((ns, &names), ready),
             }?;

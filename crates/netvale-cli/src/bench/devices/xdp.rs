@@ -9,7 +9,7 @@ use netvale_backends::af_xdp::{
 };
 use netvale_backends::bpf::{Asm, Helper, Program, ProgramKind, Reg, XdpMode};
 use netvale_backends::netlink::Netlink;
-use netvale_shm::{HugePages, Memfd};
+use netvale_shm::{HugePages, Memfd, Pool};
 
 use super::space::Space;
 use crate::bench::sample::{BROADCAST, broken, frame, sender_mac};
@@ -74,17 +74,18 @@ pub(super) fn generate(
 /// A socket with memory, and the program that feeds it.
 struct Bare {
     umem: Umem,
+    pool: Pool,
     xsk: Xsk,
     _redirect: Option<Redirect>,
 }
 
 impl Bare {
     fn open(interface: &str, receive: bool) -> Result<Self> {
-        let umem = umem().map_err(|e| broken(&e.to_string()))?;
+        let memory = umem().map_err(|e| broken(&e.to_string()))?;
         let index = index(interface)?;
-        let xsk = Xsk::open(&umem, index, 0, &config());
+        let xsk = Xsk::open(&memory.0, index, 0, &config());
         Self::connect(
-            umem,
+            memory,
             xsk.map_err(|e| broken(&e.to_string()))?,
             index,
             receive,
@@ -96,10 +97,10 @@ impl Bare {
         let index = index(interface)?;
         let xsk = Xsk::open_shared(&first.xsk.socket, index, 0, &config());
         let xsk = xsk.map_err(|e| broken(&e.to_string()))?;
-        Self::connect(first.umem.clone(), xsk, index, true)
+        Self::connect((first.umem.clone(), first.pool.clone()), xsk, index, true)
     }
 
-    fn connect(umem: Umem, xsk: Xsk, index: u32, receive: bool) -> Result<Self> {
+    fn connect((umem, pool): (Umem, Pool), xsk: Xsk, index: u32, receive: bool) -> Result<Self> {
         let failed = |e: netvale_backends::bpf::BpfError| broken(&e.to_string());
         let redirect = match receive {
             true => {
@@ -111,6 +112,7 @@ impl Bare {
         };
         Ok(Self {
             umem,
+            pool,
             xsk,
             _redirect: redirect,
         })
@@ -130,7 +132,7 @@ impl Bare {
     }
 }
 
-fn umem() -> std::result::Result<Umem, Box<dyn std::error::Error>> {
+fn umem() -> std::result::Result<(Umem, Pool), Box<dyn std::error::Error>> {
     let count = 2 * ENTRIES;
     let len = FIRST + count as usize * FRAME as usize;
     let len = len.next_multiple_of(4096);
@@ -147,7 +149,7 @@ fn umem() -> std::result::Result<Umem, Box<dyn std::error::Error>> {
     if !(0..count).all(|buf| pool.bufs().write(buf, 0, &bytes)) {
         return Err("no room".into());
     }
-    Ok(Umem::new(mem, layout)?)
+    Ok((Umem::new(mem, layout)?, pool))
 }
 
 fn config() -> XskConfig {
@@ -171,8 +173,13 @@ fn no_ring() -> netvale::Error {
 /// What a loop is told and tells: `ready` when it can begin.
 type Ready = dyn FnOnce() -> Result<std::sync::Arc<AtomicBool>>;
 
-/// Receives and gives the buffers back at once. Frames.
-pub(in crate::bench) fn bare_receive(interface: &str, ready: Box<Ready>) -> Result<u64> {
+/// Receives, looks into the frames if it `reads`, and gives the buffers back
+/// at once. Frames.
+pub(in crate::bench) fn bare_receive(
+    interface: &str,
+    reads: bool,
+    ready: Box<Ready>,
+) -> Result<u64> {
     let mut bare = Bare::open(interface, true)?;
     bare.fill(0..ENTRIES)?;
     let (Some(rx), Some(fill)) = (&mut bare.xsk.rx, &mut bare.xsk.fill) else {
@@ -187,6 +194,9 @@ pub(in crate::bench) fn bare_receive(interface: &str, ready: Box<Ready>) -> Resu
         }
         fill.refresh().map_err(|e| broken(&e.to_string()))?;
         while let Some(desc) = rx.take() {
+            if reads && let Some(frame) = bare.umem.locate(desc) {
+                std::hint::black_box(bare.pool.bufs().load(frame.buf, 0));
+            }
             // There is room: it came from there.
             frames += u64::from(fill.put(desc.addr & ADDRESS));
         }
@@ -196,10 +206,14 @@ pub(in crate::bench) fn bare_receive(interface: &str, ready: Box<Ready>) -> Resu
     Ok(frames)
 }
 
-/// Sends the same frames again and again. Frames.
+/// Sends what is in one batch of buffers after the other, as many as a ring
+/// has, as a program does that writes frames. Frames.
 pub(in crate::bench) fn bare_send(interface: &str, ready: Box<Ready>) -> Result<u64> {
     let mut bare = Bare::open(interface, false)?;
-    let descs: Vec<_> = (0..BATCH).filter_map(|buf| desc(&bare.umem, buf)).collect();
+    let descs: Vec<_> = (0..ENTRIES)
+        .filter_map(|buf| desc(&bare.umem, buf))
+        .collect();
+    let mut batches = descs.chunks(BATCH as usize).cycle();
     let (Some(tx), Some(done)) = (&mut bare.xsk.tx, &mut bare.xsk.completion) else {
         return Err(no_ring().into());
     };
@@ -207,7 +221,8 @@ pub(in crate::bench) fn bare_send(interface: &str, ready: Box<Ready>) -> Result<
     let mut frames = 0;
     while !stop.load(Ordering::Relaxed) {
         tx.refresh().map_err(|e| broken(&e.to_string()))?;
-        frames += descs.iter().filter(|&&desc| tx.put(desc)).count() as u64;
+        let batch = batches.next().unwrap_or_default();
+        frames += batch.iter().filter(|&&desc| tx.put(desc)).count() as u64;
         tx.publish();
         while !bare
             .xsk
@@ -231,7 +246,8 @@ fn desc(umem: &Umem, buf: u32) -> Option<netvale_backends::af_xdp::Desc> {
     })
 }
 
-/// Sends out of one interface what comes from the other, without a copy.
+/// Sends out of one interface what comes from the other, without a copy, and
+/// looks at each frame as whoever forwards does.
 pub(in crate::bench) fn bare_forward(names: &[String; 2], ready: Box<Ready>) -> Result<u64> {
     let mut from = Bare::open(&names[0], true)?;
     let mut to = Bare::beside(&from, &names[1])?;
@@ -268,6 +284,7 @@ pub(in crate::bench) fn bare_forward(names: &[String; 2], ready: Box<Ready>) -> 
             let Some(frame) = rx.take().and_then(|desc| from.umem.locate(desc)) else {
                 break;
             };
+            std::hint::black_box(from.pool.bufs().load(frame.buf, 0));
             // Every buffer is in one ring, and all have as many entries.
             if from.umem.tx_desc(frame).is_some_and(|desc| tx.put(desc)) {
                 frames += 1;
@@ -286,6 +303,7 @@ pub(in crate::bench) fn bare_forward(names: &[String; 2], ready: Box<Ready>) -> 
 /// A client of the server takes frames. How many.
 pub(in crate::bench) fn client_receive(
     (ns, port): (&std::path::Path, &str),
+    reads: bool,
     ready: Box<Ready>,
 ) -> Result<u64> {
     let mut port = Namespace::at(ns)?.no_spawn().open(port)?;
@@ -294,7 +312,14 @@ pub(in crate::bench) fn client_receive(
     let mut frames = 0;
     while !stop.load(Ordering::Relaxed) {
         let there = rx.sync()?;
-        frames += u64::from(rx.discard(there).0);
+        if reads {
+            while let Some(frame) = rx.next() {
+                std::hint::black_box(frame.load_u64(0));
+                frames += 1;
+            }
+        } else {
+            frames += u64::from(rx.discard(there).0);
+        }
     }
     Ok(frames)
 }
