@@ -376,6 +376,8 @@ impl Tx {
 #[derive(Debug)]
 pub(crate) struct Rx {
     pub(crate) side: Side<RxEnd>,
+    /// The server is gone, and with it the program that fed driven queues.
+    orphan: bool,
 }
 
 impl Rx {
@@ -383,6 +385,7 @@ impl Rx {
         let end = |gear: &Gear, r: &RingInfo| RxEnd::new(gear, &a.reg, r, &a.map);
         Some(Self {
             side: Side::of(a, driven, &a.reg.rx, end)?,
+            orphan: false,
         })
     }
 
@@ -390,7 +393,11 @@ impl Rx {
     /// `POLL`: the caller wants to know what is ready.
     #[inline]
     pub(crate) fn sync<const POLL: bool>(&mut self, stamp: &mut Stamp) -> Found {
-        let mut found = Found::default();
+        let mut found = Found {
+            error: self.orphan,
+            gone: self.orphan,
+            ..Found::default()
+        };
         let fresh = stamp.look();
         match &mut self.side {
             Side::Near { ends, lanes, .. } => {
@@ -424,11 +431,12 @@ impl Rx {
     }
 
     /// Clears the way if a dead sender stands in it and no server is left to
-    /// do so.
+    /// do so. Interfaces bring nothing more without it.
     pub(crate) fn repair(&mut self, socket: BorrowedFd<'_>) {
-        let Side::Near { ends, .. } = &mut self.side else {
+        let Side::Near { ends, lanes, .. } = &mut self.side else {
             return;
         };
+        self.orphan = lanes.iter().any(Option::is_some) && !registration::is_alive(socket);
         for end in ends {
             if end.is_stuck() && !registration::is_alive(socket) {
                 end.repair(|_, pid| registration::is_dead(pid));

@@ -198,6 +198,14 @@ impl TxEnd {
         self.common.kring.get()
     }
 
+    /// Sets the program's words to where the engine is: what was queued and not
+    /// synced is lost.
+    pub fn rewind(&self) {
+        let end = self.common.end();
+        let (head, tail) = end.kring.hw();
+        rewind(end.ring, head, tail);
+    }
+
     /// A pipe's: hidden state of the ring that receives what this one sends.
     #[must_use]
     pub fn receiver(&self) -> Option<Kring<'_>> {
@@ -297,6 +305,13 @@ impl TxEnd {
     }
 }
 
+fn rewind(ring: Ring<'_>, head: u32, tail: u32) {
+    if head < ring.count() && tail < ring.count() {
+        ring.reset_head_cur(head);
+        ring.set_tail(tail);
+    }
+}
+
 /// The system's side of an RX ring.
 #[derive(Debug)]
 pub struct RxEnd {
@@ -330,6 +345,17 @@ impl RxEnd {
     #[must_use]
     pub fn kring(&self) -> Kring<'_> {
         self.common.kring.get()
+    }
+
+    /// Sets the program's words to where the engine is: what was released and
+    /// not synced is the program's again.
+    pub fn rewind(&self) {
+        let end = self.common.end();
+        let kring = end.kring;
+        match self.common.kind {
+            PortKind::Pipe => rewind(end.ring, kring.rhead().idx(), kring.hw().1),
+            _ => rewind(end.ring, kring.released().idx(), kring.cursor().tail.idx()),
+        }
     }
 
     /// Whether a sync would do nothing: the program released nothing since the

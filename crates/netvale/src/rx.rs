@@ -169,6 +169,9 @@ impl RxRing {
         let kind = match e {
             SyncError::Gone => ErrorKind::Disconnected,
             _ => {
+                if let Some(end) = &self.end {
+                    end.rewind();
+                }
                 let ring = self.ring();
                 let (head, tail) = (ring.head(), ring.tail());
                 if head < self.slots && tail < self.slots {

@@ -270,7 +270,11 @@ impl TxRing {
             SyncError::Gone => ErrorKind::Disconnected,
             SyncError::Monitor => ErrorKind::Usage,
             _ => {
-                // Put right by the engine: take over what it says.
+                // Nonsense was put right by the engine; words that another
+                // handle of the ring has overtaken are put right here.
+                if let Some(end) = &self.end {
+                    end.rewind();
+                }
                 let ring = self.ring();
                 let (head, tail) = (ring.head(), ring.tail());
                 if head < self.slots && tail < self.slots {

@@ -177,7 +177,11 @@ pub(crate) fn announce<R: Awaited>(shared: &Shared, rings: &mut [R]) -> Result<b
             shared.kick();
         }
     }
-    let ready = any(rings);
+    let mut ready = any(rings);
+    if shared.watch.is_some() && matches!(ready, Ok(false)) {
+        // The program that feeds the queues went with the server.
+        ready = shared.check_alive().map(|()| false);
+    }
     if !matches!(ready, Ok(false)) {
         recall(shared, rings);
     }

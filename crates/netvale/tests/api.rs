@@ -31,6 +31,44 @@ mod api {
         out
     }
 
+    /// A handle whose place another one of the same rings has overtaken is told
+    /// once, and goes on where the ring is.
+    #[test]
+    fn an_overtaken_handle_finds_its_place() {
+        let ns = Namespace::embedded().unwrap();
+        let open = |name| ns.open(name).unwrap();
+        let (mut first, mut second) = (open("netmap:p{1"), open("netmap:p{1"));
+        let (mut end, mut late) = (open("netmap:p}1"), open("netmap:p}1"));
+        let slots = first.tx(0).slots();
+        let most = u64::from(slots - 24);
+        let sent = |n| frame(1, 2, n, 60);
+        for n in 0..most {
+            first.tx(0).push(&sent(n)).unwrap();
+        }
+        first.tx(0).sync().unwrap();
+        let fault = |e: netvale::Error| e.kind() == netvale::ErrorKind::Peer;
+        assert!(second.tx(0).sync().is_err_and(fault), "another sent");
+        assert_eq!(second.tx(0).sync().unwrap(), 0);
+        for n in most..most + 5 {
+            second.tx(0).push(&sent(n)).unwrap();
+        }
+        assert_eq!(second.tx(0).sync().unwrap(), 5);
+        let got = all(end.rx(0));
+        assert!(
+            got.iter()
+                .eq((0..most + 5).map(sent).collect::<Vec<_>>().iter())
+        );
+        // Not so many that the other's old place would be among them.
+        for n in 0..10 {
+            second.tx(0).push(&sent(n)).unwrap();
+        }
+        second.tx(0).sync().unwrap();
+        assert!(late.rx(0).sync().is_err_and(fault), "another received");
+        assert_eq!(all(late.rx(0)), (0..10).map(sent).collect::<Vec<_>>());
+        drop((first, second, end, late));
+        clean(&ns);
+    }
+
     fn clean(ns: &Namespace) {
         let report = ns.check().unwrap();
         assert_eq!(report.problems, Vec::<String>::new());

@@ -10,7 +10,7 @@ use netvale_backends::af_xdp::Redirect;
 use netvale_backends::bpf::XdpMode;
 use netvale_backends::netlink::ethtool::{Offload, set_offload};
 use netvale_testkit::net::NetNs;
-use netvale_testkit::{TempDir, eventually, skip, within};
+use netvale_testkit::{PATIENCE, TempDir, eventually, skip, within};
 
 /// A network namespace with a server in it.
 pub(crate) struct Host {
@@ -53,7 +53,7 @@ impl Host {
             .stderr(log);
         let server = Program(ns.enter(|| command.spawn()).unwrap());
         let there = Namespace::at(dir.path().join("ns")).unwrap().no_spawn();
-        let up = within(netvale_testkit::PATIENCE, || there.list().is_ok());
+        let up = within(PATIENCE, || there.list().is_ok());
         let log = std::fs::read_to_string(dir.path().join("log")).unwrap_or_default();
         assert!(up, "the server does not come up: {log}");
         server
@@ -149,7 +149,7 @@ impl Host {
     #[track_caller]
     pub(crate) fn assert_empty(&self) {
         let mut left = Vec::new();
-        let empty = within(netvale_testkit::PATIENCE, || {
+        let empty = within(PATIENCE, || {
             left = self.names();
             left.is_empty()
         });
@@ -177,6 +177,18 @@ impl Program {
 
     pub(crate) fn is_alive(&mut self) -> bool {
         matches!(self.0.try_wait(), Ok(None))
+    }
+
+    /// It ends by itself, because of an error.
+    #[track_caller]
+    pub(crate) fn fails(&mut self, when: &str) {
+        let mut status = None;
+        let ended = within(PATIENCE, || {
+            status = self.0.try_wait().unwrap();
+            status.is_some()
+        });
+        assert!(ended, "{when}: it goes on");
+        assert!(!status.unwrap().success(), "{when}: {status:?}");
     }
 
     /// kill -9.
