@@ -73,14 +73,15 @@ pub(crate) fn report(control: &Control, b: &Binding) {
     let sum = |what: Counter| -> u64 {
         let tx = b.tx.lock();
         let krings = tx.iter().flat_map(|tx| tx.side.krings());
-        krings.map(|kring| kring.counter(what)).sum()
+        krings.fold(0, |all, kring| kring.counter(what).wrapping_add(all))
     };
     let (sent, syncs) = (sum(Counter::Frames), sum(Counter::Syncs));
-    let drops: u64 = Counter::DROPS.iter().map(|&(c, _)| sum(c)).sum();
+    let drops = Counter::DROPS.iter();
+    let drops = drops.fold(0, |all, &(c, _)| sum(c).wrapping_add(all));
     let mut got = [0u64; 4];
     for kring in b.rx.lock().rx.iter().flat_map(|rx| rx.side.krings()) {
         for (all, one) in got.iter_mut().zip(kring.in_counters()) {
-            *all += one;
+            *all = all.wrapping_add(one);
         }
     }
     say(format_args!(

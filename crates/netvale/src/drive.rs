@@ -8,13 +8,15 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use netvale_lane::{Lane, Losses, xdp};
 use netvale_ring::kring::KringId;
 use netvale_ring::port::{PortId, PortKind};
-use netvale_ring::world::RegionMap;
 use netvale_switch::domain::{Registration, RingInfo};
 use netvale_switch::end::Gear;
-use netvale_wire::proto::{self, FramePlace, Registered, Reply, Request, RingPlace};
+use netvale_wire::proto::{self, FramePlace, Reply, Request, RingPlace};
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 
+pub use crate::wait::For;
+
+use crate::client::Of;
 use crate::registration::kept;
 use crate::{Error, ErrorKind, Result};
 
@@ -71,15 +73,6 @@ impl Outward {
     }
 }
 
-/// What this process needs to know of a registration to drive its queues.
-pub(crate) struct Of<'a> {
-    pub(crate) registered: &'a Registered,
-    pub(crate) reg: &'a Registration,
-    pub(crate) map: &'a RegionMap,
-    pub(crate) gear: &'a Gear,
-    pub(crate) bell: BorrowedFd<'a>,
-}
-
 impl Driven {
     /// Asks for the queues of a registration, over its own connection. Those
     /// that cannot be had are the server's, as without this.
@@ -89,9 +82,9 @@ impl Driven {
     ) -> Self {
         let mut all = Self::default();
         let off = std::env::var_os(DRIVE_VAR).is_some_and(|v| v == "0");
-        if !of.registered.drivable || off {
+        let Some(gear) = of.gear.filter(|_| of.registered.drivable && !off) else {
             return all;
-        }
+        };
         let reg = of.reg;
         all.inward.resize_with(reg.rx.len(), || None);
         all.outward.resize_with(reg.tx.len(), || None);
@@ -109,7 +102,7 @@ impl Driven {
             let Ok((reply, files)) = ask(&request(true)) else {
                 continue;
             };
-            let Ok((socket, [inward, outward])) = lanes(of, &reply, files) else {
+            let Ok((socket, [inward, outward])) = lanes((of, gear), &reply, files) else {
                 let _ = ask(&request(false)); // the server does it then
                 continue;
             };
@@ -138,7 +131,11 @@ impl Driven {
 }
 
 /// A queue's two lanes, and their socket.
-fn lanes(of: &Of<'_>, reply: &Reply, files: Vec<OwnedFd>) -> Result<(Arc<xdp::Socket>, [Lane; 2])> {
+fn lanes(
+    (of, gear): (&Of<'_>, &Gear),
+    reply: &Reply,
+    files: Vec<OwnedFd>,
+) -> Result<(Arc<xdp::Socket>, [Lane; 2])> {
     let bad = |what: String| Error::new(ErrorKind::Peer, what);
     let Reply::Driven(driven) = reply else {
         return Err(crate::client::link::unexpected(reply));
@@ -170,7 +167,7 @@ fn lanes(of: &Of<'_>, reply: &Reply, files: Vec<OwnedFd>) -> Result<(Arc<xdp::So
         *socket = kept(open.map_err(|e| Error::io("cannot use a queue", e))?);
     }
     let at = xdp::Place {
-        world: &of.gear.world,
+        world: &gear.world,
         map: of.map,
         kring: KringId(driven.tx.kring),
     };
@@ -180,7 +177,7 @@ fn lanes(of: &Of<'_>, reply: &Reply, files: Vec<OwnedFd>) -> Result<(Arc<xdp::So
     let other = other_side(of.reg, driven, tx, rx);
     let lane = |device| {
         let losses = Losses::default(); // the socket has its own
-        let lane = Lane::new(0, of.gear, &other, (&tx, &rx), of.map, device, &losses);
+        let lane = Lane::new(0, gear, &other, (&tx, &rx), of.map, device, &losses);
         lane.ok_or_else(|| bad("the server described rings outside their region".into()))
     };
     Ok((watched, [lane(Box::new(inward))?, lane(Box::new(outward))?]))
@@ -210,17 +207,6 @@ fn place(p: &RingPlace) -> RingInfo {
         ofs: p.ofs,
         slots: p.slots,
     }
-}
-
-/// What one waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum For {
-    /// Frames.
-    Rx,
-    /// Space.
-    Tx,
-    /// Either.
-    Both,
 }
 
 /// One descriptor to poll for the bell of a registration and its sockets.

@@ -19,7 +19,7 @@ use netvale_switch::end::Gear;
 use netvale_wire::proto::{Context, RegionInfo, Registered, Reply, Request};
 
 use crate::client::{self, link::Link, session::Session};
-use crate::drive::{self, Driven};
+use crate::drive::Driven;
 use crate::{Error, ErrorKind, Result};
 
 static KEEPER: OnceLock<Keeper> = OnceLock::new();
@@ -258,19 +258,14 @@ impl Greeting {
             None => (map_region(&registered.region, clone()?)?, None),
         };
         client::check_places(&reg, &map)?;
-        let driven = match &gear {
-            Some(gear) => {
-                let of = drive::Of {
-                    registered: &registered,
-                    reg: &reg,
-                    map: &map,
-                    gear,
-                    bell: bell.as_fd(),
-                };
-                Driven::by_asking(&of, |request| ask_over(socket, request))
-            }
-            None => Driven::default(),
+        let of = client::Of {
+            registered: &registered,
+            reg: &reg,
+            map: &map,
+            gear: gear.as_ref(),
+            bell: bell.as_fd(),
         };
+        let driven = Driven::by_asking(&of, |request| ask_over(socket, request));
         Ok(Attachment {
             driven,
             reg,

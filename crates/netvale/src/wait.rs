@@ -14,7 +14,6 @@ use netvale_shm::futex;
 use netvale_switch::end::Gear;
 
 use crate::Result;
-use crate::drive::For;
 use crate::port::Shared;
 use crate::spin::Spin;
 
@@ -25,6 +24,17 @@ const SLICE: Duration = Duration::from_millis(500);
 const SHARED_SLICE: Duration = Duration::from_millis(5);
 /// The same while the kernel has frames that it could not send at once.
 pub(crate) const SOON: Duration = Duration::from_millis(1);
+
+/// What one waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum For {
+    /// Frames.
+    Rx,
+    /// Space.
+    Tx,
+    /// Either.
+    Both,
+}
 
 /// A ring that somebody waits for.
 pub(crate) trait Awaited {

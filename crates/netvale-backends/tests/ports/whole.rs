@@ -19,6 +19,20 @@ const B: [u8; 4] = [10, 77, 0, 2];
 const BYTES: usize = 4 << 20;
 const BUFS: u32 = 64;
 
+/// The two namespaces of a cable, one end of which sends frames with headers,
+/// and the other receives whole ones.
+fn ends(test: &str) -> Option<([NetNs; 2], PacketSocket, WholeSocket)> {
+    NetNs::new(test)?;
+    let (a, b) = (NetNs::make(), NetNs::make());
+    cable(&a, &b, "");
+    let config = PacketConfig::new("right");
+    let whole = b.enter(|| WholeSocket::open(&config, 1514)).unwrap();
+    let mut from = PacketConfig::new("left");
+    from.header = HdrLen::SHORT;
+    let from = a.enter(|| PacketSocket::open(&from)).unwrap();
+    Some(([a, b], from, whole))
+}
+
 /// What was seen of frames.
 #[derive(Debug, Default)]
 struct Seen {
@@ -163,16 +177,9 @@ fn what_offloads_leave_undone_is_done() {
 #[test]
 fn tags_stay_in_frames_that_are_cut_and_finished() {
     let test = "whole::tags_stay_in_frames_that_are_cut_and_finished";
-    if NetNs::new(test).is_none() {
+    let Some((_cable, mut from, mut whole)) = ends(test) else {
         return;
-    }
-    let (a, b) = (NetNs::make(), NetNs::make());
-    cable(&a, &b, "");
-    let config = PacketConfig::new("right");
-    let mut whole = b.enter(|| WholeSocket::open(&config, 1514)).unwrap();
-    let mut from = PacketConfig::new("left");
-    from.header = HdrLen::SHORT;
-    let mut from = a.enter(|| PacketSocket::open(&from)).unwrap();
+    };
     let pool = pool(BUFS);
     // UDP behind a tag, to be cut into datagrams of 1000 bytes, and one that
     // only lacks its checksum.
@@ -229,16 +236,9 @@ fn tags_stay_in_frames_that_are_cut_and_finished() {
 #[test]
 fn packets_that_contradict_themselves_are_dropped_and_counted() {
     let test = "whole::packets_that_contradict_themselves_are_dropped_and_counted";
-    if NetNs::new(test).is_none() {
+    let Some((_cable, mut from, mut whole)) = ends(test) else {
         return;
-    }
-    let (a, b) = (NetNs::make(), NetNs::make());
-    cable(&a, &b, "");
-    let config = PacketConfig::new("right");
-    let mut whole = b.enter(|| WholeSocket::open(&config, 1514)).unwrap();
-    let mut from = PacketConfig::new("left");
-    from.header = HdrLen::SHORT;
-    let mut from = a.enter(|| PacketSocket::open(&from)).unwrap();
+    };
     let pool = pool(BUFS);
     let send = |from: &mut PacketSocket, vnet: VnetHdr, frame: &[u8]| {
         let mut bytes = vec![0; 10];

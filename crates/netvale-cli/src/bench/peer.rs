@@ -212,7 +212,7 @@ pub(super) fn receive(
 
 /// Frames dropped at this port, for whatever reason.
 pub(super) fn drops(port: &Port) -> Result<u64> {
-    Ok(port.stats()?.drops.iter().map(|(_, n)| n).sum())
+    Ok(port.stats()?.all_dropped())
 }
 
 /// Waits for frames, in one of three ways.

@@ -155,7 +155,7 @@ fn lost(place: &Place, monitor: &Port) -> u64 {
     let all = place.namespace_if_running().map(|ns| ns.stats(None));
     let Ok(Ok(all)) = all else { return 0 };
     let ours = all.iter().filter(|s| s.name == monitor.info().name);
-    ours.flat_map(|s| &s.drops).map(|(_, n)| n).sum()
+    ours.fold(0, |all, s| s.all_dropped().wrapping_add(all))
 }
 
 /// Copies what comes until enough has come; how many frames.

@@ -200,12 +200,36 @@ daemons(void)
 	_exit(0);
 }
 
+/* The server dies, and with it what feeds the queues. */
+static void
+orphaned(void)
+{
+	struct pollfd f = { .events = POLLIN };
+	struct epoll_event e = { .events = EPOLLIN }, got;
+	int ep;
+
+	up();
+	send_one(&a, 1);
+	SAME(recv_one(&b), 1);
+	nothing(&b);
+	server(SIGKILL);
+	f.fd = b.fd;
+	SAME(poll(&f, 1, PATIENCE_MS), 1);
+	CHECK(f.revents & POLLERR);
+	CHECK((ep = epoll_create1(0)) >= 0);
+	e.data.u32 = 5;
+	CHECK(epoll_ctl(ep, EPOLL_CTL_ADD, a.fd, &e) == 0);
+	SAME(epoll_wait(ep, &got, 1, PATIENCE_MS), 1);
+	CHECK(got.events & EPOLLERR);
+	close(ep);
+}
+
 int
 main(int argc, char **argv)
 {
 	static const struct test tests[] = {
 		{ "alone", alone }, { "forked", forked },
-		{ "daemons", daemons }, { NULL, NULL },
+		{ "daemons", daemons }, { "orphaned", orphaned }, { NULL, NULL },
 	};
 
 	return run_tests(tests, argc, argv);

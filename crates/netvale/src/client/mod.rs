@@ -9,7 +9,7 @@ pub(crate) mod link;
 pub(crate) mod session;
 mod start;
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -18,14 +18,29 @@ use netvale_shm::{Doorbell, Memfd};
 use netvale_switch::domain::{
     CheckReport, PortStats, RegionReport, Registration, StationEntry, Want,
 };
+use netvale_switch::end::Gear;
 use netvale_wire::name::PortSpec;
 use netvale_wire::proto::{Context, PortKey, Registered, Reply, Request, StationKey};
 
 use crate::backend::{Attach, Attached, Backend, Keep};
-use crate::drive::{self, Driven};
+use crate::drive::Driven;
 use crate::{Error, ErrorKind, PortEntry, Result, RingConfig};
 use link::Link;
 use session::Session;
+
+/// What this process needs to know of a registration to drive its queues.
+#[cfg_attr(
+    not(feature = "af-xdp"),
+    expect(dead_code, reason = "there is nobody to ask")
+)]
+pub(crate) struct Of<'a> {
+    pub(crate) registered: &'a Registered,
+    pub(crate) reg: &'a Registration,
+    pub(crate) map: &'a RegionMap,
+    /// `None`: the server's worker does the syncs, and drives.
+    pub(crate) gear: Option<&'a Gear>,
+    pub(crate) bell: BorrowedFd<'a>,
+}
 
 /// The user's namespace directory: `NETVALE_NS`, or the one that belongs to
 /// the user.
@@ -158,19 +173,14 @@ impl Served {
             None => (map_region(&registered, region)?, None),
         };
         check_places(&reg, &map)?;
-        let driven = match &gear {
-            Some(gear) => {
-                let of = drive::Of {
-                    registered: &registered,
-                    reg: &reg,
-                    map: &map,
-                    gear,
-                    bell: bell.as_fd(),
-                };
-                Driven::by_asking(&of, |request| link.ask(request))
-            }
-            None => Driven::default(),
+        let of = Of {
+            registered: &registered,
+            reg: &reg,
+            map: &map,
+            gear: gear.as_ref(),
+            bell: bell.as_fd(),
         };
+        let driven = Driven::by_asking(&of, |request| link.ask(request));
         Ok(Attached {
             driven,
             reg,

@@ -3,12 +3,12 @@
 use std::convert::Infallible;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-use netvale_ring::world::RegionMap;
-use netvale_switch::domain::Registration;
-use netvale_switch::end::Gear;
-use netvale_wire::proto::{Registered, Reply, Request};
+use netvale_wire::proto::{Reply, Request};
+
+pub use crate::wait::For;
 
 use crate::Result;
+use crate::client::Of;
 
 /// The driven queues of a registration: none.
 #[derive(Debug, Default)]
@@ -51,15 +51,6 @@ impl Outward {
     }
 }
 
-#[expect(dead_code, reason = "there is nobody to ask")]
-pub(crate) struct Of<'a> {
-    pub(crate) registered: &'a Registered,
-    pub(crate) reg: &'a Registration,
-    pub(crate) map: &'a RegionMap,
-    pub(crate) gear: &'a Gear,
-    pub(crate) bell: BorrowedFd<'a>,
-}
-
 impl Driven {
     pub(crate) fn by_asking(
         _: &Of<'_>,
@@ -77,17 +68,6 @@ impl Driven {
     pub fn outward(&mut self, _i: usize) -> Option<Outward> {
         None
     }
-}
-
-/// What one waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum For {
-    /// Frames.
-    Rx,
-    /// Space.
-    Tx,
-    /// Either.
-    Both,
 }
 
 /// One descriptor to poll for the bell of a registration and its sockets.

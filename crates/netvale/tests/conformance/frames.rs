@@ -31,7 +31,7 @@ pub(crate) fn two_ports_exchange_frames(bed: &Bed) {
     let (sa, sb) = (a.stats().unwrap(), b.stats().unwrap());
     assert_eq!(sa.tx_frames + sb.tx_frames, seq);
     assert_eq!((sa.tx_frames, sa.tx_bytes), (sb.rx_frames, sb.rx_bytes));
-    assert_eq!(sa.drops.iter().map(|(_, n)| n).sum::<u64>(), 0);
+    assert_eq!(sa.all_dropped(), 0);
 }
 
 pub(crate) fn flooding_reaches_all_others(bed: &Bed) {
