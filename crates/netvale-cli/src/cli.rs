@@ -156,7 +156,7 @@ enum Command {
     Run(run::Args),
     /// List the ports of the namespace
     Ls(ls::Args),
-    /// Attach a persistent port to a switch
+    /// Attach a port or a device to a switch
     Attach(control::AttachArgs),
     /// Detach a port from its switch
     Detach(control::DetachArgs),

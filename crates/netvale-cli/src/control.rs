@@ -18,7 +18,7 @@ use crate::output;
     netvale newif p0 && netvale attach vale0:p0\n  \
     netvale attach vale0 tap:tap0\n  \
     netvale attach vale0 eth0 --host\n\n\
-    Prints the port's index on the switch (0 to 253). Devices:\n  \
+    Prints the port's index on the switch (0 to 4094). Devices:\n  \
     eth0                                               an interface, taken from the host\n  \
     tap:NAME[,vnet_hdr=0|10|12][,queues=N][,persist]   a TAP interface, made if need be\n  \
     pcap:FILE[,speed=X|max][,loop]                     a capture, replayed (speed in times)\n  \
@@ -49,7 +49,7 @@ pub(crate) struct AttachArgs {
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_long_help = "Example:\n  \
     netvale detach vale0:p0\n\n\
-    Prints the index that the port had (0 to 253).")]
+    Prints the index that the port had (0 to 4094).")]
 pub(crate) struct DetachArgs {
     /// Switch and port, as vale0:p0
     #[arg(value_name = "SWITCH:PORT")]
@@ -112,7 +112,8 @@ pub(crate) struct NewifArgs {
     )]
     mem_id: u16,
     /// Make it an interface of the host too, which ip link shows: its frames
-    /// are the port's while that is attached (needs privilege)
+    /// are the port's while that is attached (needs CAP_NET_ADMIN; as many TX as
+    /// RX rings)
     #[arg(long)]
     link: bool,
     /// Print JSON; sizes in slots and bytes

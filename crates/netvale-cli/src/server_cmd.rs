@@ -34,11 +34,17 @@ use crate::failure::{Result, io_error};
     after_long_help = "Without options the server runs in the background until it is stopped.\n\
     Clients start one of their own accord, which ends with the last port.\n\n\
     A configuration, of which every line may be missing:\n\n  \
+    isolated = false           # true: trust nobody\n  \
     workers = 1                # threads that serve isolated ports\n  \
     pumps = 1                  # threads that serve devices\n  \
+    huge_pages = \"auto\"        # auto, never, require\n  \
+    ageing_seconds = 300       # of stations; 0: never forgotten\n  \
     mode = \"0660\"              # of the socket, which opens it to others\n  \
     group = \"netvale\"\n  \
     link_ports = false         # true: persistent ports show in ip link\n\n  \
+    [region]                   # memory that trusted ports share\n  \
+    bufs = 1700000             # buffers, of 2112 bytes\n  \
+    device_bufs = 16384        # that AF_XDP uses in place; 0: none\n\n  \
     [[port]]                   # persistent ports\n  \
     name = \"p0\"\n  \
     attach = \"vale0\"\n  \

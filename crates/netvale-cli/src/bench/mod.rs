@@ -61,7 +61,8 @@ const QUICK_DEVICE_SECONDS: f64 = 0.1;
 #[command(after_long_help = "Examples:\n  \
     netvale bench --list\n  \
     netvale bench --only 'vale 1 to 1' --rounds 3\n  \
-    netvale bench --json results.json --html chart.html\n\n\
+    netvale bench --json results.json --html chart.html\n  \
+    sudo netvale bench --devices\n\n\
     Every round measures each case once, next to a bare loop that does the\n\
     least that the same work costs on this machine (the raw limit). Rates are\n\
     medians over the rounds, in millions of frames per second (Mpps); RATIO is\n\
