@@ -17,6 +17,8 @@ mod privileges;
 #[cfg(test)]
 mod station;
 #[cfg(test)]
+mod storm;
+#[cfg(test)]
 mod vanish;
 #[cfg(test)]
 mod vlan;

@@ -31,9 +31,13 @@ impl Station {
             receive_buffer: Some(8 << 20),
             ..PacketConfig::new(interface)
         };
+        Self::with(ns, &config)
+    }
+
+    pub(crate) fn with(ns: &NetNs, config: &PacketConfig) -> Self {
         let mem = Mem::heap((AT_ONCE as usize + 1) * ROOM as usize);
         Self {
-            socket: ns.enter(|| PacketSocket::open(&config)).unwrap(),
+            socket: ns.enter(|| PacketSocket::open(config)).unwrap(),
             pool: BufPool::new(&mem, 0, AT_ONCE + 1, ROOM).unwrap(),
             mem,
             got: Vec::new(),
@@ -42,6 +46,12 @@ impl Station {
 
     #[track_caller]
     pub(crate) fn send(&mut self, frame: &[u8]) {
+        let sent = self.try_send(frame);
+        assert!(sent, "{} bytes", frame.len());
+    }
+
+    /// Whether it was sent.
+    pub(crate) fn try_send(&mut self, frame: &[u8]) -> bool {
         let at = (AT_ONCE * ROOM) as usize;
         assert!(self.mem.write(at, frame));
         let piece = Piece {
@@ -52,7 +62,7 @@ impl Station {
         let mut batch = Batch::new();
         batch.push(&[piece]).unwrap();
         let sent = self.socket.send(&self.pool, &batch, 0).unwrap();
-        assert_eq!((sent.next, sent.refused), (1, 0), "{} bytes", frame.len());
+        (sent.next, sent.refused) == (1, 0)
     }
 
     /// Takes what has come, after so much time at most if nothing has.
