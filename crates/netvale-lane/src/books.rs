@@ -112,6 +112,20 @@ impl Books {
         }
     }
 
+    /// Takes both sides of closed books for good, if nobody is at them; whether
+    /// they are taken. Who looked just before the books were closed finds the
+    /// side taken, and then that they are closed.
+    pub(crate) fn seize(&self) -> bool {
+        // No registration has the number 0.
+        let closer = u64::from(std::process::id()) << 32;
+        let locks = SIDES.iter().filter_map(|&at| self.mem.word(at));
+        let free = locks.map(|lock| {
+            let before = lock.compare_exchange(0, closer, Acquire, Relaxed);
+            before.is_ok() || before == Err(closer)
+        });
+        self.is_closed() && free.fold(true, |all, free| all & free)
+    }
+
     #[inline]
     pub(crate) fn is_closed(&self) -> bool {
         let word = self.mem.word(CLOSED);
@@ -378,6 +392,29 @@ mod tests {
         assert!(!books.is_closed());
         books.close();
         assert!(books.is_closed());
+    }
+
+    #[test]
+    fn who_closes_waits_for_those_who_are_at_it() {
+        let books = books();
+        let (mut a, mut b) = (named(&books, Dir::In, 1), named(&books, Dir::Out, 2));
+        a.enter();
+        books.close();
+        assert!(!books.seize());
+        // The other is taken already.
+        assert_eq!(b.enter(), Entry::Taken);
+        assert_eq!(books.break_locks(2), 0);
+        a.leave();
+        assert!(books.seize());
+        assert!(books.seize(), "it stays so");
+        assert_eq!((a.enter(), b.enter()), (Entry::Taken, Entry::Taken));
+        // Or whoever was at it has died.
+        let books = self::books();
+        named(&books, Dir::Out, 4).enter();
+        books.close();
+        assert!(!books.seize());
+        assert_eq!(books.break_locks(4), 1);
+        assert!(books.seize());
     }
 
     #[test]

@@ -27,6 +27,7 @@ use crate::worker::Worker;
 use devices::Devices;
 use polling::Polling;
 
+mod closing;
 mod devices;
 mod driven;
 mod linked;
@@ -306,8 +307,7 @@ impl Core {
     /// A registration is over: everything it had comes back.
     pub(crate) fn close(&mut self, owner: u16) {
         self.close_plain(owner);
-        // What is given back is refused by nobody.
-        let _ = self.settle_devices();
+        self.settle_all_devices();
     }
 
     fn close_plain(&mut self, owner: u16) {

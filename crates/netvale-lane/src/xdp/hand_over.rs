@@ -100,6 +100,37 @@ impl HandOver {
     pub fn losses(&self) -> Losses {
         Losses::at(self.books.mem(), books::LOSSES).unwrap_or_default()
     }
+
+    /// Lets go of the socket, which nobody may use any more.
+    #[must_use]
+    pub fn close(self) -> Closed {
+        self.books.close();
+        Closed(self.books.clone())
+    }
+}
+
+/// What is left of a socket that its maker has closed: others may be at it for
+/// a moment more, and have it open.
+#[derive(Debug)]
+pub struct Closed(Books);
+
+impl Closed {
+    /// Whether nobody is at it any more, and nobody will be.
+    #[must_use]
+    pub fn is_left(&self) -> bool {
+        self.0.seize()
+    }
+
+    /// As [`HandOver::break_locks`].
+    pub fn break_locks(&self, owner: u16) -> usize {
+        self.0.break_locks(owner)
+    }
+
+    /// As [`HandOver::losses`].
+    #[must_use]
+    pub fn losses(&self) -> Losses {
+        Losses::at(self.0.mem(), books::LOSSES).unwrap_or_default()
+    }
 }
 
 impl Drop for HandOver {

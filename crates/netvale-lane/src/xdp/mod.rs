@@ -36,7 +36,7 @@ use netvale_ring::world::{RegionMap, World};
 
 pub use netvale_backends::af_xdp::XskSocket as Socket;
 
-pub use hand_over::{HandOver, MemoryShape, Place, Shape, take_over};
+pub use hand_over::{Closed, HandOver, MemoryShape, Place, Shape, take_over};
 pub use lane::XdpLane;
 pub use memory::{Memory, lockable};
 pub use sockets::{Fault, Sockets, Traits};

@@ -100,6 +100,13 @@ impl Sockets {
         self.memory.is_in_place()
     }
 
+    /// Whether the device reads and writes the buffers itself, for a while also
+    /// after they were closed.
+    #[must_use]
+    pub fn is_zero_copy(&self) -> bool {
+        self.traits.zero_copy
+    }
+
     /// Lanes that serve them, and what others need to use them, by queue.
     /// `rings`: into which frames are received. `stock`: gives a ring's lane
     /// buffers of the region, if that is where frames lie.

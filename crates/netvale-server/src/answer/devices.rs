@@ -8,11 +8,12 @@ use std::time::Instant;
 use netvale_backends::netlink::{Link, LinkWatch};
 use netvale_ring::world::Waker;
 use netvale_shm::Doorbell;
-use netvale_switch::domain::{Parked, Registration, Want};
+use netvale_switch::domain::{Registration, Want};
 use netvale_wire::abi::NM_BDG_NAME;
 use netvale_wire::name::{MAX_PORT, PortFlags, PortKind, PortSpec};
 use netvale_wire::proto::ErrorKind;
 
+use super::closing::{Closing, Lingering};
 use super::linked::Linked;
 use super::opened::Opened;
 use super::{Core, is_interface};
@@ -32,8 +33,12 @@ pub(crate) struct Devices {
     pub(super) used: BTreeMap<String, Used>,
     /// Devices that clients have open.
     pub(super) opened: Vec<Opened>,
-    /// Buffers that devices may still write, and until when.
-    pub(super) lingering: Vec<(Instant, Parked)>,
+    /// Closed sockets that clients are still at.
+    pub(super) closing: Vec<Closing>,
+    /// When to look at those again.
+    pub(super) look_again: Option<Instant>,
+    /// Buffers of closed sockets that somebody may still use.
+    pub(super) lingering: Vec<Lingering>,
     /// Tells of interfaces, as soon as one is in use.
     pub(crate) links: Option<LinkWatch>,
     /// Those in use as they were last heard of, by number.
@@ -95,6 +100,8 @@ impl Devices {
             pumps: Vec::new(),
             used: BTreeMap::new(),
             opened: Vec::new(),
+            closing: Vec::new(),
+            look_again: None,
             lingering: Vec::new(),
             links: None,
             known: BTreeMap::new(),
@@ -170,6 +177,11 @@ impl Devices {
     /// Takes a lane from the common threads.
     pub(super) fn stop(&mut self, lane: u64) {
         self.pumps.iter_mut().for_each(|p| p.remove(lane));
+    }
+
+    /// As [`Devices::stop`], after what is queued has been sent.
+    pub(super) fn finish(&mut self, lane: u64) {
+        self.pumps.iter_mut().for_each(|p| p.finish(lane));
     }
 
     /// Takes a lane from the common threads, and gives it back.

@@ -81,6 +81,7 @@ impl Core {
             longest: u32::try_from(shape.traits.longest).unwrap_or(u32::MAX),
         };
         opened.drivers.insert((queue, owner));
+        opened.holders.insert(owner);
         self.settle_drivers(at);
         Ok((Reply::Driven(reply), files))
     }
@@ -89,6 +90,7 @@ impl Core {
     pub(super) fn undrive(&mut self, owner: u16) {
         for opened in &mut self.devices.opened {
             opened.drivers.retain(|&(_, o)| o != owner);
+            opened.holders.remove(&owner);
             let broken = opened.sockets.iter().map(|s| s.break_locks(owner));
             let broken: usize = broken.sum();
             if broken > 0 {
@@ -96,6 +98,7 @@ impl Core {
                 tracing::info!(owner, port, broken, "took back what a dead driver held");
             }
         }
+        self.let_go(owner);
     }
 
     /// Has those queues served that somebody has open who does not drive them.

@@ -96,13 +96,13 @@ impl Core {
         let owner = match self.domain.add_owner(conn.pid, isolated) {
             Ok(owner) => owner,
             Err(e) => {
-                let _ = self.settle_devices(); // one may have been opened for it
+                self.settle_all_devices(); // one may have been opened for it
                 return Err(e.into());
             }
         };
         let bound = bind(&mut self.domain, owner)
             .map_err(Refusal::from)
-            .and_then(|reg| self.settle_devices().map(|()| reg))
+            .and_then(|reg| self.settle_devices(Some(reg.port)).map(|()| reg))
             .and_then(|reg| self.outfit(&reg, conn.uid));
         match bound {
             Ok(answer) => {

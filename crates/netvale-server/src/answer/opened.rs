@@ -46,6 +46,8 @@ pub(super) struct Opened {
     pub(super) parked: Vec<(u16, Lane)>,
     /// Registrations that drive a queue: queue, owner.
     pub(super) drivers: BTreeSet<(u16, u16)>,
+    /// Registrations that have a queue's socket open.
+    pub(super) holders: BTreeSet<u16>,
     // In this order: first the host's stack is let go.
     stack: Keep,
     pub(super) keep: Keep,
@@ -193,6 +195,7 @@ impl Core {
             lanes: Vec::new(),
             parked: Vec::new(),
             drivers: BTreeSet::new(),
+            holders: BTreeSet::new(),
             stack: Keep::default(),
             keep: made.keep,
             nic: made.nic,
@@ -295,18 +298,30 @@ impl Core {
 
     /// Sets devices up for the rings that are open now, and gives back those
     /// that nobody has open any more.
-    pub(super) fn settle_devices(&mut self) -> Result<(), Refusal> {
+    ///
+    /// # Errors
+    ///
+    /// What the port `asked` was opened for cannot be had. With other devices
+    /// whoever asks has nothing to do: that is tried again the next time.
+    pub(super) fn settle_devices(&mut self, asked: Option<PortId>) -> Result<(), Refusal> {
         let mut refused = Ok(());
         let mut at = 0;
         while let Some(opened) = self.devices.opened.get(at) {
-            let now = self.domain.device_use(opened.user);
+            let (now, port) = (self.domain.device_use(opened.user), opened.user);
             if !now.open {
                 self.close_opened(at);
                 continue;
             }
             if opened.nic.is_some() && opened.set != now {
                 let done = self.set_up_nic(at, now);
-                refused = refused.and(done);
+                match (done, self.devices.opened.get(at)) {
+                    (Err(e), _) if asked == Some(port) => refused = Err(e),
+                    (Err(e), Some(opened)) => {
+                        let port = opened.name.as_str();
+                        tracing::warn!(port, "the interface is not set up: {}", e.message);
+                    }
+                    _ => {}
+                }
             }
             self.settle_drivers(at);
             at += 1;
@@ -314,9 +329,28 @@ impl Core {
         refused
     }
 
+    /// As [`Core::settle_devices`], for those who have rings open already: they
+    /// get what can be had now.
+    pub(super) fn settle_all_devices(&mut self) {
+        let patient = std::mem::take(&mut self.patient);
+        let _ = self.settle_devices(None); // refuses nobody
+        self.patient = patient;
+    }
+
     /// Takes from an interface, and from the host behind it, what rings that
     /// are open take.
     fn set_up_nic(&mut self, at: usize, now: DeviceUse) -> Result<(), Refusal> {
+        if let Some(opened) = self.devices.opened.get_mut(at) {
+            opened.set = DeviceUse::default(); // until it is done
+        }
+        self.take_from_nic(at, now)?;
+        if let Some(opened) = self.devices.opened.get_mut(at) {
+            opened.set = now;
+        }
+        Ok(())
+    }
+
+    fn take_from_nic(&mut self, at: usize, now: DeviceUse) -> Result<(), Refusal> {
         // The wire stays as it is while that will do: to take an interface's
         // queues anew takes a driver some time.
         let wanted = (now.tx || now.rx).then_some(now.rx);
@@ -332,7 +366,6 @@ impl Core {
         let Some(opened) = self.devices.opened.get_mut(at) else {
             return Ok(());
         };
-        opened.set = now;
         opened.stack = Keep::default();
         if rewire {
             self.rewire(at, wanted, injects)?;
@@ -406,7 +439,7 @@ impl Core {
             return;
         };
         opened.onward = Onward::Yes;
-        let now = opened.set;
+        let now = self.domain.device_use(opened.user);
         let Err(e) = self.set_up_nic(at, now) else {
             return;
         };
@@ -432,18 +465,19 @@ impl Core {
         stop.into_iter().for_each(|id| self.devices.stop(id));
     }
 
-    fn stop_lanes(&mut self, at: usize) {
+    /// Stops all lanes of an interface, after what programs had queued for it
+    /// just before they ended.
+    pub(super) fn stop_lanes(&mut self, at: usize) {
         let Some(opened) = self.devices.opened.get_mut(at) else {
             return;
         };
         opened.wired.clear();
         let parked = std::mem::take(&mut opened.parked);
         let ids = std::mem::take(&mut opened.lanes);
-        let served = ids.into_iter().filter_map(|id| self.devices.take(id));
-        for mut lane in served.chain(parked.into_iter().map(|(_, lane)| lane)) {
-            // What a program queued just before it ended.
-            lane.serve_out();
+        for (_, lane) in parked {
+            self.devices.serve(lane);
         }
+        ids.into_iter().for_each(|id| self.devices.finish(id));
     }
 
     fn close_opened(&mut self, at: usize) {

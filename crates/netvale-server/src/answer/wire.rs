@@ -1,16 +1,15 @@
 //! The wire of an interface that clients have open: by AF_XDP, in buffers of
 //! the region itself, or by what can be had.
 
-use std::time::{Duration, Instant};
-
 use netvale_backends::bpf::XdpMode;
 use netvale_lane::DeviceLane;
 use netvale_lane::xdp::{Arena, Fault, Sockets, lockable};
 use netvale_ring::kring::KringId;
-use netvale_switch::domain::{DEFAULT_SLOTS, Parked, Registration};
+use netvale_switch::domain::{DEFAULT_SLOTS, Registration};
 use netvale_wire::proto::{ErrorKind, Wanted};
 
 use super::Core;
+use super::closing::Closing;
 use super::opened::Opened;
 use crate::listing::Refusal;
 use crate::pump::{Keep, Nic};
@@ -23,9 +22,6 @@ const LITTLE: u32 = 1024;
 
 /// What is said of generic XDP.
 const NO_XDP: &str = "; its driver has no XDP";
-/// How long a device that reads and writes buffers itself may go on after its
-/// socket was closed.
-const LINGER: Duration = Duration::from_secs(2);
 
 impl Opened {
     /// Whether the wire is as it is wanted (closed, or open and receiving or
@@ -60,13 +56,6 @@ impl Opened {
                 tracing::info!(port = self.name, "AF_XDP is left: {why}");
                 false
             }
-        }
-    }
-
-    fn close_sockets(&mut self) {
-        self.drivers.clear();
-        for socket in self.sockets.drain(..) {
-            self.losses.add(&socket.losses());
         }
     }
 
@@ -129,9 +118,11 @@ impl Core {
         let Some(receive) = wanted else {
             return Ok(());
         };
+        self.check_left(at)?;
+        let patient = self.patient && self.may_wait(at);
         let (lanes, about) = match self.wire_by_xdp(at, receive, host) {
             Ok(done) => done,
-            Err(Fault::Busy(why)) if self.patient => {
+            Err(Fault::Busy(why)) if patient => {
                 return Err(Refusal::new(ErrorKind::Busy, why).later());
             }
             Err(e) => {
@@ -146,25 +137,37 @@ impl Core {
                 (wire.lanes, wire.about)
             }
         };
-        let Some(opened) = self.devices.opened.get_mut(at) else {
-            return Ok(());
-        };
-        opened.wire = wanted;
-        tracing::info!(port = opened.name, device = about, "takes frames");
-        opened.about = about;
-        let queues = opened.queues;
-        for (i, lane) in lanes.into_iter().enumerate().take(queues) {
-            self.start_opened(at, i, lane)?;
+        let queues = self.devices.opened.get(at).map_or(0, |o| o.queues);
+        let mut lanes = lanes.into_iter().enumerate().take(queues);
+        if let Err(e) = lanes.try_for_each(|(i, lane)| self.start_opened(at, i, lane)) {
+            self.stop_lanes(at);
+            self.unwire(at);
+            return Err(e);
         }
         if let Some(opened) = self.devices.opened.get_mut(at) {
+            opened.wire = wanted;
             opened.wired.clone_from(&opened.lanes);
+            tracing::info!(port = opened.name, device = about, "takes frames");
+            opened.about = about;
         }
         Ok(())
     }
 
+    /// Whether a request about an interface may wait for its queues: not if
+    /// others, who have them already, would wait too.
+    fn may_wait(&self, at: usize) -> bool {
+        let Some(opened) = self.devices.opened.get(at) else {
+            return false;
+        };
+        let users = self.domain.device_users(opened.user);
+        let mine = |ring: &u16| usize::from(*ring) < opened.queues;
+        let takes = users.iter().filter(|u| u.tx.iter().chain(&u.rx).any(mine));
+        takes.count() < 2
+    }
+
     /// Closes an interface's wire, whose lanes have been stopped. First the
     /// program goes, so that no more is received, then the sockets, and then
-    /// nobody has the buffers any more.
+    /// the buffers come back, once nobody has them any more.
     pub(super) fn unwire(&mut self, at: usize) {
         let Some(opened) = self.devices.opened.get_mut(at) else {
             return;
@@ -172,41 +175,13 @@ impl Core {
         opened.wire = None;
         opened.generic = false;
         opened.keep = Keep::default();
-        let mut all = opened.sockets.iter();
-        let direct = all.any(|s| s.shape().traits.zero_copy);
-        opened.close_sockets();
-        let rings = opened.inward_rings();
-        if direct {
-            // The kernel stops the device behind our back.
-            let end = Instant::now() + LINGER;
-            for ring in rings {
-                let parked = self.domain.park_stock(ring);
-                self.devices.lingering.push((end, parked));
-            }
-        } else {
-            self.return_stocks(&rings);
+        opened.drivers.clear();
+        let sockets = std::mem::take(&mut opened.sockets);
+        if sockets.is_empty() {
+            return;
         }
-    }
-
-    /// When buffers of devices are to be freed that were closed.
-    pub(crate) fn lingers(&self) -> Option<Instant> {
-        self.devices.lingering.iter().map(|(end, _)| *end).min()
-    }
-
-    /// Frees those that devices have let go of by now.
-    pub(crate) fn linger_no_more(&mut self, now: Instant) {
-        let all = std::mem::take(&mut self.devices.lingering);
-        let (over, still) = all.into_iter().partition(|(end, _)| *end <= now);
-        self.devices.lingering = still;
-        let over: Vec<(Instant, Parked)> = over;
-        over.iter()
-            .for_each(|(_, parked)| self.domain.unpark(parked));
-    }
-
-    pub(super) fn return_stocks(&mut self, rings: &[KringId]) {
-        for &ring in rings {
-            self.domain.return_stock(ring);
-        }
+        let closing = Closing::new(opened, sockets);
+        self.close_sockets(closing);
     }
 
     fn wire_by_xdp(
@@ -223,29 +198,34 @@ impl Core {
         let mut stocks = Vec::new();
         let mut enough = false;
         while want >= Sockets::LEAST_STOCK && !enough {
-            self.return_stocks(&rings);
+            self.give_back(&mut stocks);
             let take = |&ring| (ring, self.domain.take_stock(ring, want));
             stocks = rings.iter().map(take).collect();
             enough = stocks.iter().all(|(_, s)| s.len() >= want as usize);
             want /= 2;
         }
-        let done = self.open_sockets(at, &reg, enough, stocks, receive, host);
-        if !matches!(done, Ok((_, _, true))) {
-            self.return_stocks(&rings);
-        }
-        done.map(|(lanes, about, _)| (lanes, about))
+        let done = self.open_sockets(at, &reg, enough, &mut stocks, receive, host);
+        // Those that no socket had.
+        self.give_back(&mut stocks);
+        done
     }
 
-    /// The lanes, a text, and whether they use the stocks.
+    fn give_back(&mut self, stocks: &mut Vec<(KringId, Vec<u32>)>) {
+        for (ring, stock) in stocks.drain(..) {
+            self.domain.give_back(ring, &stock);
+        }
+    }
+
+    /// The lanes, and a text. Takes the stocks that they use.
     fn open_sockets(
         &mut self,
         at: usize,
         reg: &Registration,
         enough: bool,
-        mut stocks: Vec<(KringId, Vec<u32>)>,
+        stocks: &mut [(KringId, Vec<u32>)],
         receive: bool,
         host: bool,
-    ) -> Result<(Vec<Box<dyn DeviceLane>>, String, bool), Fault> {
+    ) -> Result<(Vec<Box<dyn DeviceLane>>, String), Fault> {
         let arena = self.arena_of(reg).and_then(|arena| match enough {
             true => Ok(arena),
             false => Err("other devices have the region's part for devices".into()),
@@ -254,25 +234,42 @@ impl Core {
         let opened = self.devices.opened.get(at).ok_or_else(lost)?;
         let nic = opened.nic.as_ref().ok_or_else(lost)?;
         let sockets = nic.sockets_in(arena)?;
-        let (in_place, mut about) = (sockets.is_in_place(), nic.about(&sockets));
+        let (direct, mut about) = (sockets.is_zero_copy(), nic.about(&sockets));
+        let in_place = sockets.is_in_place();
         let rings = opened.inward_rings();
         let stock = |ring, _| {
             let found = stocks.iter_mut().find(|(r, _)| *r == ring);
             found.map(|(_, s)| std::mem::take(s)).unwrap_or_default()
         };
-        let (lanes, hand_overs) = sockets.serve(&rings, stock).map_err(Fault::Other)?;
-        let (mut keep, mut generic) = (Keep::default(), false);
-        if receive {
-            let (kept, mode) = nic.redirect(&hand_overs, !host).map_err(Fault::Other)?;
-            (keep, generic) = (kept, mode == XdpMode::Generic);
+        let serve = || {
+            let (lanes, hand_overs) = sockets.serve(&rings, stock)?;
+            let redirect = |receive: bool| match receive {
+                true => nic.redirect(&hand_overs, !host).map(Some),
+                false => Ok(None),
+            };
+            redirect(receive).map(|redirect| (lanes, hand_overs, redirect))
+        };
+        let (lanes, hand_overs, redirect) = match serve() {
+            Ok(all) => all,
+            Err(why) => {
+                if in_place {
+                    // The device may have begun to use some of them.
+                    stocks.iter_mut().for_each(|(_, s)| s.clear());
+                    self.take_stocks_back(&rings, direct);
+                }
+                return Err(Fault::Other(why));
+            }
+        };
+        let opened = self.devices.opened.get_mut(at).ok_or_else(lost)?;
+        opened.sockets = hand_overs;
+        if let Some((keep, mode)) = redirect {
+            (opened.keep, opened.generic) = (keep, mode == XdpMode::Generic);
         }
-        if generic {
+        if opened.generic {
             about.push_str(NO_XDP);
         }
-        let opened = self.devices.opened.get_mut(at).ok_or_else(lost)?;
-        (opened.keep, opened.sockets, opened.generic) = (keep, hand_overs, generic);
         let lanes = lanes.into_iter();
         let lanes = lanes.map(|lane| Box::new(lane) as Box<dyn DeviceLane>);
-        Ok((lanes.collect(), about, in_place))
+        Ok((lanes.collect(), about))
     }
 }

@@ -42,10 +42,19 @@ pub(crate) struct Pump {
 #[derive(Debug)]
 enum Order {
     Add(Box<Lane>),
-    Remove(u64, SyncSender<Box<Lane>>),
+    Remove(Removal),
     /// Never sleep, or do.
     Spin(bool),
     End,
+}
+
+/// A lane that is to be given back.
+#[derive(Debug)]
+struct Removal {
+    lane: u64,
+    /// First what is queued goes to the device.
+    sent: bool,
+    to: SyncSender<Box<Lane>>,
 }
 
 impl Pump {
@@ -107,12 +116,21 @@ impl Pump {
         drop(self.take(lane));
     }
 
+    /// As [`Pump::remove`], after what is queued has been sent.
+    pub(crate) fn finish(&mut self, lane: u64) {
+        drop(self.give(lane, true));
+    }
+
     /// Serves that one no longer, and gives it back.
     pub(crate) fn take(&mut self, lane: u64) -> Option<Lane> {
+        self.give(lane, false)
+    }
+
+    fn give(&mut self, lane: u64, sent: bool) -> Option<Lane> {
         let at = self.lanes.iter().position(|&l| l == lane)?;
         self.lanes.swap_remove(at);
-        let (done, wait) = sync_channel(1);
-        self.order(Order::Remove(lane, done));
+        let (to, wait) = sync_channel(1);
+        self.order(Order::Remove(Removal { lane, sent, to }));
         match wait.recv() {
             Ok(lane) => Some(*lane),
             Err(_) => {
@@ -128,7 +146,7 @@ impl Pump {
     }
 
     fn order(&self, order: Order) {
-        // A dead thread is noticed by `remove`.
+        // A dead thread is noticed by `give`, and when it is joined.
         let _ = self.orders.send(order);
         self.bell.ring();
     }
@@ -275,18 +293,28 @@ impl Thread {
                     watched: None,
                     wants: false,
                 }),
-                Order::Remove(id, done) => {
-                    if let Some(i) = self.lanes.iter().position(|s| s.lane.id == id) {
-                        self.unwatch(i);
-                        let lane = self.lanes.swap_remove(i).lane;
-                        lane.disarm(self.said);
-                        let _ = done.send(lane); // whoever asked waits for it
-                    }
-                }
+                Order::Remove(removal) => self.remove(&removal),
                 Order::Spin(on) => self.spin = on,
             }
         }
         Some(any)
+    }
+
+    fn remove(&mut self, removal: &Removal) {
+        let mut seated = self.lanes.iter();
+        let Some(i) = seated.position(|s| s.lane.id == removal.lane) else {
+            return;
+        };
+        if removal.sent {
+            self.serve(i, |lane| netvale_lane::Round {
+                moved: lane.serve_out(),
+                ..netvale_lane::Round::default()
+            });
+        }
+        self.unwatch(i);
+        let lane = self.lanes.swap_remove(i).lane;
+        lane.disarm(self.said);
+        let _ = removal.to.send(lane); // whoever asked waits for it
     }
 
     /// Watches the devices for what their lanes wait for; `exactly`: for no

@@ -83,9 +83,30 @@ impl<M: MemSource> Domain<M> {
         taken
     }
 
+    /// Takes back what [`Domain::take_stock`] gave and nobody has used.
+    pub fn give_back(&mut self, kring: KringId, stock: &[u32]) {
+        let Some((region, _)) = self.ring_of(kring) else {
+            return;
+        };
+        self.free_stock(region, stock);
+        let n = u32::try_from(stock.len()).unwrap_or(u32::MAX);
+        self.note_stock(kring, |had| had.saturating_sub(n));
+    }
+
     /// What whoever served a device's ring had beside its slots. It must have
     /// ended: in which buffers its last exchange was is found out and settled.
     pub fn settle_stock(&mut self, kring: KringId) -> Vec<u32> {
+        let ring = self.ring_of(kring).filter(|(_, ring)| ring.stock > 0);
+        let Some((region, _)) = ring else {
+            return Vec::new();
+        };
+        let named = self.named(region);
+        self.settle_among(kring, &named)
+    }
+
+    /// As [`Domain::settle_stock`]; `named`: by the rings and lists of its
+    /// region.
+    fn settle_among(&mut self, kring: KringId, named: &BTreeSet<u32>) -> Vec<u32> {
         let Some((region, ring)) = self.ring_of(kring) else {
             return Vec::new();
         };
@@ -109,13 +130,13 @@ impl<M: MemSource> Domain<M> {
         let missing: Vec<u32> = (RESERVED_BUFS..r.bufs.high_water())
             .filter(|b| ours(b) && !slots.contains(b))
             .collect();
-        // A program may have moved buffers between its rings without a word.
-        let elsewhere = self.named_elsewhere(region, kring);
         let strange = |b: &&u32| !ours(b) && r.bufs.has(**b);
         let mut strangers = slots.iter().filter(strange);
         let mut stock = Vec::new();
         for b in missing {
-            if !elsewhere.contains(&b) {
+            // A program may have moved buffers between its rings without a
+            // word: then another ring names it.
+            if !named.contains(&b) {
                 put(b, in_stock);
                 stock.push(b);
             } else if let Some(&other) = strangers.next() {
@@ -137,61 +158,81 @@ impl<M: MemSource> Domain<M> {
     /// Takes back what whoever served a device's ring had beside its slots: it
     /// has ended, and the kernel has let go of the buffers too. How many.
     pub fn return_stock(&mut self, kring: KringId) -> usize {
-        let stock = self.settle_stock(kring);
-        let Some((region, _)) = self.ring_of(kring) else {
-            return 0;
-        };
-        if let Some(r) = self.regions.get_mut(u32::from(region)) {
-            let table = r.map.shared;
-            let holders = table.and_then(|s| self.world.holders(s, r.map.geom.bufs));
-            for &b in &stock {
-                if let Some(h) = holders.and_then(|h| h.get(b as usize)) {
-                    h.store(Holder::FREE.bits(), Release);
-                }
-                r.bufs.put(b);
-            }
-        }
-        self.note_stock(kring, |_| 0);
-        stock.len()
+        self.return_stocks(&[kring])
     }
 
-    /// As [`Domain::return_stock`], for buffers that a device may still write:
+    /// As [`Domain::return_stock`], for all rings of one device.
+    pub fn return_stocks(&mut self, krings: &[KringId]) -> usize {
+        let mut n = 0;
+        for (region, stock) in self.settle_all(krings) {
+            self.free_stock(region, &stock);
+            n += stock.len();
+        }
+        n
+    }
+
+    /// As [`Domain::return_stocks`], for buffers that a device may still write:
     /// nobody gets them before [`Domain::unpark`], also if the port goes.
-    pub fn park_stock(&mut self, kring: KringId) -> Parked {
-        let bufs = self.settle_stock(kring);
-        let region = self.ring_of(kring).map_or(0, |(region, _)| region);
-        let Some(r) = self.regions.get(u32::from(region)) else {
-            return Parked::default();
+    pub fn park_stocks(&mut self, krings: &[KringId]) -> Vec<Parked> {
+        let mut all = Vec::new();
+        for (region, bufs) in self.settle_all(krings) {
+            let Some(r) = self.regions.get(u32::from(region)) else {
+                continue;
+            };
+            let table = r.map.shared;
+            let holders = table.and_then(|s| self.world.holders(s, r.map.geom.bufs));
+            for &b in &bufs {
+                if let Some(h) = holders.and_then(|h| h.get(b as usize)) {
+                    h.store(Holder::RESERVED.bits(), Release);
+                }
+            }
+            all.push(Parked {
+                region,
+                generation: r.generation,
+                bufs,
+            });
+        }
+        all
+    }
+
+    /// The stocks of these rings, which have none afterwards, with their
+    /// region. It is looked through once for all of them.
+    fn settle_all(&mut self, krings: &[KringId]) -> Vec<(u16, Vec<u32>)> {
+        let mut seen: Option<(u16, BTreeSet<u32>)> = None;
+        let mut all = Vec::new();
+        for &kring in krings {
+            let ring = self.ring_of(kring).filter(|(_, ring)| ring.stock > 0);
+            let Some((region, _)) = ring else { continue };
+            let named = match seen.take() {
+                Some((of, named)) if of == region => named,
+                _ => self.named(region),
+            };
+            all.push((region, self.settle_among(kring, &named)));
+            self.note_stock(kring, |_| 0);
+            seen = Some((region, named));
+        }
+        all
+    }
+
+    fn free_stock(&mut self, region: u16, stock: &[u32]) {
+        let Some(r) = self.regions.get_mut(u32::from(region)) else {
+            return;
         };
         let table = r.map.shared;
         let holders = table.and_then(|s| self.world.holders(s, r.map.geom.bufs));
-        for &b in &bufs {
+        for &b in stock {
             if let Some(h) = holders.and_then(|h| h.get(b as usize)) {
-                h.store(Holder::RESERVED.bits(), Release);
+                h.store(Holder::FREE.bits(), Release);
             }
-        }
-        let generation = r.generation;
-        self.note_stock(kring, |_| 0);
-        Parked {
-            region,
-            generation,
-            bufs,
+            r.bufs.put(b);
         }
     }
 
     /// The device has let go of these.
     pub fn unpark(&mut self, parked: &Parked) {
-        let r = self.regions.get_mut(u32::from(parked.region));
-        let Some(r) = r.filter(|r| r.generation == parked.generation) else {
-            return;
-        };
-        let table = r.map.shared;
-        let holders = table.and_then(|s| self.world.holders(s, r.map.geom.bufs));
-        for &b in &parked.bufs {
-            if let Some(h) = holders.and_then(|h| h.get(b as usize)) {
-                h.store(Holder::FREE.bits(), Release);
-            }
-            r.bufs.put(b);
+        let r = self.regions.get(u32::from(parked.region));
+        if r.is_some_and(|r| r.generation == parked.generation) {
+            self.free_stock(parked.region, &parked.bufs);
         }
     }
 
@@ -208,14 +249,13 @@ impl<M: MemSource> Domain<M> {
         range.filter_map(holder).collect()
     }
 
-    /// Buffers that other rings of the region name, and the lists of programs.
-    fn named_elsewhere(&self, region: u16, but: KringId) -> BTreeSet<u32> {
+    /// Buffers that the rings of a region name, and the lists of programs.
+    fn named(&self, region: u16) -> BTreeSet<u32> {
         let ports = self.ports.iter().map(|(_, p)| p);
         let ports = ports.chain(self.zombies.iter().map(|z| &*z.state));
         let rings = ports
             .filter(|p| p.region == region)
-            .flat_map(|p| p.tx.iter().chain(&p.rx))
-            .filter(|r| r.kring != but);
+            .flat_map(|p| p.tx.iter().chain(&p.rx));
         let mut named: BTreeSet<u32> = rings.flat_map(|r| self.slots_of(region, r)).collect();
         for (_, owner) in self.owners.iter() {
             if let Some(b) = owner.bound.as_ref().filter(|b| b.extra > 0)

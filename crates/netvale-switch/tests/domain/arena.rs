@@ -234,6 +234,46 @@ fn a_stock_is_of_one_ring_and_no_more_than_there_is() {
     assert!(bed.with(|d| d.take_stock(KringId(511), 1)).is_empty());
     assert_eq!(bed.with(|d| d.return_stock(b)), rest.len());
     bed.check();
+    // What nobody has used goes back without a look at the rings.
+    let (free, again) = (bed.free(), bed.with(|d| d.take_stock(b, 30)));
+    bed.with(|d| d.give_back(b, &again[..10]));
+    assert_eq!(bed.free(), free - 20);
+    bed.check();
+    bed.with(|d| d.give_back(b, &again[10..]));
+    assert_eq!((bed.free(), bed.with(|d| d.settle_stock(b))), (free, vec![]));
+    bed.check();
+    bed.close(device);
+    assert_empty(&bed);
+}
+
+/// Also if a program moved buffers between them, and others in exchange.
+#[test]
+fn stocks_of_several_rings_come_back_together() {
+    let bed = Bed::new(small());
+    let (_, device) = make(&bed, &WITH).unwrap();
+    let free = bed.free();
+    let [a, b] = [0, 1].map(|i| device.reg.tx[i].kring);
+    for (kring, n) in [(a, 20), (b, 30)] {
+        let stock = bed.with(|d| d.take_stock(kring, n));
+        for (i, &new) in (0..).zip(&stock[..5]) {
+            let ring = device.tx[usize::from(kring == b)].ring();
+            let old = ring.slot(i).buf();
+            hold(&bed, &device, new, Holder::kring(kring));
+            hold(&bed, &device, old, Holder::stock(kring));
+            ring.set_slot(i, Slot::new(new, 60, 0));
+        }
+    }
+    for i in 3..8 {
+        let [one, two] = [0, 1].map(|r| device.tx[r].ring().slot(i));
+        device.tx[0].ring().set_slot(i, two);
+        device.tx[1].ring().set_slot(i, one);
+    }
+    bed.check();
+    assert_eq!(bed.with(|d| d.return_stocks(&[a, b])), 50);
+    assert_eq!(bed.free(), free);
+    bed.check();
+    check_holders(&bed, &device);
+    assert_eq!(bed.with(|d| d.return_stocks(&[a, b])), 0);
     bed.close(device);
     assert_empty(&bed);
 }
@@ -245,7 +285,7 @@ fn what_a_device_may_still_write_is_nobodys() {
     let kring = device.reg.tx[0].kring;
     let free = bed.free();
     let stock = bed.with(|d| d.take_stock(kring, 50));
-    let parked = bed.with(|d| d.park_stock(kring));
+    let parked = bed.with(|d| d.park_stocks(&[kring]));
     assert_eq!(bed.with(|d| d.return_stock(kring)), 0);
     bed.check();
     let again = bed.with(|d| d.take_stock(kring, 1000));
@@ -255,7 +295,7 @@ fn what_a_device_may_still_write_is_nobodys() {
     bed.check();
     let range = bed.with(|d| d.arena(region));
     assert_eq!(range.map(|r| r.len()), Some(400), "it cannot go yet");
-    bed.with(|d| d.unpark(&parked));
+    bed.with(|d| parked.iter().for_each(|p| d.unpark(p)));
     assert!(bed.free() > free);
     assert_empty(&bed);
 }
