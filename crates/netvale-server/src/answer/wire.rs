@@ -114,12 +114,18 @@ impl Core {
         wanted: Option<bool>,
         host: bool,
     ) -> Result<(), Refusal> {
+        let had = self
+            .devices
+            .opened
+            .get(at)
+            .is_some_and(|o| o.wire.is_some());
         self.unwire(at);
         let Some(receive) = wanted else {
             return Ok(());
         };
         self.check_left(at)?;
-        let patient = self.patient && self.may_wait(at);
+        // Those who had it would wait too.
+        let patient = self.patient && !had;
         let (lanes, about) = match self.wire_by_xdp(at, receive, host) {
             Ok(done) => done,
             Err(Fault::Busy(why)) if patient => {
@@ -151,18 +157,6 @@ impl Core {
             opened.about = about;
         }
         Ok(())
-    }
-
-    /// Whether a request about an interface may wait for its queues: not if
-    /// others, who have them already, would wait too.
-    fn may_wait(&self, at: usize) -> bool {
-        let Some(opened) = self.devices.opened.get(at) else {
-            return false;
-        };
-        let users = self.domain.device_users(opened.user);
-        let mine = |ring: &u16| usize::from(*ring) < opened.queues;
-        let takes = users.iter().filter(|u| u.tx.iter().chain(&u.rx).any(mine));
-        takes.count() < 2
     }
 
     /// Closes an interface's wire, whose lanes have been stopped. First the

@@ -240,7 +240,10 @@ fn a_stock_is_of_one_ring_and_no_more_than_there_is() {
     assert_eq!(bed.free(), free - 20);
     bed.check();
     bed.with(|d| d.give_back(b, &again[10..]));
-    assert_eq!((bed.free(), bed.with(|d| d.settle_stock(b))), (free, vec![]));
+    assert_eq!(
+        (bed.free(), bed.with(|d| d.settle_stock(b))),
+        (free, vec![])
+    );
     bed.check();
     bed.close(device);
     assert_empty(&bed);

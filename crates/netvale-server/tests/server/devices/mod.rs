@@ -7,6 +7,7 @@ mod in_place;
 mod life;
 mod links;
 mod open;
+mod still;
 mod switch;
 
 use std::thread::JoinHandle;
