@@ -67,7 +67,7 @@ impl Side for PacketSocket {
 }
 
 /// A TAP whose frames have headers, with large packets whole.
-fn tap(name: &str) -> Result<TapQueue> {
+pub(super) fn tap(name: &str) -> Result<TapQueue> {
     let config = TapConfig {
         make: Make::New,
         header: HdrLen::MERGED,

@@ -1,12 +1,13 @@
 //! The cases of devices.
 
-use super::{DeviceWork, Traffic, Way, Xdp};
+use super::{DeviceWork, Small, Traffic, Way, Xdp};
 use crate::bench::case::{Bound, Case, Limit, Unit, Work};
 use crate::bench::list::case;
 
 const NAMESPACES: &str = "TCP between two namespaces";
 const HOST: &str = "TCP between a host and its wire";
 const AF_XDP: &str = "AF_XDP, 60 B";
+const TAPS: &str = "TAPs, 60 B";
 const FILES: &str = "Capture files";
 
 /// Round trips, with and without a core for whoever moves the frames.
@@ -27,7 +28,7 @@ impl DeviceWork {
                 ..
             } => Unit::Ns,
             Self::Tcp { .. } => Unit::Bps,
-            Self::Xdp { .. } | Self::Replay => Unit::Pps,
+            Self::Xdp { .. } | Self::Small { .. } | Self::Replay => Unit::Pps,
         }
     }
 }
@@ -38,6 +39,7 @@ pub(in crate::bench) fn all() -> Vec<Case> {
     namespaces(&mut cases);
     host(&mut cases);
     xdp(&mut cases);
+    small(&mut cases);
     let replay = device("replay into a switch, 60 B", FILES, DeviceWork::Replay);
     let copy = Limit::Copy {
         frame_bytes: super::xdp::BYTES,
@@ -127,6 +129,17 @@ fn xdp(cases: &mut Vec<Case>) {
     ] {
         let of = |bare| DeviceWork::Xdp { what, bare };
         let case = device(name, AF_XDP, of(false)).raw(Limit::Device(of(true)));
+        cases.push(case.bounds(&[Bound::RatioAtLeast(0.9)]).quick());
+    }
+}
+
+fn small(cases: &mut Vec<Case>) {
+    for (name, what) in [
+        ("small frames, from TAP to TAP", Small::Forward),
+        ("small frames, from a program to a TAP", Small::Send),
+    ] {
+        let of = |bare| DeviceWork::Small { what, bare };
+        let case = device(name, TAPS, of(false)).raw(Limit::Device(of(true)));
         cases.push(case.bounds(&[Bound::RatioAtLeast(0.9)]).quick());
     }
 }

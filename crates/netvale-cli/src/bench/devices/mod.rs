@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 mod bare;
 mod list;
 mod run;
+mod small;
 mod space;
 mod tcp;
 mod xdp;
@@ -32,6 +33,7 @@ use super::sample::{Sample, broken, frame, sender_mac, station_mac};
 use crate::control;
 use crate::failure::{Failure, Result};
 use crate::units::{float, per_second};
+use small::SmallBed;
 use space::Space;
 
 /// Addresses of the two ends of every way.
@@ -93,6 +95,16 @@ pub(in crate::bench) enum Xdp {
     Forward,
 }
 
+/// What is done with small frames at TAPs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(in crate::bench) enum Small {
+    /// Frames of a generator go from one TAP to another.
+    Forward,
+    /// A program sends to a TAP.
+    Send,
+}
+
 /// One measurement of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "device", rename_all = "snake_case")]
@@ -101,6 +113,8 @@ pub(in crate::bench) enum DeviceWork {
     Tcp { way: Way, traffic: Traffic },
     /// AF_XDP, by a client of the server or by a bare loop.
     Xdp { what: Xdp, bare: bool },
+    /// Small frames at TAPs of a switch, or a bare loop.
+    Small { what: Small, bare: bool },
     /// A capture file is replayed into a switch.
     Replay,
 }
@@ -110,6 +124,7 @@ pub(super) struct Beds {
     dir: Directory,
     ways: HashMap<Way, Bed>,
     xdp: HashMap<bool, XdpBed>,
+    small: HashMap<bool, SmallBed>,
     replay: Option<(Peer, Namespace)>,
 }
 
@@ -139,6 +154,7 @@ impl Beds {
             dir: place::directory("devices")?,
             ways: HashMap::new(),
             xdp: HashMap::new(),
+            small: HashMap::new(),
             replay: None,
         })
     }
@@ -178,6 +194,14 @@ impl Beds {
                     self.xdp.insert(bare, bed);
                 }
                 let bed = self.xdp.get(&bare).ok_or_else(|| broken("no bed"))?;
+                bed.measure(what, self.dir.path(), cpus, time)
+            }
+            DeviceWork::Small { what, bare } => {
+                if !self.small.contains_key(&bare) {
+                    let bed = SmallBed::new(bare, self.dir.path())?;
+                    self.small.insert(bare, bed);
+                }
+                let bed = self.small.get(&bare).ok_or_else(|| broken("no bed"))?;
                 bed.measure(what, self.dir.path(), cpus, time)
             }
             DeviceWork::Replay => self.replay(cpus, time),

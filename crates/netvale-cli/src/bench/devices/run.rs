@@ -8,7 +8,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
-use super::{Xdp, bare, xdp};
+use super::{Xdp, bare, small, xdp};
 use crate::bench::peer::Received;
 use crate::failure::Result;
 
@@ -22,6 +22,14 @@ pub(in crate::bench) enum DeviceTask {
     Taps { names: [String; 2] },
     /// Copies between an interface's wire and the host.
     Host { interface: String },
+    /// Makes a TAP and writes into it.
+    TapWriter { name: String },
+    /// A client of the server of `ns` sends.
+    Sender {
+        ns: PathBuf,
+        port: String,
+        cpu: usize,
+    },
     /// `bridge IF IF^` with a server of its own.
     Rings { ns: PathBuf, interface: String },
     /// Sends, receives or forwards: as a client of the server of `ns`, or with
@@ -43,6 +51,14 @@ pub(in crate::bench) fn run(
     match task {
         DeviceTask::Taps { names } => bare::taps(&names, ready)?,
         DeviceTask::Host { interface } => bare::host(&interface, ready)?,
+        DeviceTask::TapWriter { name } => return counted(small::write_tap(&name, ready)),
+        DeviceTask::Sender { ns, port, cpu } => {
+            let ready = Box::new(move || {
+                netvale::pin_to_cpu(cpu)?;
+                ready()
+            });
+            return counted(xdp::client_send((&ns, &port), ready));
+        }
         DeviceTask::Rings { ns, interface } => rings(&ns, &interface, &ready()?)?,
         DeviceTask::Xdp {
             what,
@@ -54,7 +70,7 @@ pub(in crate::bench) fn run(
                 netvale::pin_to_cpu(cpu)?;
                 ready()
             });
-            let frames = match (what, &ns) {
+            return counted(match (what, &ns) {
                 (Xdp::Receive, None) => xdp::bare_receive(&names[0], false, ready),
                 (Xdp::Read, None) => xdp::bare_receive(&names[0], true, ready),
                 (Xdp::Send, None) => xdp::bare_send(&names[0], ready),
@@ -63,14 +79,18 @@ pub(in crate::bench) fn run(
                 (Xdp::Read, Some(ns)) => xdp::client_receive((ns, &names[0]), true, ready),
                 (Xdp::Send, Some(ns)) => xdp::client_send((ns, &names[0]), ready),
                 (Xdp::Forward, Some(ns)) => xdp::client_forward((ns, &names), ready),
-            }?;
-            return Ok(Some(Received {
-                frames,
-                ..Received::default()
-            }));
+            });
         }
     }
     Ok(None)
+}
+
+/// Nothing but how many.
+fn counted(frames: Result<u64>) -> Result<Option<Received>> {
+    Ok(Some(Received {
+        frames: frames?,
+        ..Received::default()
+    }))
 }
 
 /// The tool as users run it, in this process.
