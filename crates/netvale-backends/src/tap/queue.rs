@@ -83,7 +83,7 @@ impl TapQueue {
     /// call meets it again.
     pub fn recv(&self, pool: &BufPool, batch: &mut Batch) -> Result<usize, TapError> {
         for i in 0..batch.len() {
-            match self.recv_one(pool, batch.chain(i)) {
+            match self.recv_one(pool, batch.chain(i), usize::MAX) {
                 Ok(Some((len, truncated))) => batch.set_len(i, len, truncated),
                 Ok(None) => return Ok(i),
                 Err(_) if i > 0 => return Ok(i),
@@ -115,7 +115,7 @@ impl TapQueue {
         while packed.frames < most
             && let Some(chain) = enough(free.get(packed.pieces..).unwrap_or_default(), longest)
         {
-            let (len, truncated) = match self.recv_one(pool, chain) {
+            let (len, truncated) = match self.recv_one(pool, chain, longest + 1) {
                 Ok(Some(got)) => got,
                 Ok(None) => {
                     packed.drained = true;
@@ -210,10 +210,16 @@ impl TapQueue {
     }
 
     /// Bytes of the next frame and whether it was cut; `None` if there is none.
-    fn recv_one(&self, pool: &BufPool, chain: &[Piece]) -> Result<Option<(usize, bool)>, TapError> {
+    /// No frame is expected to have `too_long` bytes.
+    fn recv_one(
+        &self,
+        pool: &BufPool,
+        chain: &[Piece],
+        too_long: usize,
+    ) -> Result<Option<(usize, bool)>, TapError> {
         let room: usize = chain.iter().map(|p| p.len as usize).sum();
         loop {
-            match readv(self.fd.as_fd(), pool, chain) {
+            match readv(self.fd.as_fd(), pool, chain, too_long) {
                 Ok(n) => return Ok(Some((n.min(room), n > room))),
                 Err(e) => match self.verdict(e) {
                     Verdict::Full => return Ok(None),

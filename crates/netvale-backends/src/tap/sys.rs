@@ -5,7 +5,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use crate::batch::iov::{entry, outside};
+use crate::batch::iov::{entry, grow, outside};
 use crate::batch::{BufPool, MAX_PIECES, Piece};
 use crate::net::NAME_MAX;
 use crate::net::sys::check;
@@ -118,62 +118,112 @@ pub(super) fn writev(
     pool: &BufPool,
     chain: impl Iterator<Item = Piece>,
 ) -> io::Result<usize> {
-    let mut chain = chain.peekable();
-    let Some(first) = chain.next() else {
-        return Err(outside());
-    };
-    let first = entry(pool, first).ok_or_else(outside)?;
-    let done = if chain.peek().is_none() {
+    let mut chain = chain;
+    let (first, more) = run(pool, &mut chain)?;
+    if more.is_none() {
         // Without a list there is less to do.
-        // SAFETY: a range inside the pool, which the borrow keeps mapped.
-        unsafe { libc::write(fd.as_raw_fd(), first.iov_base, first.iov_len) }
-    } else {
-        let mut iov = [EMPTY; MAX_PIECES];
-        iov[0] = first;
-        let mut n = 1;
-        for piece in chain {
-            *iov.get_mut(n).ok_or_else(outside)? = entry(pool, piece).ok_or_else(outside)?;
-            n += 1;
-        }
-        // SAFETY: the first `n` entries are ranges inside the pool, which the
-        // borrow keeps mapped; n is at most 64 and fits an int.
-        unsafe { libc::writev(fd.as_raw_fd(), iov.as_ptr(), count(n)) }
-    };
-    usize::try_from(done)
-        .ok()
-        .ok_or_else(io::Error::last_os_error)
+        return plain(libc::SYS_write, fd, first);
+    }
+    let (mut iov, n) = list(pool, first, more, chain)?;
+    listed(libc::SYS_writev, fd, iov.get_mut(..n).unwrap_or_default())
 }
 
 /// Reads one frame into a chain with one call. A result larger than the chain
 /// says that the frame did not fit: the kernel's answer for a TAP does not.
 ///
+/// `longest`: no frame has so many bytes, or it may be taken for one that does
+/// not fit.
+///
 /// # Errors
 ///
 /// The kernel's, or `EFAULT` for a chain that is not inside the pool.
-pub(super) fn readv(fd: BorrowedFd<'_>, pool: &BufPool, chain: &[Piece]) -> io::Result<usize> {
-    let mut iov = [EMPTY; MAX_PIECES + 1];
-    let mut spill = [0u8; 1];
-    let mut n = 0;
-    for piece in chain {
-        *iov.get_mut(n).ok_or_else(outside)? = entry(pool, *piece).ok_or_else(outside)?;
-        n += 1;
+pub(super) fn readv(
+    fd: BorrowedFd<'_>,
+    pool: &BufPool,
+    chain: &[Piece],
+    longest: usize,
+) -> io::Result<usize> {
+    let mut rest = chain.iter().copied();
+    let (first, more) = run(pool, &mut rest)?;
+    if more.is_none() && first.iov_len >= longest {
+        // Without a list there is less to do.
+        let room = first.iov_len;
+        let got = plain(libc::SYS_read, fd, first)?;
+        return Ok(if got < room { got } else { room + 1 });
     }
+    let (mut iov, n) = list(pool, first, more, rest)?;
+    let mut spill = [0u8; 1];
     *iov.get_mut(n).ok_or_else(outside)? = libc::iovec {
         iov_base: spill.as_mut_ptr().cast(),
         iov_len: 1,
     };
-    // SAFETY: the first `n` entries are ranges inside the pool, which the
-    // borrow keeps mapped during the call, and no Rust reference to its bytes
-    // exists; the last is a local byte.
-    let done = unsafe { libc::readv(fd.as_raw_fd(), iov.as_ptr(), count(n + 1)) };
+    listed(libc::SYS_readv, fd, iov.get_mut(..=n).unwrap_or_default())
+}
+
+/// The whole list, with room for one more entry, and its length.
+fn list(
+    pool: &BufPool,
+    first: libc::iovec,
+    mut next: Option<libc::iovec>,
+    mut rest: impl Iterator<Item = Piece>,
+) -> io::Result<([libc::iovec; MAX_PIECES + 1], usize)> {
+    let mut iov = [EMPTY; MAX_PIECES + 1];
+    iov[0] = first;
+    let mut n = 0;
+    while let Some(entry) = next {
+        if !iov.get_mut(n).is_some_and(|last| grow(last, &entry)) {
+            n += 1;
+            *iov.get_mut(n).ok_or_else(outside)? = entry;
+        }
+        next = next_entry(pool, &mut rest)?;
+    }
+    Ok((iov, n + 1))
+}
+
+/// The memory at the beginning of a chain that is in one piece, and the entry
+/// after it.
+fn run(
+    pool: &BufPool,
+    chain: &mut impl Iterator<Item = Piece>,
+) -> io::Result<(libc::iovec, Option<libc::iovec>)> {
+    let mut first = next_entry(pool, chain)?.ok_or_else(outside)?;
+    loop {
+        match next_entry(pool, chain)? {
+            Some(next) if grow(&mut first, &next) => {}
+            more => return Ok((first, more)),
+        }
+    }
+}
+
+fn next_entry(
+    pool: &BufPool,
+    chain: &mut impl Iterator<Item = Piece>,
+) -> io::Result<Option<libc::iovec>> {
+    let piece = chain.next();
+    piece
+        .map(|piece| entry(pool, piece).ok_or_else(outside))
+        .transpose()
+}
+
+/// `read` or `write`. The C library's functions cost more: a thread can be
+/// ended in them.
+fn plain(call: libc::c_long, fd: BorrowedFd<'_>, at: libc::iovec) -> io::Result<usize> {
+    // SAFETY: callers pass one of the two calls, and a range inside a pool
+    // that they keep mapped meanwhile, to whose bytes no Rust reference exists.
+    let done = unsafe { libc::syscall(call, fd.as_raw_fd(), at.iov_base, at.iov_len) };
     usize::try_from(done)
         .ok()
         .ok_or_else(io::Error::last_os_error)
 }
 
-/// Entries as the kernel counts them; lists here never exceed 65.
-fn count(n: usize) -> libc::c_int {
-    libc::c_int::try_from(n).unwrap_or(libc::c_int::MAX)
+/// The same with lists: `readv` or `writev`.
+fn listed(call: libc::c_long, fd: BorrowedFd<'_>, list: &mut [libc::iovec]) -> io::Result<usize> {
+    // SAFETY: as in `plain`, for each entry; one may be a local byte of the
+    // caller's.
+    let done = unsafe { libc::syscall(call, fd.as_raw_fd(), list.as_ptr(), list.len()) };
+    usize::try_from(done)
+        .ok()
+        .ok_or_else(io::Error::last_os_error)
 }
 
 /// No entry of a scatter list.

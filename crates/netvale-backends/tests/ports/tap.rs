@@ -233,18 +233,35 @@ fn frames_that_are_too_long_are_marked() {
     };
     for ring in [false, true] {
         let ns = NetNs::make();
-        let queue = tap_with_host(&ns, &TapConfig::new("nvt0"))
-            .into_queues()
-            .remove(0);
+        let mut config = TapConfig::new("nvt0");
+        config.mtu = Some(9000);
+        let queue = tap_with_host(&ns, &config).into_queues().remove(0);
+        let socket = ns.enter(|| UdpSocket::bind(at(HOST, 5000))).unwrap();
+        let pool = pool(8);
+        let free = [0, 1].map(|buf| Piece {
+            buf,
+            off: 0,
+            len: pool.stride(),
+        });
+        for (len, wanted) in [(2111, (2111, false)), (3000, (2112, true))] {
+            socket.send_to(&vec![7; len - 42], at(HERE, 6000)).unwrap();
+            let mut batch = Batch::new();
+            while batch.len() == 0 || batch.frame_len(0) < 1000 {
+                assert!(readable(&queue, PATIENCE));
+                batch.clear();
+                let got = queue.recv_packed(&pool, &free, (1500, 1), &mut batch);
+                assert_eq!(got.unwrap().frames, 1);
+            }
+            assert_eq!((batch.frame_len(0), batch.truncated(0)), wanted);
+        }
         let mut way = match ring {
             true => Way::Ring(Box::new(TapUring::new(queue, 4).unwrap())),
             false => Way::Plain(queue),
         };
-        let socket = ns.enter(|| UdpSocket::bind(at(HOST, 5000))).unwrap();
         for len in [57, 58, 59] {
             socket.send_to(&vec![7; len], at(HERE, 6000)).unwrap();
         }
-        let (pool, mut batch) = (pool(8), Batch::new());
+        let mut batch = Batch::new();
         let mut cut = Vec::new();
         while cut.len() < 3 {
             assert!(readable(way.queue(), PATIENCE));
@@ -258,6 +275,71 @@ fn frames_that_are_too_long_are_marked() {
             }
         }
         assert_eq!(cut, [(99, false), (100, false), (100, true)]);
+    }
+}
+
+#[test]
+fn chains_hold_the_same_however_their_buffers_lie() {
+    let Some(_) = NetNs::new("tap::chains_hold_the_same_however_their_buffers_lie") else {
+        return;
+    };
+    // Buffers that follow each other in memory are one entry of a list.
+    for order in [
+        [0, 1, 2, 3, 4],
+        [4, 3, 2, 1, 0],
+        [0, 1, 3, 4, 2],
+        [7, 2, 3, 9, 5],
+    ] {
+        for ring in [false, true] {
+            let ns = NetNs::make();
+            let mut config = TapConfig::new("nvt0");
+            config.mtu = Some(9000);
+            let tap = tap_with_host(&ns, &config);
+            let host_mac = ns.enter(|| tap.mac()).unwrap();
+            let queue = tap.into_queues().remove(0);
+            let pool = pool(16);
+            let chain = order.map(|buf| Piece {
+                buf,
+                off: 0,
+                len: pool.stride(),
+            });
+            let whole = 5 * pool.stride() as usize;
+            let socket = ns.enter(|| UdpSocket::bind(at(HOST, 5000))).unwrap();
+            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+            let payload: Vec<u8> = (0..8900u32).map(|i| i.to_le_bytes()[0] ^ 0x5a).collect();
+            // Longest frame expected: as many bytes as come, and one less.
+            let frame_len = 42 + payload.len();
+            for longest in [frame_len, frame_len - 1, whole] {
+                socket.send_to(&payload, at(HERE, 6000)).unwrap();
+                let (mut batch, mut got) = (Batch::new(), None);
+                while got.is_none() {
+                    assert!(readable(&queue, PATIENCE));
+                    batch.clear();
+                    queue
+                        .recv_packed(&pool, &chain, (longest, 1), &mut batch)
+                        .unwrap();
+                    let bytes = get(&batch, &pool, 0);
+                    got = udp_payload(&bytes, 6000).map(<[u8]>::to_vec);
+                }
+                assert!(got.as_ref() == Some(&payload), "{order:?}, {longest}");
+                assert!(!batch.truncated(0));
+            }
+            // The other way.
+            let mut way = match ring {
+                true => Way::Ring(Box::new(TapUring::new(queue, 4).unwrap())),
+                false => Way::Plain(queue),
+            };
+            let [from, to] = [(mac(2), at(HERE, 6000)), (host_mac, at(HOST, 5000))];
+            let mut batch = Batch::new();
+            batch.push(&chain).unwrap();
+            let frame = udp(from, to, &payload);
+            assert_eq!(batch.write(&pool, 0, 0, &frame), frame.len());
+            batch.set_len(0, frame.len(), false);
+            assert_eq!(way.send(&pool, &batch), (1, 0));
+            let mut back = vec![0; 9000];
+            let n = socket.recv(&mut back).unwrap();
+            assert!(back[..n] == payload, "{order:?}, {ring}");
+        }
     }
 }
 

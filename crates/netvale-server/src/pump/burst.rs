@@ -11,8 +11,11 @@ pub(super) struct Burst {
 }
 
 impl Burst {
-    /// So many full turns are no chance.
+    /// So many full turns are no chance,
     const SURE: u32 = 4;
+    /// and so many of single frames: questions and answers come singly all the
+    /// time.
+    const SURE_OF_ONE: u32 = 16;
     /// Most frames of a turn.
     const MOST: usize = 256;
 
@@ -35,7 +38,11 @@ impl Burst {
             return;
         }
         self.full += 1;
-        if self.full >= Self::SURE {
+        let sure = match self.frames {
+            1 => Self::SURE_OF_ONE,
+            _ => Self::SURE,
+        };
+        if self.full >= sure {
             *self = Self {
                 frames: (self.frames * 2).min(Self::MOST),
                 full: 0,
@@ -56,7 +63,7 @@ mod tests {
             in_vain += u32::from(burst.frames() > 1);
             burst.took(1);
         }
-        assert!(in_vain <= 100 / Burst::SURE, "{in_vain}");
+        assert!(in_vain <= 100 / Burst::SURE_OF_ONE, "{in_vain}");
         assert!(burst.frames() <= 2);
     }
 

@@ -199,9 +199,13 @@ impl Thread {
     fn run(mut self) {
         let mut idle = Idle::new();
         let mut events = Vec::with_capacity(EVENTS);
+        // What woke the thread need not be asked for again.
+        let mut looked = false;
         loop {
-            self.watch(false);
-            self.look(&mut events, Some(Duration::ZERO));
+            if !std::mem::take(&mut looked) {
+                self.watch(false);
+                self.look(&mut events, Some(Duration::ZERO));
+            }
             let Some(moved) = self.go_round() else { return };
             if moved {
                 idle.moved();
@@ -225,6 +229,7 @@ impl Thread {
                     let time = due.map(|due| due.saturating_duration_since(Instant::now()));
                     self.watch(true);
                     self.look(&mut events, time);
+                    looked = true;
                     idle.slept();
                 }
             }

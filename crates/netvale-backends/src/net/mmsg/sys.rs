@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use super::{Ask, Got, HEAD, Out, RawAddr};
-use crate::batch::iov::{entry, outside};
+use crate::batch::iov::{append, outside};
 use crate::batch::{Batch, BufPool, Piece};
 
 /// Bytes of control messages that are received with a datagram.
@@ -69,8 +69,10 @@ impl Messages {
                     iov_len: self.head_len,
                 });
             }
+            // What is before is no part of the pool.
+            let start = self.iov.len();
             for piece in chain(i) {
-                self.iov.push(entry(pool, piece).ok_or_else(outside)?);
+                append(&mut self.iov, start, pool, piece).ok_or_else(outside)?;
             }
             if let Some(part) = self.spill.get_mut(i * self.spill_len..) {
                 let part = part.get_mut(..self.spill_len).unwrap_or_default();
@@ -182,16 +184,24 @@ pub(crate) fn send(
             msg.msg_hdr.msg_namelen = RawAddr::len(to);
         }
     }
-    // SAFETY: the headers point at entries that `prepare` checked against the
-    // pool, which the borrow keeps mapped, and at vectors of `messages` that
-    // nothing changes during the call.
-    let done = unsafe {
-        libc::sendmmsg(
-            fd.as_raw_fd(),
-            messages.msgs.as_mut_ptr(),
-            count(outs.len()),
-            libc::MSG_DONTWAIT,
-        )
+    let (fd, flags) = (fd.as_raw_fd(), libc::MSG_DONTWAIT);
+    let at = messages.msgs.as_mut_ptr();
+    // The C library's functions cost more: a thread can be ended in them.
+    let done = match (messages.msgs.first(), messages.iov.first()) {
+        // The less the kernel is told, the less it has to look at.
+        (Some(msg), Some(only)) if outs.len() == 1 && msg.msg_hdr.msg_iovlen == 1 => {
+            let (name, len) = (msg.msg_hdr.msg_name, msg.msg_hdr.msg_namelen);
+            let (data, bytes) = (only.iov_base, only.iov_len);
+            // SAFETY: the entry is inside the pool, as `prepare` checked, or
+            // the head, and the name is in `messages`; both outlive the call.
+            let sent =
+                unsafe { libc::syscall(libc::SYS_sendto, fd, data, bytes, flags, name, len) };
+            sent.min(1) // of messages, not bytes
+        }
+        // SAFETY: the headers point at entries that `prepare` checked against
+        // the pool, which the borrow keeps mapped, and at vectors of `messages`
+        // that nothing changes during the call.
+        _ => unsafe { libc::syscall(libc::SYS_sendmmsg, fd, at, count(outs.len()), flags) },
     };
     usize::try_from(done)
         .ok()
@@ -230,18 +240,25 @@ pub(crate) fn recv(
             msg.msg_hdr.msg_controllen = CONTROL;
         }
     }
-    // SAFETY: as in `send`; the kernel writes pool memory, to whose bytes no
-    // Rust reference exists, and vectors that `messages` lends exclusively.
-    // No time limit is given.
-    let done = unsafe {
-        libc::recvmmsg(
-            fd.as_raw_fd(),
-            messages.msgs.as_mut_ptr(),
-            count(n),
-            libc::MSG_DONTWAIT,
-            std::ptr::null_mut(),
-        )
+    let (fd, flags) = (fd.as_raw_fd(), libc::MSG_DONTWAIT);
+    let at = messages.msgs.as_mut_ptr();
+    let forever = std::ptr::null_mut::<libc::timespec>();
+    let done = match n {
+        // SAFETY: as below; where several are expected, the header of one
+        // message comes first.
+        1 => unsafe { libc::syscall(libc::SYS_recvmsg, fd, at, flags) },
+        // SAFETY: as in `send`; the kernel writes pool memory, to whose bytes
+        // no Rust reference exists, and vectors that `messages` lends
+        // exclusively. No time limit is given.
+        _ => unsafe { libc::syscall(libc::SYS_recvmmsg, fd, at, count(n), flags, forever) },
     };
+    if let (1, Ok(bytes)) = (n, u32::try_from(done)) {
+        if let Some(msg) = messages.msgs.first_mut() {
+            msg.msg_len = bytes;
+        }
+        messages.got = 1;
+        return Ok(1);
+    }
     messages.got = usize::try_from(done)
         .ok()
         .ok_or_else(io::Error::last_os_error)?;

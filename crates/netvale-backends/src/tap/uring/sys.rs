@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use io_uring::{IoUring, opcode, squeue, types};
 
-use crate::batch::iov::entry;
+use crate::batch::iov::append;
 use crate::batch::{Batch, BufPool, Piece};
 
 /// A ring of requests. Between calls none is under way.
@@ -107,11 +107,10 @@ impl Ring {
     fn list(&mut self, pool: &BufPool, chain: impl Iterator<Item = Piece>) {
         let start = self.iov.len();
         for piece in chain {
-            let Some(entry) = entry(pool, piece) else {
+            if append(&mut self.iov, start, pool, piece).is_none() {
                 self.iov.truncate(start);
                 break;
-            };
-            self.iov.push(entry);
+            }
         }
         self.lists.push((start, self.iov.len() - start));
     }
