@@ -97,7 +97,6 @@ pub(crate) const SAME_LAYER: &[(&str, &str)] = &[
     ("netvale-server", "netvale-lane"),
     ("netvale", "netvale-lane"),
     ("netvale-preload", "netvale"),
-    ("netvale-preload", "netvale-lane"),
 ];
 
 /// Fields of `[package]` that every member takes from the workspace.

@@ -16,9 +16,12 @@
 //! | 8 | handles made so far | whoever makes one |
 //! | 16, 24 | pieces of frames copied, received and sent | whoever copies |
 //! | 64 | frames lost, by reason | whoever loses one |
-//! | 1024, 2048 | sides: lock, last user, commits, whether that was the last one's end, two states | whoever holds the lock |
-//! | 4096 | slots that the inward side fills with its last commit | the inward side |
-//! | 6144 | buffers that are free, a circle of 32-bit words | the outward side |
+//! | 1024, 2048 | sides: lock, last user, commits, up to which commit all is done, two states | whoever holds the lock |
+//! | 4096, 6144 | slots that the inward side fills with its last commit: one log for each state | the inward side |
+//! | 8192 | buffers that are free, a circle of 32-bit words | the outward side |
+//!
+//! Of states and logs there are two, for commits with even and with odd
+//! numbers: what counts is not written over before the next one is whole.
 
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicU32, AtomicU64};
@@ -33,15 +36,15 @@ const HANDLES: usize = 8;
 const COPIED: [usize; 2] = [16, 24];
 pub(crate) const LOSSES: usize = 64;
 const SIDES: [usize; 2] = [1024, 2048];
-const LOG: usize = 4096;
-const FREE: usize = LOG + MOST_SLOTS * 8;
+const LOGS: [usize; 2] = [4096, 4096 + MOST_SLOTS * 8];
+const FREE: usize = LOGS[1] + MOST_SLOTS * 8;
 /// Slots that one commit can fill.
 pub(crate) const MOST_SLOTS: usize = 256;
 /// In a side, words.
 const LOCK: usize = 0;
 const LAST: usize = 1;
 const COMMITS: usize = 2;
-const UNFINISHED: usize = 3;
+const DONE: usize = 3;
 const STATES: [usize; 2] = [8, 16];
 const SIDE_WORDS: usize = 24;
 
@@ -102,6 +105,7 @@ impl Books {
             words: self.mem.array_window(at)?,
             handle,
             name: 0,
+            commits: 0,
         })
     }
 
@@ -159,21 +163,23 @@ impl Books {
         COPIED.map(|at| self.mem.word(at).map_or(0, |w| w.load(Relaxed)))
     }
 
-    /// Notes slots that are filled with the next commit.
+    /// Notes slots that are filled with the next commit of the inward side.
     #[inline]
-    pub(crate) fn note(&self, slots: &[Slot]) {
-        for (i, slot) in slots.iter().take(MOST_SLOTS).enumerate() {
-            if let Some(word) = self.mem.word(LOG + i * 8) {
+    pub(crate) fn note(&self, inward: &Side, slots: &[Slot]) {
+        let log = LOGS[which(inward.commits.wrapping_add(1))];
+        if let Some(words) = self.mem.words(log, MOST_SLOTS) {
+            for (word, slot) in words.iter().zip(slots) {
                 word.store(slot.bits(), Relaxed);
             }
         }
     }
 
-    /// The first `n` of those noted last.
-    pub(crate) fn noted(&self, n: u32) -> impl Iterator<Item = Slot> + '_ {
-        let n = (n as usize).min(MOST_SLOTS);
-        let words = (0..n).filter_map(|i| self.mem.word(LOG + i * 8));
-        words.map(|w| Slot::from_bits(w.load(Relaxed)))
+    /// The first `n` of those noted with its last commit.
+    pub(crate) fn noted(&self, inward: &Side, n: u32) -> impl Iterator<Item = Slot> + '_ {
+        let log = LOGS[which(inward.commits)];
+        let words = self.mem.words(log, MOST_SLOTS).unwrap_or_default();
+        let slots = words.iter().take(n as usize);
+        slots.map(|w| Slot::from_bits(w.load(Relaxed)))
     }
 
     /// Entry `at` of the circle of free buffers.
@@ -230,6 +236,13 @@ pub(crate) struct Side {
     handle: u64,
     /// What the lock says while we hold it: process, owner.
     name: u64,
+    /// Commits so far, as of when we had the lock.
+    commits: u64,
+}
+
+/// Which of the two states a commit wrote.
+fn which(commits: u64) -> usize {
+    usize::from(commits % 2 == 1)
 }
 
 /// What one who wants a side finds.
@@ -274,6 +287,7 @@ impl Side {
             return Entry::Again;
         }
         self.word(LAST).store(self.handle, Relaxed);
+        self.commits = self.word(COMMITS).load(Acquire);
         Entry::After(self.state())
     }
 
@@ -294,8 +308,7 @@ impl Side {
     }
 
     fn state(&self) -> State {
-        let commits = self.word(COMMITS).load(Acquire);
-        let at = STATES[usize::from(commits % 2 == 1)];
+        let at = STATES[which(self.commits)];
         std::array::from_fn(|i| {
             let word = self.word(at + i).load(Relaxed);
             u32::try_from(word & 0xffff_ffff).unwrap_or(0)
@@ -304,27 +317,27 @@ impl Side {
 
     /// From now on the side is in this state. It must be ours.
     #[inline]
-    pub(crate) fn commit(&self, state: State) {
-        let commits = self.word(COMMITS).load(Relaxed).wrapping_add(1);
-        let at = STATES[usize::from(commits % 2 == 1)];
+    pub(crate) fn commit(&mut self, state: State) {
+        self.commits = self.commits.wrapping_add(1);
+        let at = STATES[which(self.commits)];
         for (i, n) in state.into_iter().enumerate() {
             self.word(at + i).store(n.into(), Relaxed);
         }
-        self.word(UNFINISHED).store(1, Relaxed);
-        self.word(COMMITS).store(commits, Release);
+        self.word(COMMITS).store(self.commits, Release);
     }
 
     /// Whether somebody has committed something and not left since.
     #[inline]
     pub(crate) fn is_unfinished(&self) -> bool {
-        self.word(UNFINISHED).load(Relaxed) != 0
+        self.word(DONE).load(Relaxed) != self.word(COMMITS).load(Relaxed)
     }
 
     /// Lets go of the side.
     #[inline]
     pub(crate) fn leave(&self) {
-        self.word(UNFINISHED).store(0, Relaxed);
-        // Not if it was taken from us: the server thought that we are dead.
+        // If it was taken from us, because the server thought that we are dead,
+        // what another has committed since is neither done nor ours to let go.
+        self.word(DONE).store(self.commits, Relaxed);
         let _ = self
             .word(LOCK)
             .compare_exchange(self.name, 0, Release, Relaxed);
@@ -387,8 +400,12 @@ mod tests {
         assert_eq!(books.break_locks(7), 1);
         assert_eq!(b.enter(), Entry::After([5, 0, 0, 0, 0, 0]));
         // It was alive after all: what is not its own it does not let go.
+        b.commit([6; 6]);
         a.leave();
+        assert!(b.is_unfinished());
         assert_eq!(a.enter(), Entry::Taken);
+        b.leave();
+        assert!(!b.is_unfinished());
         assert!(!books.is_closed());
         books.close();
         assert!(books.is_closed());
@@ -421,17 +438,37 @@ mod tests {
     fn slots_are_noted_in_order() {
         let books = books();
         let slots: Vec<Slot> = (0..300).map(|i| Slot::new(i, 60, 1)).collect();
-        books.note(&slots);
-        assert!(books.noted(7).eq(slots[..7].iter().copied()));
-        assert!(
-            books
-                .noted(u32::MAX)
-                .eq(slots[..MOST_SLOTS].iter().copied())
-        );
-        // They are not where the circle is.
-        let mut list = FreeList::default();
-        books.put(&mut list, 77);
-        assert!(books.noted(300).eq(slots[..MOST_SLOTS].iter().copied()));
+        let mut side = named(&books, Dir::In, 1);
+        side.enter();
+        for _ in 0..3 {
+            books.note(&side, &slots);
+            side.commit([0; 6]);
+            let noted = |n| books.noted(&side, n);
+            assert!(noted(7).eq(slots[..7].iter().copied()));
+            assert!(noted(u32::MAX).eq(slots[..MOST_SLOTS].iter().copied()));
+            // They are not where the circle is.
+            books.put(&mut FreeList::default(), 77);
+            assert!(noted(300).eq(slots[..MOST_SLOTS].iter().copied()));
+        }
+    }
+
+    #[test]
+    fn one_who_dies_before_a_commit_leaves_the_slots_of_the_last() {
+        let books = books();
+        let slot = |i| [Slot::new(i, 60, 0), Slot::new(i + 1, 60, 0)];
+        let mut heir = named(&books, Dir::In, 2);
+        for round in 0..4 {
+            let mut dying = named(&books, Dir::In, 1);
+            dying.enter();
+            books.note(&dying, &slot(10 * round));
+            dying.commit([round; 6]);
+            // It begins the next step.
+            books.note(&dying, &slot(999));
+            assert_eq!(books.break_locks(1), 1);
+            assert_eq!(heir.enter(), Entry::After([round; 6]));
+            assert!(books.noted(&heir, 2).eq(slot(10 * round)));
+            heir.leave();
+        }
     }
 
     #[test]

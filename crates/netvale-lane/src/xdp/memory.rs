@@ -200,7 +200,8 @@ impl Exchange<'_> {
         ) else {
             return false;
         };
-        if !self.arena.contains(&theirs) {
+        // Nobody can give away what is in the stock already.
+        if theirs == ours || !self.arena.contains(&theirs) {
             return false;
         }
         let (was, is) = (old.load(Relaxed), new.load(Relaxed));

@@ -23,9 +23,12 @@
 //! Pages that are registered stay in memory, which is limited for most users
 //! ([`lockable`]).
 
+mod again;
 mod hand_over;
+mod inward;
 mod lane;
 mod memory;
+mod outward;
 mod sockets;
 
 use std::ops::Range;
