@@ -46,10 +46,8 @@ pub(crate) struct Binding {
     /// The bell that wakes us; -1 for none.
     bell: AtomicI32,
     /// What to poll in its place to be woken by driven queues too: for frames,
-    /// for space, for either; -1 for the bell itself.
+    /// for space, for either ([`WakeFd`]).
     watch: [AtomicI32; 3],
-    /// Which of these watch the queues.
-    joined: [AtomicBool; 3],
     /// A duplicate of the socket, held while there are mappings; -1 for none.
     pub(crate) spare: AtomicI32,
     /// `poll` for input sends what is queued.
@@ -108,8 +106,7 @@ impl Binding {
             refs: AtomicU32::new(0),
             epoch: AtomicU32::new(0),
             bell: AtomicI32::new(-1),
-            watch: [const { AtomicI32::new(-1) }; 3],
-            joined: [const { AtomicBool::new(false) }; 3],
+            watch: [const { AtomicI32::new(WakeFd::Bell.word()) }; 3],
             spare: AtomicI32::new(-1),
             tx_poll: AtomicBool::new(true),
             shared: AtomicBool::new(false),
@@ -181,47 +178,60 @@ impl Binding {
 
     /// What becomes readable when it is worth looking for these events.
     pub(crate) fn wake_fd(&self, events: c_short) -> Option<RawFd> {
-        let rx = events & (POLLIN | POLLRDNORM) != 0;
-        let tx = events & (POLLOUT | POLLWRNORM) != 0;
-        let what = match (rx, tx) {
-            (true, true) => For::Both,
-            (false, true) => For::Tx,
-            _ => For::Rx,
+        let word = self.watch.get(awaited(events) as usize)?;
+        match WakeFd::of(word.load(Acquire)) {
+            WakeFd::Bell => self.bell(),
+            WakeFd::Unjoined(fd) | WakeFd::Joined(fd) => Some(fd),
+        }
+    }
+
+    /// Has that watch the queues, if there are any. `false` if it cannot be
+    /// done now.
+    fn join(&self, events: c_short) -> bool {
+        let what = awaited(events);
+        let Some(word) = self.watch.get(what as usize) else {
+            return false;
         };
-        let fd = self.watch.get(what as usize)?.load(Acquire);
-        if fd < 0 {
-            return self.bell();
-        }
-        if let Some(joined) = self.joined.get(what as usize)
-            && !joined.swap(true, Relaxed)
-            && let Some(a) = &self.control.lock().attached
-            && let Some(watch) = &a.driven.watch
-        {
-            let _ = watch.fd(what); // it watches the queues from now on
-        }
-        Some(fd)
+        let said = word.load(Acquire);
+        let WakeFd::Unjoined(fd) = WakeFd::of(said) else {
+            return true;
+        };
+        // Not for long: this very thread may be in the middle of a request.
+        let Some(control) = self.control.lock_within(PATIENCE) else {
+            return false;
+        };
+        let watch = control.attached.as_ref().map(|a| &a.driven.watch);
+        let Some(Some(watch)) = watch else {
+            return false; // another thread has changed it
+        };
+        watch.unjoined_fd(what).as_raw_fd() == fd
+            && watch.join(what)
+            && word
+                .compare_exchange(said, WakeFd::Joined(fd).word(), AcqRel, Relaxed)
+                .is_ok()
     }
 
     fn set_wake_fds(&self, a: Option<&Attachment>) {
         let bell = a.map_or(-1, BellFd::bell_fd);
         let watch = a.and_then(|a| a.driven.watch.as_ref());
         for (word, what) in self.watch.iter().zip([For::Rx, For::Tx, For::Both]) {
-            let fd = watch.map_or(-1, |w| w.unjoined_fd(what).as_raw_fd());
-            word.store(fd, Release);
+            let fd = watch.map(|w| WakeFd::Unjoined(w.unjoined_fd(what).as_raw_fd()));
+            word.store(fd.unwrap_or(WakeFd::Bell).word(), Release);
         }
-        self.joined.iter().for_each(|j| j.store(false, Relaxed));
         self.bell.store(bell, Release);
     }
 
     /// It was woken for nothing: sockets that have failed must not keep it
     /// awake.
-    pub(crate) fn heed(&self) {
-        if self.watch[0].load(Relaxed) >= 0
+    pub(crate) fn heed(&self, events: c_short) {
+        let what = awaited(events);
+        let word = self.watch.get(what as usize).map(|w| w.load(Relaxed));
+        if let Some(WakeFd::Joined(_)) = word.map(WakeFd::of)
             && let Some(control) = self.control.try_lock()
             && let Some(a) = &control.attached
             && let Some(watch) = &a.driven.watch
         {
-            watch.heed();
+            watch.heed(what);
         }
     }
 
@@ -350,7 +360,12 @@ impl Binding {
             return Ok(());
         };
         let RxLane { rx, stamp } = &mut *lane;
-        let found = rx.as_mut().ok_or(Errno::ENXIO)?.sync::<false>(stamp);
+        // SAFETY: the program is in a call on this descriptor.
+        let socket = unsafe { BorrowedFd::borrow_raw(fd) };
+        let found = rx
+            .as_mut()
+            .ok_or(Errno::ENXIO)?
+            .sync::<false>(stamp, socket);
         drop(lane);
         if found.passes_on {
             self.stop_driving(fd);
@@ -391,8 +406,10 @@ impl Binding {
             && let Some(mut lane) = self.rx.lock_within(PATIENCE)
         {
             let RxLane { rx, stamp } = &mut *lane;
+            // SAFETY: the program is in a call on this descriptor.
+            let socket = unsafe { BorrowedFd::borrow_raw(fd) };
             let found = match rx {
-                Some(rx) => rx.sync::<true>(stamp),
+                Some(rx) => rx.sync::<true>(stamp, socket),
                 None => return POLLERR,
             };
             drop(lane);
@@ -450,9 +467,9 @@ impl Binding {
         mix
     }
 
-    /// Announces a sleeper; whether it is the only one: a wake-up may be for
-    /// others, and then nobody should sleep for long. `None` if it cannot be
-    /// announced.
+    /// Announces a sleeper; whether it may sleep for long: not if it is not the
+    /// only one, so that a wake-up may be for others, nor if nobody would wake
+    /// it. `None` if it cannot be announced.
     pub(crate) fn arm(&self, events: c_short) -> Option<bool> {
         let mut sleepers = self.sleepers.lock_within(PATIENCE)?;
         if std::mem::take(&mut sleepers.outdone) {
@@ -473,11 +490,17 @@ impl Binding {
             tx.side.arm();
         }
         sleepers.threads += 1;
-        let due = || {
+        let sends = || {
             let tx = self.tx.try_lock();
-            tx.is_some_and(|tx| tx.as_ref().is_some_and(Tx::is_due))
+            tx.is_some_and(|tx| tx.as_ref().is_some_and(|tx| tx.side.is_due()))
         };
-        Some(sleepers.threads == 1 && !self.is_shared() && !due())
+        let receives = || {
+            let lane = self.rx.try_lock();
+            lane.is_some_and(|l| l.rx.as_ref().is_some_and(|rx| rx.side.is_due()))
+        };
+        let joined = self.join(events);
+        let alone = sleepers.threads == 1 && !self.is_shared();
+        Some(joined && alone && !sends() && !receives())
     }
 
     /// Takes it back; silences the bell if nobody else sleeps. To be called
@@ -511,16 +534,6 @@ impl Binding {
         }
     }
 
-    /// Nothing has come for long: looks whether a dead sender is in the way.
-    pub(crate) fn repair(&self, fd: c_int) {
-        if let Some(mut lane) = self.rx.lock_within(PATIENCE)
-            && let Some(rx) = &mut lane.rx
-        {
-            // SAFETY: the program is in a call on this descriptor.
-            rx.repair(unsafe { BorrowedFd::borrow_raw(fd) });
-        }
-    }
-
     pub(crate) fn spin(&self) -> &Lock<Spin> {
         &self.spin
     }
@@ -529,6 +542,46 @@ impl Binding {
 /// Longest wait for a lane that somebody else is syncing. It may be this very
 /// thread, in the middle of a sync when a signal's handler called us.
 const PATIENCE: Duration = Duration::from_millis(20);
+
+/// What one waits for who waits for these events.
+fn awaited(events: c_short) -> For {
+    let rx = events & (POLLIN | POLLRDNORM) != 0;
+    let tx = events & (POLLOUT | POLLWRNORM) != 0;
+    match (rx, tx) {
+        (true, true) => For::Both,
+        (false, true) => For::Tx,
+        _ => For::Rx,
+    }
+}
+
+/// A descriptor to poll, in one word with what it does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum WakeFd {
+    /// There are no driven queues: the bell itself.
+    Bell,
+    /// It does not watch the queues yet.
+    Unjoined(RawFd),
+    /// It does.
+    Joined(RawFd),
+}
+
+impl WakeFd {
+    const fn word(self) -> i32 {
+        match self {
+            Self::Bell => -1,
+            Self::Unjoined(fd) => -2 - fd,
+            Self::Joined(fd) => fd,
+        }
+    }
+
+    const fn of(word: i32) -> Self {
+        match word {
+            0.. => Self::Joined(word),
+            -1 => Self::Bell,
+            _ => Self::Unjoined(-2 - word),
+        }
+    }
+}
 
 fn outcome(found: Found, wants: c_short) -> c_short {
     let ready = if found.ready { wants } else { 0 };
@@ -543,5 +596,19 @@ trait BellFd {
 impl BellFd for Attachment {
     fn bell_fd(&self) -> RawFd {
         std::os::fd::AsFd::as_fd(&*self.bell).as_raw_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_descriptor_and_what_it_does_fit_into_a_word() {
+        for fd in [0, 1, 1023, i32::MAX - 2] {
+            for wake in [WakeFd::Bell, WakeFd::Unjoined(fd), WakeFd::Joined(fd)] {
+                assert_eq!(WakeFd::of(wake.word()), wake);
+            }
+        }
     }
 }

@@ -83,6 +83,8 @@ pub(crate) enum Side<E: End> {
 pub(crate) trait End: Sized + std::fmt::Debug {
     /// What moves frames between the ring and a queue of an interface.
     type Lane: std::fmt::Debug;
+    /// Whether the kernel has to be asked or told again, and soon.
+    fn is_due(lane: &Self::Lane) -> bool;
     fn ring(&self) -> Ring<'_>;
     fn kring(&self) -> Kring<'_>;
     fn sync(&mut self) -> Result<u32, SyncError>;
@@ -119,6 +121,10 @@ macro_rules! ends {
             #[inline]
             fn serve(lane: &mut $lane) -> bool {
                 lane.serve()
+            }
+
+            fn is_due(lane: &$lane) -> bool {
+                lane.is_due()
             }
         }
     )*};
@@ -199,6 +205,15 @@ impl<E: End> Side<E> {
                 far.sleeps(false);
                 true
             }
+        }
+    }
+
+    /// Whether the kernel could not send frames at once, or hear of buffers,
+    /// and must be asked again.
+    pub(crate) fn is_due(&self) -> bool {
+        match self {
+            Self::Near { lanes, .. } => lanes.iter().flatten().any(E::is_due),
+            Self::Far { .. } => false,
         }
     }
 
@@ -345,15 +360,6 @@ impl Tx {
         found
     }
 
-    /// Whether the kernel has frames that it could not send at once, and must
-    /// be asked again.
-    pub(crate) fn is_due(&self) -> bool {
-        match &self.side {
-            Side::Near { lanes, .. } => lanes.iter().flatten().any(Outward::is_due),
-            Side::Far { .. } => false,
-        }
-    }
-
     /// Before the end: gives the server the time to send what is queued, which
     /// in this process would have been sent at once.
     pub(crate) fn drain(&self) {
@@ -378,6 +384,8 @@ pub(crate) struct Rx {
     pub(crate) side: Side<RxEnd>,
     /// The server is gone, and with it the program that fed driven queues.
     orphan: bool,
+    /// The second in which it was asked whether that is so.
+    asked: i64,
 }
 
 impl Rx {
@@ -386,19 +394,30 @@ impl Rx {
         Some(Self {
             side: Side::of(a, driven, &a.reg.rx, end)?,
             orphan: false,
+            asked: 0,
         })
     }
 
     /// Gives released slots back and looks for new frames on all rings.
-    /// `POLL`: the caller wants to know what is ready.
+    /// `POLL`: the caller wants to know what is ready. `socket` is the
+    /// registration's.
     #[inline]
-    pub(crate) fn sync<const POLL: bool>(&mut self, stamp: &mut Stamp) -> Found {
+    pub(crate) fn sync<const POLL: bool>(
+        &mut self,
+        stamp: &mut Stamp,
+        socket: BorrowedFd<'_>,
+    ) -> Found {
+        let fresh = stamp.look();
+        // Whoever looks often and never waits for long must hear of it too.
+        if fresh && stamp.now.0 != self.asked {
+            self.asked = stamp.now.0;
+            self.repair(socket);
+        }
         let mut found = Found {
             error: self.orphan,
             gone: self.orphan,
             ..Found::default()
         };
-        let fresh = stamp.look();
         match &mut self.side {
             Side::Near { ends, lanes, .. } => {
                 for (i, end) in ends.iter_mut().enumerate() {
@@ -432,7 +451,8 @@ impl Rx {
 
     /// Clears the way if a dead sender stands in it and no server is left to
     /// do so. Interfaces bring nothing more without it.
-    pub(crate) fn repair(&mut self, socket: BorrowedFd<'_>) {
+    #[cold]
+    fn repair(&mut self, socket: BorrowedFd<'_>) {
         let Side::Near { ends, lanes, .. } = &mut self.side else {
             return;
         };

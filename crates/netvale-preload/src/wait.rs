@@ -390,10 +390,7 @@ pub(crate) unsafe fn poll(fds: &mut [pollfd], until: &mut Until, mask: *const si
             return c_int::try_from(count).unwrap_or(c_int::MAX);
         }
         if n > 0 {
-            scene.all.iter().for_each(|w| w.binding.heed());
-        }
-        if wait >= SLICE {
-            scene.all.iter().for_each(|w| w.binding.repair(w.fd));
+            scene.all.iter().for_each(|w| w.binding.heed(w.events));
         }
         if until.left(SLICE).is_none() {
             // The last look, after the time is over.

@@ -13,7 +13,7 @@ use netvale_switch::end::{Gear, RxEnd, TxEnd};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::backend::{Attached, Keep};
-use crate::drive::{For, Watch};
+use crate::drive::{For, Inward, Watch};
 use crate::info::{PortInfo, PortStats};
 use crate::namespace::{Namespace, parse};
 use crate::rx::RxRing;
@@ -145,27 +145,38 @@ impl Shared {
         }
     }
 
-    /// Sleeps until the bell rings or a socket has something, for this time at
-    /// most.
-    pub(crate) fn sleep(&self, what: For, most: Duration) -> Result<()> {
+    /// Sleeps until the bell rings or a socket has something (`true`), for this
+    /// time at most.
+    pub(crate) fn sleep(&self, what: For, most: Duration) -> Result<bool> {
         let no = |e: std::io::Error| Error::io("cannot wait", e);
         let Some(watch) = &self.watch else {
-            return self.bell.wait(Some(most)).map(drop).map_err(no);
+            return self.bell.wait(Some(most)).map_err(no);
         };
         let fd = watch.fd(what);
         let time = Timespec::try_from(most).unwrap_or_default();
         let mut fds = [PollFd::new(&fd, PollFlags::IN)];
         match rustix::event::poll(&mut fds, Some(&time)) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Ok(n) => Ok(n > 0),
+            Err(rustix::io::Errno::INTR) => Ok(false),
             Err(e) => Err(no(e.into())),
         }
     }
 
-    /// There was nothing after a sleep.
-    pub(crate) fn woken_in_vain(&self) {
+    /// Something has ended a sleep, and there was nothing.
+    pub(crate) fn woken_in_vain(&self, what: For) {
         if let Some(watch) = &self.watch {
-            watch.heed();
+            watch.heed(what);
         }
+    }
+
+    /// Leaves a queue that this process drives to the server.
+    #[cold]
+    pub(crate) fn leave(&self, queue: u16, way: &Inward) {
+        // Before the server begins: its other direction is used no more then.
+        if let Some(watch) = &self.watch {
+            watch.leave(way);
+        }
+        self.keep.undrive(queue);
     }
 
     /// Whether the server (if there is one) is there.

@@ -113,8 +113,8 @@ impl RxRing {
                     if lane.serve() {
                         synced = end.sync();
                     } else if lane.passes_on() {
+                        self.shared.leave(self.info.idx, lane);
                         self.lane = None;
-                        self.shared.keep.undrive(self.info.idx);
                     }
                 }
                 match synced {
@@ -343,6 +343,10 @@ impl Awaited for RxRing {
 
     fn kring(&self) -> Option<Kring<'_>> {
         Some(self.end.as_ref()?.kring())
+    }
+
+    fn is_due(&self) -> bool {
+        self.lane.as_ref().is_some_and(Inward::is_due)
     }
 
     /// Asks, when there is no server to do it, whether a dead sender stands in

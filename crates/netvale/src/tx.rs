@@ -352,6 +352,12 @@ impl Awaited for TxRing {
         self.lane.as_ref().is_some_and(Outward::is_due)
     }
 
+    /// Not where this process drives the queue: the kernel takes frames from
+    /// anybody who has its socket.
+    fn needs_server(&self) -> bool {
+        self.lane.as_ref().is_none_or(Outward::is_left)
+    }
+
     /// Whoever gives slots back has not reserved them.
     fn repair(&mut self) {}
 }

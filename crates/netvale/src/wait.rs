@@ -48,6 +48,10 @@ pub(crate) trait Awaited {
     fn is_due(&self) -> bool {
         false
     }
+    /// At an interface: whether it is the server that brings what one waits for.
+    fn needs_server(&self) -> bool {
+        true
+    }
     /// Nothing has come for long: mends what may be in the way.
     fn repair(&mut self);
 }
@@ -94,7 +98,7 @@ pub(crate) fn until_ready<R: Awaited>(
     }
     let mut begin = Instant::now();
     let deadline = timeout.and_then(|t| begin.checked_add(t));
-    let mut outdone = false;
+    let mut slept = Slept::default();
     loop {
         let Some(most) = left(deadline) else {
             return Ok(false);
@@ -105,19 +109,21 @@ pub(crate) fn until_ready<R: Awaited>(
         let Some(most) = left(deadline) else {
             return Ok(false);
         };
-        if outdone {
+        if slept.outdone {
             // Another sleeper has our place and is woken for us. If both
             // announced themselves, they would wake each other without end.
             std::thread::sleep(most.min(SHARED_SLICE));
-            outdone = false;
+            slept = Slept::default();
         } else {
-            outdone = !sleep(shared, rings, most)?;
+            slept = sleep(shared, rings, most)?;
         }
         spin.slept(begin.elapsed());
         if any(rings)? {
             return Ok(true);
         }
-        shared.woken_in_vain();
+        if slept.woken {
+            shared.woken_in_vain(R::WHAT);
+        }
         if shared.gear.is_none() {
             shared.check_alive()?;
         } else {
@@ -127,23 +133,34 @@ pub(crate) fn until_ready<R: Awaited>(
     }
 }
 
-/// Announces itself, looks once more, and sleeps. `false` if another sleeper
-/// has taken its place.
-fn sleep<R: Awaited>(shared: &Shared, rings: &mut [R], most: Duration) -> Result<bool> {
-    if let (Some(gear), [ring], None) = (&shared.gear, &mut *rings, &shared.watch) {
-        return sleep_on_word(gear, ring, most);
-    }
-    if !announce(shared, rings)? {
-        return Ok(true);
-    }
-    let due = rings.iter().any(R::is_due);
-    let rung = shared.sleep(R::WHAT, if due { most.min(SOON) } else { most });
-    let kept = recall(shared, rings);
-    rung?;
-    Ok(kept)
+/// How a sleep ended.
+#[derive(Debug, Clone, Copy, Default)]
+struct Slept {
+    /// Another sleeper has taken our place.
+    outdone: bool,
+    /// By the bell or a socket.
+    woken: bool,
 }
 
-/// Sleeps on the only ring's own sleep word: no descriptor takes part.
+/// Announces itself, looks once more, and sleeps.
+fn sleep<R: Awaited>(shared: &Shared, rings: &mut [R], most: Duration) -> Result<Slept> {
+    if let (Some(gear), [ring], None) = (&shared.gear, &mut *rings, &shared.watch) {
+        let outdone = !sleep_on_word(gear, ring, most)?;
+        let woken = false;
+        return Ok(Slept { outdone, woken });
+    }
+    if !announce(shared, rings)? {
+        return Ok(Slept::default());
+    }
+    let due = rings.iter().any(R::is_due);
+    let woken = shared.sleep(R::WHAT, if due { most.min(SOON) } else { most });
+    let outdone = !recall(shared, rings);
+    let woken = woken?;
+    Ok(Slept { outdone, woken })
+}
+
+/// Sleeps on the only ring's own sleep word: no descriptor takes part. `false`
+/// if another sleeper has taken its place.
 fn sleep_on_word(gear: &Gear, ring: &mut impl Awaited, most: Duration) -> Result<bool> {
     let announce = |kring: Kring<'_>| kring.sleep_word().announce(sleep::FUTEX, &*gear.waker);
     let alone = ring.kring().is_none_or(announce);
@@ -188,8 +205,9 @@ pub(crate) fn announce<R: Awaited>(shared: &Shared, rings: &mut [R]) -> Result<b
         }
     }
     let mut ready = any(rings);
-    if shared.watch.is_some() && matches!(ready, Ok(false)) {
-        // The program that feeds the queues went with the server.
+    if shared.watch.is_some() && matches!(ready, Ok(false)) && rings.iter().any(R::needs_server) {
+        // The program that feeds the queues went with the server, and what
+        // the server drives stands still.
         ready = shared.check_alive().map(|()| false);
     }
     if !matches!(ready, Ok(false)) {

@@ -174,7 +174,7 @@ fn who_is_displaced_leaves_the_place_to_the_other() {
         };
         let mut watched: Vec<_> = p.rx.iter().map(eventful).collect();
         let time = Duration::from_millis(1);
-        assert!(!sleep(&p.shared, &mut watched, time).unwrap());
+        assert!(sleep(&p.shared, &mut watched, time).unwrap().outdone);
         assert!(p.rx.iter().all(|r| says(r) == OTHER));
         let own = if rings == 1 {
             sleep::FUTEX
@@ -199,5 +199,56 @@ fn a_failed_look_leaves_no_announcement() {
         let failed = sleep(&p.shared, &mut watched, Duration::from_secs(1)).unwrap_err();
         assert_eq!(failed.kind(), ErrorKind::Disconnected);
         assert!(p.rx.iter().all(|r| says(r) == sleep::AWAKE));
+    }
+}
+
+#[cfg(feature = "af-xdp")]
+mod gone {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    /// A namespace whose server is gone.
+    #[derive(Debug)]
+    struct Gone;
+
+    impl crate::backend::Keep for Gone {
+        fn alive(&self) -> bool {
+            false
+        }
+    }
+
+    /// A ring without frames, or space, which the server brings or others.
+    struct Idle(bool);
+
+    impl Awaited for Idle {
+        const WHAT: For = For::Tx;
+
+        fn look(&mut self) -> Result<bool> {
+            Ok(false)
+        }
+
+        fn kring(&self) -> Option<Kring<'_>> {
+            None
+        }
+
+        fn needs_server(&self) -> bool {
+            self.0
+        }
+
+        fn repair(&mut self) {}
+    }
+
+    #[test]
+    fn who_waits_is_told_that_the_server_is_gone_if_it_takes_the_server() {
+        let ns = Embedded::new(Config::default()).unwrap();
+        let Seat { shared, tx, rx, .. } = open(&ns, "vale0:p", 1);
+        drop((tx, rx));
+        let mut shared = Arc::into_inner(shared).unwrap();
+        shared.watch = Some(crate::drive::Watch::new(shared.bell.as_fd()).unwrap());
+        shared.keep = Arc::new(Gone);
+        assert!(announce(&shared, &mut [Idle(false), Idle(false)]).unwrap());
+        let told = announce(&shared, &mut [Idle(false), Idle(true)]).unwrap_err();
+        assert_eq!(told.kind(), ErrorKind::Disconnected);
     }
 }

@@ -341,6 +341,7 @@ unsafe fn wait_for(
         }
         let mut sleep = Duration::ZERO;
         let mut armed = None;
+        let mut rung = false;
         if n == 0
             && let Some(left) = until.left(SLICE)
         {
@@ -358,7 +359,7 @@ unsafe fn wait_for(
                 _ => mask,
             };
             // SAFETY: the mask is the caller's.
-            let got = unsafe { ask_kernel(ep, &mut into[n..], sleep, mask) };
+            let got = unsafe { ask_kernel(ep, &mut into[n..], sleep, mask, &mut rung) };
             let error = real::errno();
             if let Some(begin) = begin.filter(|_| armed.is_some() && n == 0) {
                 wait::slept(&all, begin);
@@ -383,11 +384,8 @@ unsafe fn wait_for(
         if n == 0 && until.left(SLICE).is_none() {
             n = collect(ep, list, into);
         } else if n == 0 {
-            if sleep > Duration::ZERO && begin.is_some_and(|b| b.elapsed() < sleep) {
-                all.iter().for_each(|w| w.binding.heed());
-            }
-            if sleep >= SLICE {
-                all.iter().for_each(|w| w.binding.repair(w.fd));
+            if rung {
+                all.iter().for_each(|w| w.binding.heed(w.events));
             }
             continue;
         }
@@ -396,7 +394,8 @@ unsafe fn wait_for(
     }
 }
 
-/// What the kernel has, other than our bells.
+/// What the kernel has, other than our bells: whether any of those has rung is
+/// put into `rung`.
 ///
 /// # Safety
 ///
@@ -406,6 +405,7 @@ unsafe fn ask_kernel(
     into: &mut [epoll_event],
     wait: Duration,
     mask: *const sigset_t,
+    rung: &mut bool,
 ) -> c_int {
     // Rounded up: or the last millisecond would be spent looking.
     let ms = c_int::try_from(wait.as_micros().div_ceil(1000)).unwrap_or(c_int::MAX);
@@ -419,7 +419,9 @@ unsafe fn ask_kernel(
     let mut kept = 0;
     for i in 0..got.min(into.len()) {
         let event = into[i];
-        if event.u64 != mark() {
+        if event.u64 == mark() {
+            *rung = true;
+        } else {
             into[kept] = event;
             kept += 1;
         }

@@ -224,12 +224,61 @@ orphaned(void)
 	close(ep);
 }
 
+/* The same for one who never waits for long, and for one who never waits. */
+static void
+orphaned_busy(void)
+{
+	struct epoll_event e = { .events = EPOLLIN }, got;
+	struct pollfd f = { .events = POLLIN };
+	long end;
+	int ep;
+
+	up();
+	send_one(&a, 1);
+	SAME(recv_one(&b), 1);
+	CHECK((ep = epoll_create1(0)) >= 0);
+	CHECK(epoll_ctl(ep, EPOLL_CTL_ADD, b.fd, &e) == 0);
+	SAME(epoll_wait(ep, &got, 1, 1), 0);
+	server(SIGKILL);
+	end = now_ms() + PATIENCE_MS;
+	f.fd = a.fd;
+	while (poll(&f, 1, 1) == 0)
+		CHECK(now_ms() < end);
+	CHECK(f.revents & POLLERR);
+	while (epoll_wait(ep, &got, 1, 1) == 0)
+		CHECK(now_ms() < end);
+	CHECK(got.events & EPOLLERR);
+	close(ep);
+	/* What it sends still leaves. */
+	CHECK(ioctl(a.fd, NIOCTXSYNC, NULL) == 0);
+	f.events = POLLOUT;
+	SAME(poll(&f, 1, PATIENCE_MS), 1);
+	SAME(f.revents, POLLOUT);
+}
+
+static void
+orphaned_sync(void)
+{
+	long end;
+
+	up();
+	send_one(&a, 1);
+	SAME(recv_one(&b), 1);
+	server(SIGKILL);
+	end = now_ms() + PATIENCE_MS;
+	while (ioctl(b.fd, NIOCRXSYNC, NULL) == 0)
+		CHECK(now_ms() < end);
+	SAME(errno, EIO);
+}
+
 int
 main(int argc, char **argv)
 {
 	static const struct test tests[] = {
 		{ "alone", alone }, { "forked", forked },
-		{ "daemons", daemons }, { "orphaned", orphaned }, { NULL, NULL },
+		{ "daemons", daemons }, { "orphaned", orphaned },
+		{ "orphaned_busy", orphaned_busy },
+		{ "orphaned_sync", orphaned_sync }, { NULL, NULL },
 	};
 
 	return run_tests(tests, argc, argv);

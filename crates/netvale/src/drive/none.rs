@@ -31,6 +31,12 @@ impl Inward {
         match self.0 {}
     }
 
+    /// Whether the driver has to be told again of buffers, and soon.
+    #[must_use]
+    pub fn is_due(&self) -> bool {
+        match self.0 {}
+    }
+
     /// Whether only the server can drive the queue.
     #[must_use]
     pub fn passes_on(&self) -> bool {
@@ -47,6 +53,12 @@ impl Outward {
     /// Whether the kernel has to be asked again, and soon.
     #[must_use]
     pub fn is_due(&self) -> bool {
+        match self.0 {}
+    }
+
+    /// Whether the queue was left to the server.
+    #[must_use]
+    pub fn is_left(&self) -> bool {
         match self.0 {}
     }
 }
@@ -87,8 +99,18 @@ impl Watch {
         match self.0 {}
     }
 
+    /// Has the sockets watched for this from now on.
+    pub fn join(&self, _what: For) -> bool {
+        match self.0 {}
+    }
+
+    /// This process uses the queue behind an RX ring no more.
+    pub fn leave(&self, _way: &Inward) {
+        match self.0 {}
+    }
+
     /// After a wake-up that brought nothing.
-    pub fn heed(&self) {
+    pub fn heed(&self, _what: For) {
         match self.0 {}
     }
 }

@@ -374,6 +374,43 @@ fn the_server_serves_whoever_does_not_drive() {
 }
 
 #[test]
+fn a_queue_that_is_left_to_the_server_is_left_in_both_directions() {
+    let test = "devices::driven::a_queue_that_is_left_to_the_server_is_left_in_both_directions";
+    let Some(alone) = Alone::new(test) else {
+        return;
+    };
+    let ns = alone.namespace();
+    let mut near = ns.open("netmap:v0").unwrap();
+    let mut far = ns.open("netmap:v1").unwrap();
+    // Frames of queue 0 are passed on from now on, those of queue 1 are not.
+    send(&mut far, 0, &plain(1, 100));
+    eventually("a frame comes", || {
+        near.wait_rx(Some(Duration::from_millis(20))).unwrap();
+        near.rx(0).next().map(|frame| frame.pass_on()).is_some()
+    });
+    near.rx(0).sync().unwrap();
+    let stopped = alone.stop();
+    send(&mut near, 1, &plain(2, 102));
+    let got = super::open::receive_any(&mut far, is_plain);
+    assert_eq!(got.len(), 102);
+    send(&mut near, 0, &plain(3, 103));
+    let moment = Some(Duration::from_millis(50));
+    far.wait_rx(moment).unwrap();
+    assert!(far.rx(0).next().is_none(), "this client sent it");
+    drop(stopped);
+    let got = super::open::receive_any(&mut far, is_plain);
+    assert_eq!(got.len(), 103);
+    send(&mut far, 0, &plain(4, 104));
+    let got = super::open::receive_any(&mut near, is_plain);
+    assert_eq!(got.len(), 104);
+    drop((near, far));
+    eventually("all is given back", || {
+        crate::bed::list(&mut connect(&alone.server.dir, false)).is_empty()
+    });
+    alone.assert_sound();
+}
+
+#[test]
 fn a_driver_is_told_that_its_interface_is_gone() {
     let test = "devices::driven::a_driver_is_told_that_its_interface_is_gone";
     let Some(alone) = Alone::new(test) else {
