@@ -394,6 +394,14 @@ impl<'a> Kring<'a> {
             Err(holder) => Err(holder),
         }
     }
+    /// Takes it from `holder`, who is known to be dead, unless somebody else has
+    /// done so.
+    #[must_use]
+    pub fn inherit_lock(self, holder: u64, who: u64) -> bool {
+        self.words[word::LOCK]
+            .compare_exchange(holder, who, Acquire, Relaxed)
+            .is_ok()
+    }
     /// Gives it back.
     #[inline]
     pub fn unlock(self) {

@@ -381,10 +381,22 @@ pub trait RegionSource: Send + Sync {
     fn map(&self, id: u16, generation: u32) -> Option<RegionMap>;
 }
 
-/// Wakes sleepers; the engine itself makes no system call.
+/// Wakes sleepers, and knows of processes; the engine itself makes no system
+/// call.
 pub trait Waker: Send + Sync {
     /// Acts on what a ring's sleep word said ([`crate::kring::sleep`]).
     fn wake(&self, word: &AtomicU32, said: u32);
+
+    /// The process that runs the engine, if others may run it in the name of
+    /// the same registration; 0 if none can.
+    fn process(&self) -> u32 {
+        0
+    }
+
+    /// Whether another process is gone, as far as that can be told.
+    fn is_gone(&self, _process: u32) -> bool {
+        false
+    }
 }
 
 /// The regions that one user of the engine has mapped so far.

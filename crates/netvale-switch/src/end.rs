@@ -69,6 +69,8 @@ struct Common {
     regions: Regions,
     map: RegionMap,
     owner: u16,
+    /// What locks say while we hold them: process, owner.
+    name: u64,
     port: PortId,
     kind: PortKind,
     id: KringId,
@@ -97,6 +99,8 @@ impl Common {
             regions: Regions::new(Arc::clone(&gear.source)),
             map: map.clone(),
             owner: reg.owner,
+            // Owners begin at 1, so the word is never 0 while locked.
+            name: u64::from(gear.waker.process()) << 32 | u64::from(reg.owner),
             port: reg.port,
             kind: reg.kind,
             id: ring.kring,
@@ -141,10 +145,21 @@ struct Locked<'a>(End<'a>);
 
 impl<'a> Locked<'a> {
     #[inline]
-    fn take(end: End<'a>, owner: u16) -> Option<Self> {
-        // Owners begin at 1, so the word is never 0 while locked.
-        end.kring.try_lock(u64::from(owner)).ok()?;
-        Some(Self(end))
+    fn take(end: End<'a>, c: &Common) -> Option<Self> {
+        match end.kring.try_lock(c.name) {
+            Ok(()) => Some(Self(end)),
+            Err(held) => Self::inherit(end, c, held),
+        }
+    }
+
+    /// A forked process may die while the registration that it shared with
+    /// others lives on: the server does not see that, its relatives do.
+    #[cold]
+    fn inherit(end: End<'a>, c: &Common, held: u64) -> Option<Self> {
+        let relative = held & 0xffff == u64::from(c.owner) && held != c.name;
+        let process = u32::try_from(held >> 32).unwrap_or(0);
+        let dead = relative && process != 0 && c.waker.0.is_gone(process);
+        (dead && end.kring.inherit_lock(held, c.name)).then_some(Self(end))
     }
 }
 
@@ -258,7 +273,7 @@ impl TxEnd {
     #[inline(never)]
     fn sync_vale(&mut self) -> Result<u32, SyncError> {
         let end = self.common.end();
-        let Some(lock) = Locked::take(end, self.common.owner) else {
+        let Some(lock) = Locked::take(end, &self.common) else {
             return Err(SyncError::Locked);
         };
         let c = &self.common;
@@ -288,7 +303,7 @@ impl TxEnd {
         if self.common.kind == PortKind::Pipe && self.common.is_gone() {
             return Err(SyncError::Gone);
         }
-        let Some(lock) = Locked::take(end, self.common.owner) else {
+        let Some(lock) = Locked::take(end, &self.common) else {
             return Err(SyncError::Locked);
         };
         let party = self.common.party();
@@ -398,7 +413,7 @@ impl RxEnd {
     // Not inlined: what the caller keeps in registers is of no use here.
     #[inline(never)]
     fn sync_vale(&mut self) -> Result<u32, SyncError> {
-        let Some(lock) = Locked::take(self.common.end(), self.common.owner) else {
+        let Some(lock) = Locked::take(self.common.end(), &self.common) else {
             return Err(SyncError::Locked);
         };
         match rx::next_batch(lock.0) {
@@ -418,7 +433,7 @@ impl RxEnd {
         if self.common.is_gone() {
             return Err(SyncError::Gone);
         }
-        let Some(lock) = Locked::take(end, self.common.owner) else {
+        let Some(lock) = Locked::take(end, &self.common) else {
             return Err(SyncError::Locked);
         };
         let party = self.common.party();
@@ -465,7 +480,7 @@ impl RxEnd {
     pub fn repair(&mut self, dead: impl Fn(u16, u32) -> bool) -> u32 {
         let c = &self.common;
         let end = c.end();
-        let Some(lock) = Locked::take(end, c.owner) else {
+        let Some(lock) = Locked::take(end, c) else {
             return 0;
         };
         let Some(resv) = lock

@@ -9,9 +9,11 @@ mod common;
 mod program {
     use std::collections::BTreeMap;
     use std::sync::Arc;
+    use std::sync::atomic::AtomicU32;
 
     use netvale_ring::port::PortKind;
     use netvale_ring::slot::{NS_BUF_CHANGED, NS_INDIRECT, NS_MOREFRAG};
+    use netvale_ring::world::Waker;
     use netvale_ring::{Counter, Slot};
     use netvale_switch::domain::Want;
     use netvale_switch::end::{Indirect, RxEnd, SyncError, TxEnd};
@@ -159,6 +161,59 @@ mod program {
             let got = drain(&mut b, 0);
             assert_eq!(got.len(), n as usize);
             assert!(got.iter().all(|g| g.slots[0].1 == 1 << 8), "{n}");
+        }
+    }
+
+    /// As a process beside which others run the engine in the same name.
+    struct One;
+    impl Waker for One {
+        fn wake(&self, _: &AtomicU32, _: u32) {}
+        fn process(&self) -> u32 {
+            1000
+        }
+        fn is_gone(&self, process: u32) -> bool {
+            process == 1001
+        }
+    }
+
+    #[test]
+    fn relatives_take_over_the_locks_of_a_dead_process() {
+        let bed = Bed::new(small());
+        let pipe = want(1, 1, 16, 16);
+        for (name, other) in [("vale0:a", "vale0:b"), ("vale0:p{1", "vale0:p}1")] {
+            let (mut port, _other) = (bed.open(name, &pipe), bed.open(other, &pipe));
+            let mut gear = bed.gear.clone();
+            gear.waker = Arc::new(One);
+            let (reg, map) = (&port.reg, &port.map);
+            port.tx[0] = TxEnd::new(&gear, reg, &reg.tx[0], map).unwrap();
+            port.rx[0] = RxEnd::new(&gear, reg, &reg.rx[0], map).unwrap();
+            let owner = u64::from(port.reg.owner);
+            let holders = [
+                (1001 << 32 | owner, true),
+                // One that lives, a stranger, a thread of ours, one who does
+                // not say which process it is.
+                (1002 << 32 | owner, false),
+                (1001 << 32 | (owner + 1), false),
+                (1000 << 32 | owner, false),
+                (owner, false),
+            ];
+            for (holder, gives_way) in holders {
+                port.tx[0].kring().try_lock(holder).unwrap();
+                port.rx[0].kring().try_lock(holder).unwrap();
+                // There is something to put right.
+                port.tx[0].ring().set_tail(9);
+                port.rx[0].ring().set_tail(9);
+                let done = [port.tx[0].sync().err(), port.rx[0].sync().err()];
+                let locked = Some(SyncError::Locked);
+                assert_eq!(done == [None; 2], gives_way, "{holder:#x}");
+                assert_eq!(done == [locked; 2], !gives_way, "{holder:#x}");
+                if !gives_way {
+                    port.tx[0].kring().unlock();
+                    port.rx[0].kring().unlock();
+                }
+                // And whoever took it over has given it back.
+                assert!(port.tx[0].sync().is_ok() && port.rx[0].sync().is_ok());
+            }
         }
     }
 

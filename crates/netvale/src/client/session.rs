@@ -233,4 +233,12 @@ impl Waker for Session {
             bell.ring();
         }
     }
+
+    fn process(&self) -> u32 {
+        std::process::id()
+    }
+
+    fn is_gone(&self, process: u32) -> bool {
+        crate::registration::is_dead(process)
+    }
 }
