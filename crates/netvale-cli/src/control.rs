@@ -28,8 +28,8 @@ use crate::output;
     otherwise; of frames that it cut, what it kept is sent. A tunnel takes 50\n\
     bytes of each packet (70 over IPv6): give interfaces on its switch an MTU\n\
     of 1450. It has options local=ADDRESS[:PORT], learning=off, ageing=SECONDS,\n\
-    station=MAC/ADDRESS[:PORT], fragment=on; two tunnels need two local addresses\n\
-    or ports.")]
+    station=MAC/ADDRESS[:PORT], fragment=on. Tunnels of several networks share a\n\
+    local address and port; what comes for no network is counted (dev_foreign).")]
 pub(crate) struct AttachArgs {
     /// Switch and port, as vale0:p0, or only the switch before a device
     #[arg(value_name = "SWITCH[:PORT]")]

@@ -22,7 +22,8 @@ use crate::units::{per_second, scaled};
     netvale stats --json --watch --interval-ms 500\n\n\
     Counts are frames and bytes since the port was opened, rates are per\n\
     second. Each dropped frame is counted once, with its reason; dev_refused,\n\
-    dev_down and dev_long were lost between a port and its device.")]
+    dev_down, dev_long, dev_forward and dev_foreign were lost between a port\n\
+    and its device.")]
 pub(crate) struct Args {
     /// Port, as vale0:a [default: all]
     #[arg(value_name = "PORT")]

@@ -32,6 +32,11 @@ pub trait DeviceLane: Send + fmt::Debug {
         false
     }
 
+    /// Frames that came and were of no use, since that was last asked.
+    fn strangers(&mut self) -> u64 {
+        0
+    }
+
     /// Frames that the next pull takes at most. Buffers that nobody uses cost
     /// time for nothing.
     fn appetite(&self) -> usize {
@@ -135,6 +140,8 @@ pub enum Loss {
     Long,
     /// To be passed on, but there was nowhere or no room.
     Unforwarded,
+    /// Received, but for somebody who is not here.
+    Foreign,
 }
 
 /// Frames that a device and its port lost between them.
@@ -145,12 +152,15 @@ impl Losses {
     /// Bytes that they take.
     pub const LEN: usize = 64;
     /// With the words shown to users.
-    const ALL: [(Loss, &'static str); 4] = [
+    const ALL: [(Loss, &'static str); Self::COUNT] = [
         (Loss::Refused, "dev_refused"),
         (Loss::Down, "dev_down"),
         (Loss::Long, "dev_long"),
         (Loss::Unforwarded, "dev_forward"),
+        (Loss::Foreign, "dev_foreign"),
     ];
+    /// Kinds of losses.
+    pub const COUNT: usize = 5;
 
     /// Those in this memory; `None` if it is too small.
     #[must_use]
@@ -167,7 +177,7 @@ impl Losses {
 
     /// With the words shown to users.
     #[must_use]
-    pub fn list(&self) -> [(&'static str, u64); 4] {
+    pub fn list(&self) -> [(&'static str, u64); Self::COUNT] {
         Self::ALL.map(|(loss, word)| {
             let n = self.0.word(loss as usize * 8);
             (word, n.map_or(0, |n| n.load(Relaxed)))

@@ -350,6 +350,10 @@ impl Lane {
                 0
             }
         };
+        match self.device.strangers() {
+            0 => {}
+            lost => self.losses.count(Loss::Foreign, lost),
+        }
         if n == 0 {
             self.ready = false;
             return false;

@@ -103,7 +103,9 @@ pub struct PortStats {
     /// Dropped frames by reason: `rx_full`, `rx_fault` (arriving), and
     /// `tx_bad_slot`, `tx_chain`, `tx_runt`, `tx_no_dest`, `tx_offload`. Besides
     /// these, what was lost between a port and its device: `dev_refused`,
-    /// `dev_down` (it was switched off), `dev_long` (frames too long for us).
+    /// `dev_down` (it was switched off), `dev_long` (frames too long for us),
+    /// `dev_forward` (to be passed on, but there was no way), `dev_foreign`
+    /// (of a network that nobody has open).
     pub drops: Vec<(&'static str, u64)>,
     /// Times its words in shared memory broke the rules.
     pub faults: u64,

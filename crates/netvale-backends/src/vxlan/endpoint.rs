@@ -3,11 +3,13 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use netvale_wire::mac::MacAddr;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
+use super::share::{Letter, Shared, Turn};
 use super::table::{MAX_STATIONS, Station, Table};
 use super::{HASHED, HEADER_LEN, SpecError, Vni, VxlanConfig, flow_hash};
 use crate::OsError;
@@ -40,10 +42,18 @@ pub enum VxlanError {
     },
     /// Somebody else receives there.
     #[error(
-        "UDP port {local} is in use; end who holds it (a vxlan device of the kernel?), \
-         or choose another with local=ADDRESS:PORT"
+        "UDP port {local} is in use; end who holds it (a vxlan device of the kernel? a \
+         network with another local address?), or choose another with local=ADDRESS:PORT"
     )]
     InUse {
+        /// Address and port.
+        local: SocketAddr,
+    },
+    /// The same network twice.
+    #[error("network {vni} is open already at UDP port {local}")]
+    Twice {
+        /// The network.
+        vni: Vni,
         /// Address and port.
         local: SocketAddr,
     },
@@ -78,10 +88,14 @@ pub struct VxlanSent {
 /// Received datagrams that were not frames of the network, and stations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct VxlanCounters {
-    /// Datagrams without a VXLAN header or of another network.
+    /// Datagrams without a VXLAN header or of a network that nobody has open.
+    /// Those who share a socket count what they received each.
     pub foreign: u64,
     /// Frames shorter than an Ethernet header.
     pub short: u64,
+    /// Frames that another network's endpoint received, and that were not
+    /// asked for in time.
+    pub overrun: u64,
     /// Stations not remembered because the table was full.
     pub not_learned: u64,
 }
@@ -90,7 +104,9 @@ pub struct VxlanCounters {
 #[derive(Debug)]
 pub struct Vxlan {
     config: VxlanConfig,
-    socket: OwnedFd,
+    shared: Arc<Shared>,
+    /// What it waits for besides the socket.
+    wait: Option<OwnedFd>,
     lanes: Vec<Lane>,
     table: Table,
     rx: Messages,
@@ -105,23 +121,31 @@ struct Lane {
 }
 
 impl Vxlan {
-    /// Opens an endpoint.
+    /// Opens an endpoint that has its UDP port to itself. Several networks at
+    /// one port: see [`VxlanSockets`](super::VxlanSockets).
     ///
     /// # Errors
     ///
     /// [`VxlanError`].
     pub fn open(config: VxlanConfig) -> Result<Self, VxlanError> {
+        Self::open_at(config, None, false)
+    }
+
+    /// Opens one at a socket that is there, or at a new one. `others` may join.
+    pub(super) fn open_at(
+        config: VxlanConfig,
+        socket: Option<Arc<Shared>>,
+        others: bool,
+    ) -> Result<Self, VxlanError> {
         config.check()?;
         if config.remotes.len() > MAX_REMOTES {
             let remotes = config.remotes.len();
             return Err(VxlanError::Remotes { remotes });
         }
-        let socket = bound(&config, config.local)?;
-        let fd = socket.as_fd();
-        if set_int(fd, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, RECEIVE_BUFFER).is_err() {
-            // Without the privilege, as much as the system allows.
-            let _ = set_int(fd, libc::SOL_SOCKET, libc::SO_RCVBUF, RECEIVE_BUFFER);
-        }
+        let shared = match socket {
+            Some(shared) => shared,
+            None => Shared::open(&config)?,
+        };
         let mut lanes = Vec::with_capacity(LANES);
         for _ in 0..LANES {
             let socket = bound(&config, SocketAddr::new(config.local.ip(), 0))?;
@@ -139,10 +163,13 @@ impl Vxlan {
                 return Err(SpecError { text, why }.into());
             }
         }
+        // Last: whoever has entered is given frames.
+        let wait = shared.enter(config.vni, others)?;
         Ok(Self {
             table,
             config,
-            socket,
+            shared,
+            wait,
             lanes,
             rx: Messages::default(),
             tx: Messages::default(),
@@ -162,7 +189,7 @@ impl Vxlan {
     ///
     /// [`VxlanError::Os`], which a live socket does not give.
     pub fn local(&self) -> Result<SocketAddr, VxlanError> {
-        rustix::net::getsockname(&self.socket)
+        rustix::net::getsockname(&self.shared.socket)
             .and_then(SocketAddr::try_from)
             .map_err(|e| os("ask about", self.config.local, e.into()).into())
     }
@@ -179,17 +206,23 @@ impl Vxlan {
         batch: &mut Batch,
         now: Duration,
     ) -> Result<usize, VxlanError> {
+        let shared = Arc::clone(&self.shared);
+        let Some(mut turn) = shared.turn() else {
+            return Ok(0);
+        };
+        self.counters.overrun += turn.lost(self.config.vni);
+        let mut good = self.open_letters(&mut turn, pool, batch, now);
         let ask = Ask {
             head: HEADER_LEN,
             spill: 0,
-            address: self.config.learning,
+            address: self.config.learning || turn.is_shared(),
             control: false,
         };
-        let (mut good, mut next) = (0, 0);
+        let mut next = good;
         while next < batch.len() {
             let range = next..batch.len().min(next + PER_CALL);
             let wanted = range.len();
-            let fd = self.socket.as_fd();
+            let fd = shared.socket.as_fd();
             let n = match recv(fd, &mut self.rx, pool, batch, range, ask) {
                 Ok(n) => n,
                 Err(e) => match e.raw_os_error() {
@@ -203,27 +236,22 @@ impl Vxlan {
                 let Some(got) = self.rx.get(i) else {
                     break;
                 };
-                if Vni::of(got.head) != Some(self.config.vni) {
-                    self.counters.foreign += 1;
+                let vni = Vni::of(got.head);
+                let (len, truncated, from) = (got.len, got.truncated, got.from);
+                if vni != Some(self.config.vni) {
+                    batch.set_len(next + i, len, truncated);
+                    let letter = || Letter::copy(pool, batch, next + i, from);
+                    let known = vni.is_some_and(|vni| turn.give(vni, len, letter));
+                    self.counters.foreign += u64::from(!known);
                     continue;
                 }
-                if got.len < netvale_wire::eth::LEN {
+                if len < netvale_wire::eth::LEN {
                     self.counters.short += 1;
                     continue;
                 }
-                batch.set_len(next + i, got.len, got.truncated);
+                batch.set_len(next + i, len, truncated);
                 batch.swap(good, next + i);
-                if let Some(from) = got.from {
-                    let mut addresses = [0; 12];
-                    let _ = batch.read(pool, good, 0, &mut addresses);
-                    let [_, _, _, _, _, _, a, b, c, d, e, f] = addresses;
-                    let mac = MacAddr([a, b, c, d, e, f]);
-                    if !self.table.refresh(mac, from.ip(), now) {
-                        let remote = back_to(&self.config, from);
-                        let learned = self.table.learn(mac, remote, now);
-                        self.counters.not_learned += u64::from(!learned);
-                    }
-                }
+                self.learn(pool, batch, good, from, now);
                 good += 1;
             }
             next += n;
@@ -232,6 +260,60 @@ impl Vxlan {
             }
         }
         Ok(good)
+    }
+
+    /// Fills the first chains with what others received for this network; how
+    /// many.
+    fn open_letters(
+        &mut self,
+        turn: &mut Turn<'_>,
+        pool: &BufPool,
+        batch: &mut Batch,
+        now: Duration,
+    ) -> usize {
+        let mut good = 0;
+        while good < batch.len() {
+            let Some(letter) = turn.take(self.config.vni) else {
+                break;
+            };
+            if letter.bytes.len() < netvale_wire::eth::LEN {
+                self.counters.short += 1;
+                continue;
+            }
+            let cut = letter.truncated || letter.bytes.len() > batch.room(good);
+            batch.set_len(good, letter.bytes.len(), cut);
+            batch.write(pool, good, 0, &letter.bytes);
+            self.learn(pool, batch, good, letter.from, now);
+            good += 1;
+        }
+        good
+    }
+
+    /// Notes behind which end the source of frame `i` is.
+    fn learn(
+        &mut self,
+        pool: &BufPool,
+        batch: &Batch,
+        i: usize,
+        from: Option<SocketAddr>,
+        now: Duration,
+    ) {
+        let Some(from) = from.filter(|_| self.config.learning) else {
+            return;
+        };
+        let mut addresses = [0; 12];
+        let _ = batch.read(pool, i, 0, &mut addresses);
+        let [_, _, _, _, _, _, a, b, c, d, e, f] = addresses;
+        let mac = MacAddr([a, b, c, d, e, f]);
+        if !self.table.refresh(mac, from.ip(), now) {
+            let remote = back_to(&self.config, from);
+            let learned = self.table.learn(mac, remote, now);
+            self.counters.not_learned += u64::from(!learned);
+        }
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
     }
 
     /// Sends all frames of `batch` from number `first` on: to the end behind
@@ -338,7 +420,27 @@ impl Vxlan {
 
 impl AsFd for Vxlan {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+        self.wait.as_ref().unwrap_or(&self.shared.socket).as_fd()
+    }
+}
+
+impl Drop for Vxlan {
+    fn drop(&mut self) {
+        self.shared.leave(self.config.vni);
+    }
+}
+
+impl Letter {
+    /// A received frame.
+    fn copy(pool: &BufPool, batch: &Batch, i: usize, from: Option<SocketAddr>) -> Self {
+        let mut bytes = vec![0; batch.frame_len(i)];
+        let n = batch.read(pool, i, 0, &mut bytes);
+        bytes.truncate(n);
+        Self {
+            bytes,
+            from,
+            truncated: batch.truncated(i),
+        }
     }
 }
 
@@ -391,8 +493,16 @@ impl Lane {
     }
 }
 
+/// Room for what may wait.
+pub(super) fn receive_much(fd: BorrowedFd<'_>) {
+    if set_int(fd, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, RECEIVE_BUFFER).is_err() {
+        // Without the privilege, as much as the system allows.
+        let _ = set_int(fd, libc::SOL_SOCKET, libc::SO_RCVBUF, RECEIVE_BUFFER);
+    }
+}
+
 /// A socket of the right family, bound.
-fn bound(config: &VxlanConfig, local: SocketAddr) -> Result<OwnedFd, VxlanError> {
+pub(super) fn bound(config: &VxlanConfig, local: SocketAddr) -> Result<OwnedFd, VxlanError> {
     let family = match local {
         SocketAddr::V4(_) => AddressFamily::INET,
         SocketAddr::V6(_) => AddressFamily::INET6,
@@ -444,6 +554,6 @@ fn back_to(config: &VxlanConfig, from: SocketAddr) -> SocketAddr {
     to
 }
 
-fn os(what: &'static str, local: SocketAddr, e: io::Error) -> OsError {
+pub(super) fn os(what: &'static str, local: SocketAddr, e: io::Error) -> OsError {
     OsError::new(what, format!("UDP port {local}"), e)
 }

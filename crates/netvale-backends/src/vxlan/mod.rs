@@ -5,6 +5,7 @@
 //! 2. [`Vxlan`] is an endpoint: it sends frames to the end behind which their
 //!    destination was seen, or to all ends, and receives in place. Headers
 //!    do not lie in the pool: they are put before a frame while it is sent.
+//! 3. [`VxlanSockets`] opens endpoints of several networks at one UDP port.
 //!
 //! No clock is read here: the caller passes the time since any fixed moment.
 //!
@@ -15,10 +16,12 @@
 //! address and port excludes it.
 
 mod endpoint;
+mod share;
 mod spec;
 mod table;
 
 pub use endpoint::{MAX_REMOTES, Vxlan, VxlanCounters, VxlanError, VxlanSent};
+pub use share::VxlanSockets;
 pub use spec::{SpecError, VxlanConfig};
 pub use table::Station;
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use netvale_backends::batch::{Batch, BufPool};
 use netvale_backends::netlink::ethtool::{self, Offload};
-use netvale_backends::vxlan::{Vni, Vxlan, VxlanConfig, VxlanError, VxlanSent};
+use netvale_backends::vxlan::{Vni, Vxlan, VxlanConfig, VxlanError, VxlanSent, VxlanSockets};
 use netvale_testkit::net::NetNs;
 use netvale_testkit::{PATIENCE, eventually, frame, skip};
 use netvale_wire::mac::MacAddr;
@@ -120,7 +120,13 @@ fn with_the_kernel(test: &str, here: &str, there: &str, prefix: u8) {
     let mut got = Vec::new();
     let mut buf = [0; 2048];
     for _ in 0..40 {
-        let (n, from) = socket.recv_from(&mut buf).unwrap();
+        let (n, from) = loop {
+            // With a time limit the kernel does not go on by itself.
+            match socket.recv_from(&mut buf) {
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                done => break done.unwrap(),
+            }
+        };
         assert_eq!(from.ip(), Ipv4Addr::from(INNER_HERE));
         got.push((from.port(), buf[..n].to_vec()));
     }
@@ -329,4 +335,157 @@ fn addresses_that_cannot_be_had_are_named() {
     many.remotes = vec![many.remotes[0]; 1025];
     let e = Vxlan::open(many).unwrap_err();
     assert!(e.to_string().contains("1025"), "{e}");
+}
+
+/// A namespace with two addresses, and endpoints of these networks at both.
+fn shared(test: &str, networks: &[u32]) -> Option<(NetNs, [VxlanSockets; 2], [Vec<Vxlan>; 2])> {
+    let ns = NetNs::new(test)?;
+    for n in [1, 2] {
+        ns.ip(&format!("addr add 10.88.0.{n}/32 dev lo"));
+    }
+    let sockets = [VxlanSockets::default(), VxlanSockets::default()];
+    let ends = [(1, 2), (2, 1)].map(|(here, there)| {
+        let open = |vni: &u32| {
+            let spec = format!("{vni}@10.88.0.{there},local=10.88.0.{here}");
+            ns.enter(|| sockets[here - 1].open(spec.parse().unwrap()))
+        };
+        let all: Result<Vec<_>, _> = networks.iter().map(open).collect();
+        all.unwrap()
+    });
+    Some((ns, sockets, ends))
+}
+
+fn numbered(network: u32, seq: u64) -> Vec<u8> {
+    frame::tagged(frame::mac(2), frame::mac(network), 200, network, seq)
+}
+
+#[test]
+fn networks_share_a_port_and_come_and_go() {
+    let test = "vxlan::networks_share_a_port_and_come_and_go";
+    let Some((ns, sockets, [mut left, right])) = shared(test, &[10, 20, 30]) else {
+        return;
+    };
+    let pool = pool(128);
+    let mut right = right.into_iter().map(Some).collect::<Vec<_>>();
+    let open = |i: usize| {
+        let spec = format!("{}0@10.88.0.1,local=10.88.0.2", i + 1);
+        ns.enter(|| sockets[1].open(spec.parse().unwrap()))
+    };
+    let e = open(1).unwrap_err();
+    assert!(matches!(e, VxlanError::Twice { .. }), "{e}");
+    let frames = |i: usize| {
+        let all = (0..5).map(|seq| numbered(u32::try_from(i + 1).unwrap(), seq));
+        all.collect::<Vec<_>>()
+    };
+    // Whoever is asked first gets what is for all.
+    for gone in [None, Some(0), Some(2), Some(1)] {
+        if let Some(gone) = gone {
+            right[gone] = None;
+            // What is for nobody is counted by who gets it.
+            assert_eq!(send(&mut left[gone], &pool, &frames(gone)).datagrams, 5);
+            let mut there = right.iter_mut().flatten();
+            let one = there.next().unwrap();
+            eventually("they are counted", || {
+                let mut batch = Batch::new();
+                room(&mut batch, 0, 4, 1);
+                assert_eq!(one.recv(&pool, &mut batch, NOW).unwrap(), 0);
+                one.counters().foreign == 5
+            });
+            assert!(there.all(|v| v.counters().foreign == 0));
+            right[gone] = Some(open(gone).unwrap());
+            // The counters begin anew with each.
+            for (i, end) in right.iter_mut().enumerate() {
+                *end = None;
+                *end = Some(open(i).unwrap());
+            }
+        }
+        for (i, end) in left.iter_mut().enumerate() {
+            assert_eq!(send(end, &pool, &frames(i)).datagrams, 5);
+        }
+        for (i, end) in right.iter_mut().enumerate().rev() {
+            let end = end.as_mut().unwrap();
+            let got = receive(end, &pool, 5);
+            assert_eq!(got, frames(i), "network {i}, {gone:?} came anew");
+            let stations: Vec<_> = end.stations().collect();
+            assert_eq!(stations.len(), 1, "only its own");
+            assert_eq!(
+                stations[0].mac,
+                MacAddr(frame::mac(u32::try_from(i + 1).unwrap()))
+            );
+            assert!(!readable(&*end, Duration::ZERO), "that was all");
+        }
+    }
+    // The port is free when the last has gone.
+    let config: VxlanConfig = "7@10.88.0.1,local=10.88.0.2".parse().unwrap();
+    let e = ns.enter(|| Vxlan::open(config.clone())).unwrap_err();
+    assert!(matches!(e, VxlanError::InUse { .. }), "{e}");
+    drop(right);
+    // Programs that other tests start hold descriptors for an instant.
+    eventually("the port is free", || {
+        ns.enter(|| Vxlan::open(config.clone())).is_ok()
+    });
+}
+
+#[test]
+fn a_network_that_is_not_asked_for_loses_only_its_own() {
+    let test = "vxlan::a_network_that_is_not_asked_for_loses_only_its_own";
+    let Some((_ns, _sockets, [mut left, mut right])) = shared(test, &[10, 20]) else {
+        return;
+    };
+    let pool = pool(128);
+    let sent = 5000;
+    for seq in 0..sent {
+        let frames = [numbered(1, seq)];
+        assert_eq!(send(&mut left[0], &pool, &frames).datagrams, 1);
+        if seq % 50 == 0 {
+            assert_eq!(send(&mut left[1], &pool, &[numbered(2, seq)]).datagrams, 1);
+            assert_eq!(receive(&mut right[1], &pool, 1), [numbered(2, seq)]);
+        }
+    }
+    assert_eq!(send(&mut left[1], &pool, &[numbered(2, sent)]).datagrams, 1);
+    assert_eq!(receive(&mut right[1], &pool, 1), [numbered(2, sent)]);
+    let mut seq = 0;
+    while readable(&right[0], Duration::ZERO) {
+        for f in receive(&mut right[0], &pool, 1) {
+            assert_eq!(f, numbered(1, seq));
+            seq += 1;
+        }
+    }
+    let overrun = right[0].counters().overrun;
+    assert!(overrun > 0, "there was room for all");
+    assert_eq!(seq + overrun, sent);
+    assert_eq!(right[1].counters().overrun, 0);
+}
+
+#[test]
+fn threads_receive_by_one_socket() {
+    let test = "vxlan::threads_receive_by_one_socket";
+    let Some((_ns, _sockets, [mut left, right])) = shared(test, &[10, 20, 30]) else {
+        return;
+    };
+    const EACH: u64 = 1000;
+    std::thread::scope(|scope| {
+        for (network, mut end) in (1..).zip(right) {
+            scope.spawn(move || {
+                let pool = pool(128);
+                let mut seq = 0;
+                while seq < EACH {
+                    for f in receive(&mut end, &pool, 1) {
+                        assert_eq!(f, numbered(network, seq), "network {network}");
+                        seq += 1;
+                    }
+                }
+                assert_eq!(
+                    end.counters(),
+                    netvale_backends::vxlan::VxlanCounters::default()
+                );
+            });
+        }
+        let pool = pool(128);
+        for seq in 0..EACH {
+            for (network, end) in (1..).zip(&mut left) {
+                assert_eq!(send(end, &pool, &[numbered(network, seq)]).datagrams, 1);
+            }
+        }
+    });
 }

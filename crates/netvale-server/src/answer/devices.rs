@@ -6,6 +6,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Instant;
 
 use netvale_backends::netlink::{Link, LinkWatch};
+use netvale_backends::vxlan::VxlanSockets;
 use netvale_ring::world::Waker;
 use netvale_shm::Doorbell;
 use netvale_switch::domain::{Registration, Want};
@@ -45,6 +46,8 @@ pub(crate) struct Devices {
     pub(super) known: BTreeMap<u32, Link>,
     /// Persistent ports that are interfaces of the host, by name.
     pub(super) linked: BTreeMap<String, Linked>,
+    /// Sockets of tunnels: networks share them.
+    pub(super) tunnels: VxlanSockets,
     /// Lanes made so far.
     lanes: u64,
     news: News,
@@ -106,6 +109,7 @@ impl Devices {
             links: None,
             known: BTreeMap::new(),
             linked: BTreeMap::new(),
+            tunnels: VxlanSockets::default(),
             lanes: 0,
             news: News::new(to, Arc::clone(&bell)),
             heard,
@@ -138,7 +142,7 @@ impl Devices {
     }
 
     /// What a port's device lost.
-    pub(crate) fn losses(&self, port: &str) -> Option<[(&'static str, u64); 4]> {
+    pub(crate) fn losses(&self, port: &str) -> Option<[(&'static str, u64); Losses::COUNT]> {
         let mut ports = self.used.values().flat_map(|u| &u.ports);
         let attached = ports.find(|p| p.name == port).map(|p| p.losses.list());
         let open = self.opened.iter().find(|o| o.name == port);
@@ -263,7 +267,7 @@ impl Core {
         if has_link {
             self.devices.watch_links();
         }
-        let mut device = pump::open(spec, how)?;
+        let mut device = pump::open(spec, how, &self.devices.tunnels)?;
         let link = has_link.then(|| self.devices.note_link(&device.name));
         let host = device.host.take();
         let mut used = Used {

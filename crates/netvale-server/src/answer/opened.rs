@@ -85,7 +85,7 @@ impl Opened {
     }
 
     /// What was lost on the way to the device and from it.
-    pub(super) fn lost(&self) -> [(&'static str, u64); 4] {
+    pub(super) fn lost(&self) -> [(&'static str, u64); Losses::COUNT] {
         let all = Losses::default();
         all.add(&self.losses);
         self.sockets.iter().for_each(|s| all.add(&s.losses()));
@@ -141,7 +141,7 @@ impl Core {
                     headers: want.accepts_vnet_hdr && want.vnet_hdr.is_some_and(|l| l > 0),
                     host: false,
                 };
-                let device = pump::open(&device, how)?;
+                let device = pump::open(&device, how, &self.devices.tunnels)?;
                 Made {
                     queues: u16::try_from(device.lanes.len()).unwrap_or(u16::MAX),
                     lanes: device.lanes,

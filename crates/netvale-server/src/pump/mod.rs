@@ -25,6 +25,7 @@ mod vxlan;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
+use netvale_backends::vxlan::VxlanSockets;
 use netvale_shm::Doorbell;
 
 pub(crate) use netvale_lane::{DeviceLane, Lane, Losses, Pushed, Trouble};
@@ -78,17 +79,17 @@ pub(crate) struct Use {
     pub(crate) host: bool,
 }
 
-/// Opens a device.
+/// Opens a device. `tunnels`: what it shares with others of its kind.
 ///
 /// # Errors
 ///
 /// Why not, and what to do about it; nothing is left behind.
-pub(crate) fn open(spec: &DeviceSpec, how: Use) -> Result<Device, Refusal> {
+pub(crate) fn open(spec: &DeviceSpec, how: Use, tunnels: &VxlanSockets) -> Result<Device, Refusal> {
     match spec {
         DeviceSpec::Tap(tap) => tap::open(tap, how),
         DeviceSpec::Nic(name) => nic::open(name, how),
         DeviceSpec::Pcap(pcap) => pcap::open(pcap),
-        DeviceSpec::Vxlan(config) => vxlan::open(config),
+        DeviceSpec::Vxlan(config) => vxlan::open(config, tunnels),
     }
 }
 

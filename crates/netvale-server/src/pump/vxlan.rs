@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
 use netvale_backends::batch::{Batch, BufPool, Piece};
-use netvale_backends::vxlan::{Vxlan, VxlanConfig, VxlanError};
+use netvale_backends::vxlan::{Vxlan, VxlanConfig, VxlanError, VxlanSockets};
 use netvale_wire::proto::ErrorKind;
 
 use super::{Device, DeviceLane, Keep, Pushed, Trouble};
@@ -17,8 +17,8 @@ const LONGEST: usize = 10_000;
 const AT_ONCE: usize = 128;
 
 /// Opens this end of the tunnel.
-pub(super) fn open(config: &VxlanConfig) -> Result<Device, Refusal> {
-    let endpoint = Vxlan::open(config.clone()).map_err(|e| refusal(&e))?;
+pub(super) fn open(config: &VxlanConfig, sockets: &VxlanSockets) -> Result<Device, Refusal> {
+    let endpoint = sockets.open(config.clone()).map_err(|e| refusal(&e))?;
     let about = format!(
         "VXLAN {} at {} to {} ends",
         config.vni,
@@ -28,6 +28,7 @@ pub(super) fn open(config: &VxlanConfig) -> Result<Device, Refusal> {
     let lane = VxlanLane {
         endpoint,
         start: Instant::now(),
+        told: 0,
     };
     Ok(Device {
         name: format!("vxlan{}", config.vni),
@@ -44,6 +45,8 @@ pub(super) fn open(config: &VxlanConfig) -> Result<Device, Refusal> {
 struct VxlanLane {
     endpoint: Vxlan,
     start: Instant,
+    /// Useless datagrams that have been told of.
+    told: u64,
 }
 
 impl DeviceLane for VxlanLane {
@@ -65,6 +68,12 @@ impl DeviceLane for VxlanLane {
         let now = self.start.elapsed();
         let got = self.endpoint.recv(pool, batch, now);
         got.map_err(|e| Trouble::Gone(crate::files::chain(&e)))
+    }
+
+    fn strangers(&mut self) -> u64 {
+        let c = self.endpoint.counters();
+        let all = c.foreign + c.short + c.overrun;
+        all - std::mem::replace(&mut self.told, all)
     }
 
     fn push(&mut self, pool: &BufPool, batch: &Batch) -> Result<Pushed, Trouble> {
@@ -93,7 +102,7 @@ pub(super) fn chains(free: &[Piece], longest: usize, most: usize, batch: &mut Ba
 fn refusal(e: &VxlanError) -> Refusal {
     let kind = match e {
         VxlanError::Config(_) | VxlanError::Remotes { .. } => ErrorKind::Invalid,
-        VxlanError::InUse { .. } => ErrorKind::Busy,
+        VxlanError::InUse { .. } | VxlanError::Twice { .. } => ErrorKind::Busy,
         VxlanError::NotOurs { .. } => ErrorKind::NotFound,
         VxlanError::Os(e) => return Refusal::backend(e.errno(), e),
         _ => ErrorKind::Other,

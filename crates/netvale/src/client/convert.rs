@@ -157,6 +157,7 @@ fn reason(word: &str) -> &'static str {
         .map(|&(_, w)| w)
         .chain(["rx_full", "rx_fault"])
         .chain(["dev_refused", "dev_down", "dev_long"])
+        .chain(["dev_forward", "dev_foreign"])
         .find(|&w| w == word)
         .unwrap_or("other")
 }
@@ -171,6 +172,14 @@ fn bad(what: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(feature = "af-xdp")]
+    #[test]
+    fn losses_of_devices_keep_their_names() {
+        for (word, _) in netvale_lane::Losses::default().list() {
+            assert_eq!(reason(word), word);
+        }
+    }
 
     #[test]
     fn impossible_regions_are_refused() {

@@ -159,6 +159,85 @@ fn a_tunnel_reaches_the_kernels_vxlan_device() {
 }
 
 #[test]
+fn tunnels_of_several_networks_share_a_port() {
+    let test = "devices::switch::tunnels_of_several_networks_share_a_port";
+    let Some(host) = Host::new(test) else {
+        return;
+    };
+    let far = NetNs::make();
+    host.ns.veth("left", &far, "right", "mtu 1600");
+    host.ns.ip("addr add 10.88.0.1/24 dev left");
+    far.ip("addr add 10.88.0.2/24 dev right");
+    let off = far.enter(|| set_offload("right", Offload::TxChecksum, false));
+    assert!(off.unwrap());
+    // For each network a stack here and one there.
+    let ends = [42, 43].map(|vni| {
+        let (there, here) = (NetNs::make(), NetNs::make());
+        let made = far.try_ip(&format!(
+            "link add vx{vni} type vxlan id {vni} dstport 4789 remote 10.88.0.1 \
+             local 10.88.0.2 dev right"
+        ));
+        if !made.status.success() {
+            skip(test, "needs a kernel with vxlan (modprobe vxlan)");
+            return None;
+        }
+        far.give(&format!("vx{vni}"), &there);
+        settle(&there, &format!("vx{vni}"), A, 1450);
+        let tap = format!("t{vni}");
+        host.attach(&format!("vale{vni}:tap:{tap}"));
+        host.hand_over(&tap, &here, B, 1450);
+        Some((there, here))
+    });
+    let [Some(first), Some(second)] = ends else {
+        return;
+    };
+    let tunnel = |vni: u8| format!("vale{vni}:vxlan:{vni}@10.88.0.2,local=10.88.0.1");
+    let both = || {
+        std::thread::scope(|scope| {
+            scope.spawn(|| everything(&first.0, &first.1, 1450));
+            everything(&second.0, &second.1, 1450);
+        });
+    };
+    let stranger = |vni: u32| {
+        let at = "10.88.0.2:0".parse::<std::net::SocketAddr>().unwrap();
+        let socket = far.enter(|| std::net::UdpSocket::bind(at)).unwrap();
+        let [_, a, b, c] = vni.to_be_bytes();
+        let head = [8, 0, 0, 0, a, b, c, 0];
+        let sent = socket.send_to(&[&head[..], &[0xff; 60]].concat(), "10.88.0.1:4789");
+        assert_eq!(sent.unwrap(), 68);
+    };
+    let lost = || {
+        let all = host.namespace().stats(None).unwrap();
+        all.iter().map(|p| p.dropped("dev_foreign")).sum::<u64>()
+    };
+    host.attach(&tunnel(42));
+    host.attach(&tunnel(43));
+    both();
+    assert_eq!(lost(), 0, "both are known");
+    for _ in 0..3 {
+        stranger(44);
+    }
+    eventually("strangers are counted", || lost() == 3);
+    let again = host.refusal(&attach(&tunnel(42).replace("vale42:", "vale9:"), false));
+    assert_eq!(again.0, ErrorKind::Busy);
+    // The one that made the socket goes.
+    host.detach("vale42:vxlan42");
+    everything(&second.0, &second.1, 1450);
+    host.attach(&tunnel(42));
+    host.detach("vale43:vxlan43");
+    everything(&first.0, &first.1, 1450);
+    host.attach(&tunnel(43));
+    both();
+    host.detach("vale42:vxlan42");
+    host.detach("vale43:vxlan43");
+    let at = "10.88.0.1:4789".parse::<std::net::SocketAddr>().unwrap();
+    eventually("the port is free", || {
+        host.ns.enter(|| std::net::UdpSocket::bind(at)).is_ok()
+    });
+    host.bed.assert_sound();
+}
+
+#[test]
 fn programs_and_devices_share_a_switch() {
     let test = "devices::switch::programs_and_devices_share_a_switch";
     let Some(host) = Host::new(test) else {
