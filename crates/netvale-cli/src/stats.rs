@@ -21,9 +21,8 @@ use crate::units::{per_second, scaled};
     netvale stats vale0:a --watch\n  \
     netvale stats --json --watch --interval-ms 500\n\n\
     Counts are frames and bytes since the port was opened, rates are per\n\
-    second. Each dropped frame is counted once, with its reason; dev_refused,\n\
-    dev_down, dev_long, dev_forward and dev_foreign were lost between a port\n\
-    and its device.")]
+    second. Each dropped frame is counted once, with its reason; those\n\
+    that begin with dev_ were lost between a port and its device.")]
 pub(crate) struct Args {
     /// Port, as vale0:a [default: all]
     #[arg(value_name = "PORT")]

@@ -32,9 +32,9 @@ pub trait DeviceLane: Send + fmt::Debug {
         false
     }
 
-    /// Frames that came and were of no use, since that was last asked.
-    fn strangers(&mut self) -> u64 {
-        0
+    /// Why it left out frames that came, and how many since it was last asked.
+    fn left_out(&mut self) -> Option<(Loss, u64)> {
+        None
     }
 
     /// Frames that the next pull takes at most. Buffers that nobody uses cost
@@ -142,6 +142,9 @@ pub enum Loss {
     Unforwarded,
     /// Received, but for somebody who is not here.
     Foreign,
+    /// Received, but its headers contradict each other, or what it needs cannot
+    /// be done.
+    Odd,
 }
 
 /// Frames that a device and its port lost between them.
@@ -158,9 +161,10 @@ impl Losses {
         (Loss::Long, "dev_long"),
         (Loss::Unforwarded, "dev_forward"),
         (Loss::Foreign, "dev_foreign"),
+        (Loss::Odd, "dev_odd"),
     ];
     /// Kinds of losses.
-    pub const COUNT: usize = 5;
+    pub const COUNT: usize = 6;
 
     /// Those in this memory; `None` if it is too small.
     #[must_use]

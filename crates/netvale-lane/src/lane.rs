@@ -350,9 +350,8 @@ impl Lane {
                 0
             }
         };
-        match self.device.strangers() {
-            0 => {}
-            lost => self.losses.count(Loss::Foreign, lost),
+        if let Some((why, lost)) = self.device.left_out() {
+            self.losses.count(why, lost);
         }
         if n == 0 {
             self.ready = false;

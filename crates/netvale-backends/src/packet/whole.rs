@@ -125,7 +125,8 @@ impl WholeSocket {
         self.max_frame + 4
     }
 
-    /// Packets dropped because they contradicted their own headers.
+    /// Packets dropped because they contradicted their own headers, or were of
+    /// a kind that cannot be cut: those in tunnels, for one.
     #[must_use]
     pub fn incomplete(&self) -> u64 {
         self.incomplete
@@ -200,8 +201,9 @@ impl WholeSocket {
                 Ok(n) => return Ok(n),
                 Err(e) => match e.raw_os_error() {
                     Some(libc::EAGAIN) => return Ok(0),
+                    Some(libc::EINTR) => {}
                     // A packet that no virtio-net header can describe.
-                    Some(libc::EINTR | libc::EINVAL) => {}
+                    Some(libc::EINVAL) => self.incomplete += 1,
                     _ => return Err(self.base.error("receive from", e)),
                 },
             }
@@ -230,9 +232,8 @@ impl WholeSocket {
                 batch.set_len(at, got.len, got.truncated);
                 if hdr.needs_csum() && !finish(pool, batch, at, &hdr, &mut self.scratch) {
                     self.incomplete += 1;
-                    batch.set_len(at, 0, true);
-                }
-                if let Some(tag) = tag {
+                    batch.set_len(at, 0, false);
+                } else if let Some(tag) = tag {
                     super::insert_tag(pool, batch, at, HdrLen::NONE, tag);
                 }
                 continue;

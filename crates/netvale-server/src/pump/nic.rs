@@ -17,7 +17,7 @@ use netvale_wire::vnet::HdrLen;
 use super::burst::Burst;
 use super::tap::{TapLane, TapWriter};
 use super::vxlan::chains;
-use super::{Device, DeviceLane, Keep, Pushed, Trouble, Use};
+use super::{Device, DeviceLane, Keep, Loss, Pushed, Trouble, Use};
 use crate::listing::Refusal;
 
 /// Longest frame that waits for segmentation, with header and VLAN tag.
@@ -233,7 +233,7 @@ impl Nic {
                     whole.map_err(|e| packet_refusal(&e))
                 };
                 let sockets = self.sockets(&config, open)?.into_iter();
-                let lane = |socket| Box::new(WholeLane(socket)) as Box<dyn DeviceLane>;
+                let lane = |socket| Box::new(WholeLane { socket, odd: 0 }) as Box<dyn DeviceLane>;
                 (sockets.map(lane).collect(), header)
             }
             false => {
@@ -483,15 +483,19 @@ impl DeviceLane for NicLane {
 
 /// The wire for programs that know no virtio-net header.
 #[derive(Debug)]
-struct WholeLane(WholeSocket);
+struct WholeLane {
+    socket: WholeSocket,
+    /// Of those that it could not make whole, as many have been counted.
+    odd: u64,
+}
 
 impl DeviceLane for WholeLane {
     fn fd(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.0.as_fd())
+        Some(self.socket.as_fd())
     }
 
     fn longest(&self) -> usize {
-        self.0.longest()
+        self.socket.longest()
     }
 
     fn pull(
@@ -500,11 +504,19 @@ impl DeviceLane for WholeLane {
         free: &[Piece],
         batch: &mut Batch,
     ) -> Result<usize, Trouble> {
-        self.0.recv(pool, free, batch).map_err(|e| trouble(&e))
+        let got = self.socket.recv(pool, free, batch);
+        got.map_err(|e| trouble(&e))
+    }
+
+    fn left_out(&mut self) -> Option<(Loss, u64)> {
+        let all = self.socket.incomplete();
+        let new = all - std::mem::replace(&mut self.odd, all);
+        (new > 0).then_some((Loss::Odd, new))
     }
 
     fn push(&mut self, pool: &BufPool, batch: &Batch) -> Result<Pushed, Trouble> {
-        let sent = self.0.send(pool, batch, 0).map_err(|e| trouble(&e))?;
+        let sent = self.socket.send(pool, batch, 0);
+        let sent = sent.map_err(|e| trouble(&e))?;
         Ok(Pushed {
             done: sent.next,
             refused: sent.refused as u64,

@@ -7,7 +7,7 @@ use netvale_backends::batch::{Batch, BufPool, Piece};
 use netvale_backends::vxlan::{Vxlan, VxlanConfig, VxlanError, VxlanSockets};
 use netvale_wire::proto::ErrorKind;
 
-use super::{Device, DeviceLane, Keep, Pushed, Trouble};
+use super::{Device, DeviceLane, Keep, Loss, Pushed, Trouble};
 use crate::listing::Refusal;
 
 /// Longest frame that is received: one of the largest usual underlay. Room for
@@ -70,10 +70,11 @@ impl DeviceLane for VxlanLane {
         got.map_err(|e| Trouble::Gone(crate::files::chain(&e)))
     }
 
-    fn strangers(&mut self) -> u64 {
+    fn left_out(&mut self) -> Option<(Loss, u64)> {
         let c = self.endpoint.counters();
         let all = c.foreign + c.short + c.overrun;
-        all - std::mem::replace(&mut self.told, all)
+        let new = all - std::mem::replace(&mut self.told, all);
+        (new > 0).then_some((Loss::Foreign, new))
     }
 
     fn push(&mut self, pool: &BufPool, batch: &Batch) -> Result<Pushed, Trouble> {

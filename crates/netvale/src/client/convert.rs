@@ -157,7 +157,7 @@ fn reason(word: &str) -> &'static str {
         .map(|&(_, w)| w)
         .chain(["rx_full", "rx_fault"])
         .chain(["dev_refused", "dev_down", "dev_long"])
-        .chain(["dev_forward", "dev_foreign"])
+        .chain(["dev_forward", "dev_foreign", "dev_odd"])
         .find(|&w| w == word)
         .unwrap_or("other")
 }

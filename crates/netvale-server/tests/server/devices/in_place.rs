@@ -5,9 +5,15 @@ use std::thread;
 use std::time::Duration;
 
 use netvale::Port;
+use netvale_backends::batch::{Batch, BufPool};
+use netvale_backends::packet::{PacketConfig, PacketSocket};
 use netvale_lane::xdp::{Interface, Memory, Sockets};
 use netvale_testkit::eventually;
+use netvale_wire::eth::{EthHdr, ethertype};
+use netvale_wire::ip::{Ipv4Hdr, proto};
+use netvale_wire::mac::MacAddr;
 use netvale_wire::proto::{RegionBooks, Reply, Request};
+use netvale_wire::vnet::{F_NEEDS_CSUM, GSO_TCPV4, HdrLen, VnetHdr};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 
@@ -190,6 +196,79 @@ fn what_may_be_locked_decides_how_frames_move() {
             host.bed.assert_sound();
         });
     }
+}
+
+/// A packet of a tunnel that its sender left uncut, which AF_PACKET cannot
+/// describe as what it is.
+fn uncut(host: &Host) -> bool {
+    let [far, near] = ["v0", "v1"].map(|name| MacAddr(host.ns.mac(name)));
+    let made = host.ns.try_ip(
+        "link add vx0 type vxlan id 42 dstport 4789 remote 10.77.0.2 local 10.77.0.1 dev v1",
+    );
+    if !made.status.success() {
+        return false;
+    }
+    host.ns.ip("addr add 10.77.0.1/24 dev v1");
+    host.ns.ip(&format!(
+        "neigh add 10.77.0.2 lladdr {far} dev v1 nud permanent"
+    ));
+    host.ns.ip("link set vx0 up");
+    let config = PacketConfig {
+        header: HdrLen::SHORT,
+        ..PacketConfig::new("vx0")
+    };
+    let mut tunnel = host.ns.enter(|| PacketSocket::open(&config)).unwrap();
+    let mut frame = vec![0; 10 + 54 + 4000];
+    let hdr = VnetHdr {
+        flags: F_NEEDS_CSUM,
+        gso_type: GSO_TCPV4,
+        hdr_len: 54,
+        gso_size: 1000,
+        csum_start: 34,
+        csum_offset: 16,
+        ..VnetHdr::default()
+    };
+    hdr.write(&mut frame, HdrLen::SHORT).unwrap();
+    let eth = EthHdr::new(far, near, ethertype::IPV4);
+    eth.write(&mut frame[10..]).unwrap();
+    let [a, b] = [[10, 78, 0, 1], [10, 78, 0, 2]].map(Into::into);
+    let ip = Ipv4Hdr::new(a, b, proto::TCP, 4020).unwrap();
+    ip.write(&mut frame[24..]).unwrap();
+    frame[44 + 12] = 0x50;
+    let pool = BufPool::new(&netvale_shm::Mem::heap(8192), 0, 1, 8192).unwrap();
+    let mut batch = Batch::new();
+    batch.push_buf(0, u32::try_from(frame.len()).unwrap());
+    batch.write(&pool, 0, 0, &frame);
+    tunnel.send(&pool, &batch, 0).unwrap().next == 1
+}
+
+#[test]
+fn what_cannot_be_made_whole_is_counted() {
+    const TEST: &str = "in_place::what_cannot_be_made_whole_is_counted";
+    let Some(host) = Host::with_cable(TEST) else {
+        return;
+    };
+    let interface = Interface {
+        index: host.ns.index("v0"),
+        queues: 1,
+        mtu: 1500,
+        sends_in_place: false,
+    };
+    let memory = Memory::own(512).unwrap();
+    let held = host.ns.enter(|| Sockets::open(&interface, &memory));
+    let ns = host.namespace();
+    let port = ns.open("netmap:v0").unwrap();
+    let about = host.about("v0");
+    assert!(about.contains("by AF_PACKET"), "{about}");
+    if !uncut(&host) {
+        netvale_testkit::skip(TEST, "needs a kernel with vxlan (modprobe vxlan)");
+        return;
+    }
+    eventually("it is counted", || {
+        let stats = ns.stats(Some("netmap:v0")).unwrap();
+        stats[0].drops.contains(&("dev_odd", 1))
+    });
+    drop((port, held));
 }
 
 #[test]
