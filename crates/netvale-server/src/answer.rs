@@ -128,6 +128,7 @@ impl Core {
         for port in std::mem::take(&mut self.config.ports) {
             self.make_port(&port).map_err(|r| StartError::Port {
                 port: port.name.clone(),
+                line: port.line,
                 kind: r.kind,
                 message: r.message,
             })?;
@@ -422,7 +423,8 @@ impl Core {
                 Ok(Reply::Done)
             }
             Request::SetHdr { name, len } => {
-                if self.devices.about(&name).is_some() {
+                // A linked port is a program's while it is not attached.
+                if self.devices.drives(&name) {
                     let message = format!("the header of {name} is its device's");
                     return Err(Refusal::new(ErrorKind::Busy, message));
                 }

@@ -122,6 +122,9 @@ pub struct PortConfig {
     /// It is an interface of the host too.
     #[serde(default)]
     pub link: bool,
+    /// Line of the file that it begins in; 0 if it comes from none.
+    #[serde(skip)]
+    pub line: usize,
 }
 
 /// A device to attach at the start.
@@ -280,7 +283,12 @@ impl Config {
         set(&mut region.rings, file.region.rings);
         set(&mut region.bufs, file.region.bufs);
         set(&mut c.device_bufs, file.region.device_bufs);
-        c.ports = file.port;
+        let ports = file.port.into_iter();
+        let ports = ports.map(|entry| PortConfig {
+            line: line_of(entry.span().start),
+            ..entry.into_inner()
+        });
+        c.ports = ports.collect();
         c.attach.clear();
         for entry in file.attach {
             let line = line_of(entry.span().start);
@@ -357,7 +365,7 @@ struct File {
     #[serde(default)]
     region: Region,
     #[serde(default)]
-    port: Vec<PortConfig>,
+    port: Vec<toml::Spanned<PortConfig>>,
     #[serde(default)]
     attach: Vec<toml::Spanned<AttachConfig>>,
     link_ports: Option<bool>,
@@ -428,6 +436,8 @@ mod tests {
         );
         assert_eq!(c.ports.len(), 1);
         assert_eq!(c.ports[0].attach.as_deref(), Some("vale0"));
+        let line = text.lines().position(|l| l.starts_with("[[port]]"));
+        assert_eq!(Some(c.ports[0].line), line.map(|n| n + 1));
         assert_eq!(c.attach[0].device, "tap:tap0");
         assert_eq!((c.pumps, c.attach[0].cpus.len()), (d.pumps, 0));
         let line = text.lines().position(|l| l.starts_with("[[attach]]"));

@@ -54,17 +54,19 @@ pub enum StartError {
     #[error("cannot make what the configuration asks for")]
     Domain(#[from] DomainError),
     /// A persistent port of the configuration.
-    #[error("cannot make port {port}: {message}")]
+    #[error("{}cannot make port {port}: {message}", at_line(*line))]
     Port {
         /// The port.
         port: String,
+        /// Line of the configuration, or 0.
+        line: usize,
         /// The class of the reason.
         kind: ErrorKind,
         /// Why not.
         message: String,
     },
     /// A device of the configuration.
-    #[error("line {line}: cannot attach {device} to {switch}: {message}")]
+    #[error("{}cannot attach {device} to {switch}: {message}", at_line(*line))]
     Device {
         /// The device.
         device: String,
@@ -80,6 +82,14 @@ pub enum StartError {
     /// The system.
     #[error("cannot wait for events")]
     Os(#[from] io::Error),
+}
+
+/// Where in a file something is, if it is from one.
+fn at_line(line: usize) -> String {
+    match line {
+        0 => String::new(),
+        n => format!("line {n}: "),
+    }
 }
 
 const LISTENER: u64 = 0;

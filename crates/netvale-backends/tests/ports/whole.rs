@@ -270,7 +270,9 @@ fn packets_that_contradict_themselves_are_dropped_and_counted() {
     // A packet of a tunnel: it is to be cut as TCP, but what is outside is UDP.
     a.ip("addr add 10.77.0.1/24 dev left");
     let [far, inner] = [b.mac("right"), a.mac("left")].map(MacAddr);
-    a.ip(&format!("neigh add 10.77.0.2 lladdr {far} dev left nud permanent"));
+    a.ip(&format!(
+        "neigh add 10.77.0.2 lladdr {far} dev left nud permanent"
+    ));
     let made = a.try_ip(
         "link add vx0 type vxlan id 42 dstport 4789 remote 10.77.0.2 local 10.77.0.1 dev left",
     );

@@ -131,6 +131,11 @@ impl Devices {
         attached.or(open.map(|o| o.about.as_str())).or(linked)
     }
 
+    /// Whether a port is a device's now.
+    pub(super) fn drives(&self, port: &str) -> bool {
+        self.is_attached(port) || self.opened.iter().any(|o| o.name == port)
+    }
+
     /// The interface that a port's device is, or has at its other end.
     pub(crate) fn link_of(&self, port: &str) -> Option<&Link> {
         let mut ports = self.used.values().flat_map(|u| &u.ports);
@@ -268,7 +273,7 @@ impl Core {
             self.devices.watch_links();
         }
         let mut device = pump::open(spec, how, &self.devices.tunnels)?;
-        let link = has_link.then(|| self.devices.note_link(&device.name));
+        let link = has_link.then(|| self.devices.known_link(&device.name));
         let host = device.host.take();
         let mut used = Used {
             key,

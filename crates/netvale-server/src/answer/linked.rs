@@ -65,10 +65,8 @@ impl Core {
             ..TapConfig::new(name)
         };
         let tap = Tap::open(&config).map_err(|e| pump::tap_refusal(&e))?;
-        let index = self.devices.note_link(name).ok_or_else(|| {
-            let message = format!("interface {name} went as soon as it was made");
-            Refusal::new(ErrorKind::NotFound, message)
-        })?;
+        let noted = self.devices.note_link(name);
+        let index = noted.map_err(|e| pump::link_refusal(&e))?;
         let queues = tap.queues().iter();
         let queues: Result<_, _> = queues.map(|q| q.as_fd().try_clone_to_owned()).collect();
         let linked = Linked {
@@ -94,13 +92,25 @@ impl Core {
             return Ok(());
         }
         let done = self.start_linked(full, &name);
-        if done.is_err()
-            && let Ok(spec) = PortSpec::parse(full)
-        {
+        if done.is_err() {
             // As if it had not been attached.
-            let _ = self.domain.detach(&spec);
+            self.restore_header(full, &name);
+            if let Err(e) = self.domain.detach_named(full) {
+                tracing::warn!(port = full, "it stays attached: {e}");
+            }
         }
         done
+    }
+
+    /// A linked port is not served any more: its header is as programs that
+    /// open it next expect it.
+    fn restore_header(&mut self, full: &str, name: &str) {
+        let linked = self.devices.linked.get_mut(name);
+        if let Some(len) = linked.and_then(|l| l.header.take())
+            && let Err(e) = self.domain.set_vnet_hdr(full, len)
+        {
+            tracing::warn!(port = full, "its header stays: {e}");
+        }
     }
 
     fn start_linked(&mut self, full: &str, name: &str) -> Result<(), Refusal> {
@@ -169,13 +179,9 @@ impl Core {
         let Some(used) = self.devices.used.remove(full) else {
             return Ok(());
         };
-        let linked = self.devices.linked.get(&used.key);
-        let header = linked.and_then(|l| l.header);
+        let name = used.key.clone();
         self.unseat_device(used);
-        if let Some(len) = header {
-            // As programs that open it next expect it.
-            self.domain.set_vnet_hdr(full, len)?;
-        }
+        self.restore_header(full, &name);
         Ok(())
     }
 

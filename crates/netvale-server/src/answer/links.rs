@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use netvale_backends::netlink::{Link, LinkEvent, LinkWatch, Netlink};
+use netvale_backends::netlink::{Link, LinkEvent, LinkWatch, Netlink, NetlinkError};
 
 use super::Core;
 use super::devices::{Devices, Used};
@@ -20,12 +20,23 @@ impl Devices {
     }
 
     /// Remembers the interface of this name; its number.
-    pub(super) fn note_link(&mut self, name: &str) -> Option<u32> {
-        let link = Netlink::open().and_then(|mut netlink| netlink.link(name));
-        let link = link.ok()?; // nothing is known of it then
+    pub(super) fn note_link(&mut self, name: &str) -> Result<u32, NetlinkError> {
+        let link = Netlink::open().and_then(|mut netlink| netlink.link(name))?;
         let index = link.index;
         self.known.insert(index, link);
-        Some(index)
+        Ok(index)
+    }
+
+    /// As [`Devices::note_link`]; a device works also if nothing is known of
+    /// its interface.
+    pub(super) fn known_link(&mut self, name: &str) -> Option<u32> {
+        let noted = self.note_link(name);
+        noted
+            .inspect_err(|e| {
+                let why = crate::files::chain(e);
+                tracing::warn!(interface = name, "nothing is known of it: {why}");
+            })
+            .ok()
     }
 
     /// The device whose interface is called so now, by its port's name.

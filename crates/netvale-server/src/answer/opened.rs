@@ -67,6 +67,8 @@ pub(super) struct Opened {
     set: DeviceUse,
     /// Whether a program passes frames on from the wire to the host's stack.
     onward: Onward,
+    /// If its frames do not lie in its region: why.
+    pub(super) no_arena: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -154,8 +156,8 @@ impl Core {
             }
         };
         let arena = match &made.nic {
-            Some(nic) if !isolated => self.arena_for(nic, want),
-            _ => 0,
+            Some(nic) if !isolated => self.arena_for(nic, want, spec.mem_id),
+            _ => Err("isolated programs have memory of their own".into()),
         };
         let plan = DevicePlan {
             name: &name,
@@ -165,7 +167,7 @@ impl Core {
             region: spec.mem_id,
             isolated,
             vnet_hdr: made.header,
-            arena,
+            arena: *arena.as_ref().unwrap_or(&0),
         };
         let owner = self.domain.add_owner(std::process::id(), isolated)?;
         let (user, reg) = match self.domain.make_device(owner, &plan) {
@@ -178,8 +180,8 @@ impl Core {
         self.regions.enter(&self.domain, super::open::krings(&reg));
         tracing::info!(port = name, device = made.about, "opened");
         let link = match &device {
-            DeviceSpec::Nic(name) => self.devices.note_link(name),
-            DeviceSpec::Tap(tap) => self.devices.note_link(&tap.name),
+            DeviceSpec::Nic(name) => self.devices.known_link(name),
+            DeviceSpec::Tap(tap) => self.devices.known_link(&tap.name),
             _ => None,
         };
         let opened = Opened {
@@ -205,6 +207,7 @@ impl Core {
             wired: Vec::new(),
             set: DeviceUse::default(),
             onward: Onward::No,
+            no_arena: arena.err().unwrap_or("the region has no room".into()),
         };
         self.devices.opened.push(opened);
         let at = self.devices.opened.len() - 1;

@@ -64,7 +64,13 @@ impl Core {
         };
         if self.devices.is_linked(&short) {
             self.rest_linked(&short)?;
-            return Ok(self.domain.detach_named(&short)?);
+            return self.domain.detach_named(&short).map_err(|e| {
+                // As if nobody had asked.
+                if let Err(e) = self.serve_linked(&short) {
+                    tracing::warn!(port = short, "it is not served: {}", e.message);
+                }
+                e.into()
+            });
         }
         if let Some(index) = self.detach_device(&short)? {
             return Ok(index);

@@ -5,7 +5,7 @@ use netvale_backends::bpf::XdpMode;
 use netvale_lane::DeviceLane;
 use netvale_lane::xdp::{Arena, Fault, Sockets, lockable};
 use netvale_ring::kring::KringId;
-use netvale_switch::domain::{DEFAULT_SLOTS, Registration};
+use netvale_switch::domain::DEFAULT_SLOTS;
 use netvale_wire::proto::{ErrorKind, Wanted};
 
 use super::Core;
@@ -67,24 +67,36 @@ impl Opened {
 }
 
 impl Core {
-    /// How many buffers the arena is to have for an interface.
-    pub(super) fn arena_for(&self, nic: &Nic, want: &Wanted) -> u32 {
+    /// How many buffers the arena of a region is to have for an interface; or
+    /// why there can be none.
+    pub(super) fn arena_for(
+        &self,
+        nic: &Nic,
+        want: &Wanted,
+        region: Option<u16>,
+    ) -> Result<u32, String> {
         let slots = |n: u16| u32::from(if n == 0 { DEFAULT_SLOTS } else { n });
         let queues = u32::from(nic.queues());
         let rings = queues * (slots(want.tx_slots) + slots(want.rx_slots));
-        let size = u64::from(self.config.domain.global.buf_size);
-        let most = lockable().map_or(u32::MAX, |limit| {
-            u32::try_from(limit.saturating_sub(SLACK) / size).unwrap_or(u32::MAX)
+        let layout = self.domain.layout(region.unwrap_or(0));
+        let size = u64::from(layout.map_err(|e| e.to_string())?.geom.buf_size);
+        let limit = lockable();
+        let most = limit.map_or(u32::MAX, |limit| {
+            u32::try_from(limit.saturating_sub(SLACK) / size.max(1)).unwrap_or(u32::MAX)
         });
-        match self.config.device_bufs {
-            0 => 0,
-            _ if most < rings + queues * LITTLE => 0,
-            least => least.max(2 * (rings + nic.stock())).min(most),
+        match (self.config.device_bufs, limit) {
+            (0, _) => Err("the configuration says so".into()),
+            (_, Some(limit)) if most < rings + queues * LITTLE => Err(format!(
+                "only {} KiB may be locked (ulimit -l, CAP_IPC_LOCK)",
+                limit / 1024
+            )),
+            (least, _) => Ok(least.max(2 * (rings + nic.stock())).min(most)),
         }
     }
 
-    /// The arena in which a port's rings are.
-    fn arena_of(&self, reg: &Registration) -> Result<Arena<'_>, String> {
+    /// The arena in which an interface's rings are; or why there is none.
+    fn arena_of(&self, opened: &Opened) -> Result<Arena<'_>, String> {
+        let reg = &opened.reg;
         let found = self.domain.arena(reg.region);
         let region = self.domain.region(reg.region, reg.region_gen);
         if let (Some(range), Some((map, file))) = (found, region) {
@@ -95,15 +107,7 @@ impl Core {
                 huge: file.is_huge(),
             });
         }
-        Err(match lockable() {
-            _ if reg.isolated => "isolated programs have memory of their own".into(),
-            _ if self.config.device_bufs == 0 => "the configuration says so".into(),
-            Some(limit) => format!(
-                "only {} KiB may be locked (ulimit -l, CAP_IPC_LOCK)",
-                limit / 1024
-            ),
-            None => "the region has no room".into(),
-        })
+        Err(opened.no_arena.clone())
     }
 
     /// Opens an interface's wire, or closes it. `wanted`: whether to receive.
@@ -186,7 +190,7 @@ impl Core {
     ) -> Result<(Vec<Box<dyn DeviceLane>>, String), Fault> {
         let lost = || Fault::Other("no interface".into());
         let opened = self.devices.opened.get(at).ok_or_else(lost)?;
-        let (rings, reg) = (opened.inward_rings(), opened.reg.clone());
+        let rings = opened.inward_rings();
         // Before the sockets: once they are open, others would have to wait.
         let mut want = Sockets::stock(u32::try_from(rings.len()).unwrap_or(1));
         let mut stocks = Vec::new();
@@ -198,7 +202,7 @@ impl Core {
             enough = stocks.iter().all(|(_, s)| s.len() >= want as usize);
             want /= 2;
         }
-        let done = self.open_sockets(at, &reg, enough, &mut stocks, receive, host);
+        let done = self.open_sockets(at, enough, &mut stocks, receive, host);
         // Those that no socket had.
         self.give_back(&mut stocks);
         done
@@ -214,18 +218,17 @@ impl Core {
     fn open_sockets(
         &mut self,
         at: usize,
-        reg: &Registration,
         enough: bool,
         stocks: &mut [(KringId, Vec<u32>)],
         receive: bool,
         host: bool,
     ) -> Result<(Vec<Box<dyn DeviceLane>>, String), Fault> {
-        let arena = self.arena_of(reg).and_then(|arena| match enough {
+        let lost = || Fault::Other("no interface".into());
+        let opened = self.devices.opened.get(at).ok_or_else(lost)?;
+        let arena = self.arena_of(opened).and_then(|arena| match enough {
             true => Ok(arena),
             false => Err("other devices have the region's part for devices".into()),
         });
-        let lost = || Fault::Other("no interface".into());
-        let opened = self.devices.opened.get(at).ok_or_else(lost)?;
         let nic = opened.nic.as_ref().ok_or_else(lost)?;
         let sockets = nic.sockets_in(arena)?;
         let (direct, mut about) = (sockets.is_zero_copy(), nic.about(&sockets));

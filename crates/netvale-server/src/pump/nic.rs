@@ -542,7 +542,7 @@ fn packet_refusal(e: &PacketError) -> Refusal {
     Refusal::new(kind, crate::files::chain(e))
 }
 
-fn link_refusal(e: &NetlinkError) -> Refusal {
+pub(crate) fn link_refusal(e: &NetlinkError) -> Refusal {
     let kind = match e {
         NetlinkError::Missing { .. } => ErrorKind::NotFound,
         NetlinkError::Name { .. } => ErrorKind::Invalid,

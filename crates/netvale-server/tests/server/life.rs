@@ -98,11 +98,27 @@ fn ports_of_the_configuration_are_there() {
             slots: 0,
             attach: None,
             link: false,
+            line: 0,
         }],
         ..Config::at(tmp.path().join("other"))
     };
-    assert!(matches!(
-        Server::start(bad, None),
-        Err(StartError::Port { .. })
-    ));
+    let told = |config| Server::start(config, None).unwrap_err().to_string();
+    let e = told(bad);
+    assert!(e.starts_with("cannot make port vale0:x: "), "{e}");
+    // With the line, if there is one.
+    for (bad, said) in [
+        (
+            "[[port]]\nname = \"vale0:x\"\n",
+            "line 2: cannot make port vale0:x: ",
+        ),
+        (
+            "[[attach]]\nswitch = \"vale0\"\ndevice = \"nvnone0\"\n",
+            "line 2: cannot attach nvnone0 to vale0: ",
+        ),
+    ] {
+        std::fs::write(&file, format!("\n{bad}")).unwrap();
+        let config = Config::load(&file, Config::at(tmp.path().join("other"))).unwrap();
+        let e = told(config);
+        assert!(e.starts_with(said), "{e}");
+    }
 }

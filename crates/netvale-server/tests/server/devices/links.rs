@@ -93,10 +93,23 @@ fn a_persistent_port_is_an_interface_of_the_host() {
     let open = ns.open("netmap:v1").unwrap();
     assert_eq!(open.info().vnet_hdr, 0);
     drop(open);
+    // Its header is what programs want it to be, until it is the TAP's again.
+    let set = |name: &str, len| Request::SetHdr {
+        name: name.into(),
+        len,
+    };
+    let header = |name: &str| match host.ask(&Request::GetHdr { name: name.into() }) {
+        Reply::Hdr { len } => len,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(host.ask(&set("v1", 10)), Reply::Done);
+    assert_eq!(header("v1"), 10);
     eventually("it is attached again", || {
         matches!(host.ask(&attach("vale0:v1", false)), Reply::Attached { .. })
     });
     assert!(echo(&host.ns, TWO, 0));
+    assert_eq!(header("vale0:v1"), 12);
+    assert_eq!(host.refusal(&set("vale0:v1", 0)).0, ErrorKind::Busy);
     // Also by the name that it has now.
     host.ns.ip("link set dev v1 down");
     host.ns.ip("link set dev v1 name w1");
@@ -104,6 +117,7 @@ fn a_persistent_port_is_an_interface_of_the_host() {
         host.link("vale0:v1").is_some_and(|l| l.name == "w1")
     });
     host.detach("vale0:w1");
+    assert_eq!(header("v1"), 10);
     assert_eq!(host.names(), ["vale0:t1", "vale0:p", "v1"]);
     assert_eq!(host.ask(&delete), Reply::Done);
     assert!(!host.has_interface("w1"));
