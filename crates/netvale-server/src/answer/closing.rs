@@ -61,9 +61,14 @@ pub(super) struct Lingering {
 impl Closing {
     /// The sockets of an interface, which are closed.
     pub(super) fn new(opened: &mut Opened, sockets: Vec<HandOver>) -> Self {
+        let port = opened.name.clone();
+        for (queue, socket) in sockets.iter().enumerate() {
+            let [received, sent] = socket.copied();
+            tracing::debug!(port, queue, received, sent, "copied once more");
+        }
         let mut all = sockets.iter();
         Self {
-            port: opened.name.clone(),
+            port,
             direct: all.any(|s| s.shape().traits.zero_copy),
             sockets: sockets.into_iter().map(HandOver::close).collect(),
             rings: opened.inward_rings(),
