@@ -25,7 +25,9 @@ use crate::output;
     pcap:FILE,write[,rotate=MIB[,files=N]]             a capture, written\n  \
     vxlan:VNI@ADDRESS[,remote=ADDRESS]...              a tunnel to other hosts\n\n\
     A capture is sent once, with its own timing, unless speed and loop say\n\
-    otherwise; of frames that it cut, what it kept is sent. A tunnel takes 50\n\
+    otherwise; of frames that it cut, what it kept is sent. A TAP with ,uring\n\
+    gets bursts of small frames through io_uring: faster where system calls\n\
+    are slow, and no slower elsewhere. A tunnel takes 50\n\
     bytes of each packet (70 over IPv6): give interfaces on its switch an MTU\n\
     of 1450. It has options local=ADDRESS[:PORT], learning=off, ageing=SECONDS,\n\
     station=MAC/ADDRESS[:PORT], fragment=on. Tunnels of several networks share a\n\

@@ -11,7 +11,6 @@
 //!   that do not keep to the rules.
 //!
 //! Its functions panic where a test would: that is their way to report.
-#![forbid(unsafe_code)]
 #![expect(
     clippy::unwrap_used,
     reason = "serves tests only, where a panic is the report"
@@ -26,11 +25,13 @@ pub mod raw;
 mod rng;
 pub mod roles;
 pub mod stream;
+mod sys;
 mod temp;
 
 pub use peer::{Peer, Spec};
 pub use place::{Bed, Place, Server, program};
 pub use rng::Rng;
+pub use sys::refuse;
 pub use temp::TempDir;
 
 use std::io::Write;

@@ -36,7 +36,7 @@ use crate::net::bad_name;
 use crate::net::sys::Control;
 
 pub use queue::{Packed, Sent, TapQueue};
-pub use uring::TapUring;
+pub use uring::{NoUring, TapUring, WORTH};
 
 /// Most queues of one interface; the kernel's own limit.
 pub const MAX_QUEUES: usize = 256;

@@ -498,3 +498,28 @@ fn what_is_down_or_deleted_says_so() {
         assert!(matches!(e, TapError::Gone { .. }), "{e}");
     }
 }
+
+#[test]
+fn a_queue_survives_that_io_uring_is_forbidden() {
+    let Some(ns) = NetNs::new("tap::a_queue_survives_that_io_uring_is_forbidden") else {
+        return;
+    };
+    let tap = tap_with_host(&ns, &TapConfig::new("nvt0"));
+    let host_mac = ns.enter(|| tap.mac()).unwrap();
+    let queue = tap.into_queues().remove(0);
+    let refused = std::thread::spawn(|| {
+        // As a container engine's filter does: io_uring_setup is 425 everywhere.
+        netvale_testkit::refuse(425).unwrap();
+        assert!(!TapUring::available());
+        TapUring::new(queue, 16).unwrap_err()
+    });
+    let refused = refused.join().unwrap();
+    let said = refused.why.to_string();
+    assert!(said.contains("io_uring for TAP nvt0"), "{said}");
+    let socket = ns.enter(|| UdpSocket::bind(at(HOST, 5000))).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let [from, to] = [(mac(2), at(HERE, 6000)), (host_mac, at(HOST, 5000))];
+    assert!(refused.queue.write(&udp(from, to, b"here")).unwrap());
+    let mut buf = [0; 8];
+    assert_eq!(socket.recv(&mut buf).unwrap(), 4);
+}

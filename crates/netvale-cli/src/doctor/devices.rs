@@ -75,10 +75,10 @@ fn af_packet(mine: Privileges) -> Check {
 
 fn uring() -> Check {
     match TapUring::available() {
-        true => Check::ok("io_uring", "allowed"),
+        true => Check::ok("io_uring", "allowed (used by tap:NAME,uring)"),
         false => Check::warn(
             "io_uring",
-            "not allowed: TAPs take a system call for each frame",
+            "not allowed: tap:NAME,uring is as without uring",
             "sysctl kernel.io_uring_disabled=0, or a seccomp profile that allows it",
         ),
     }

@@ -15,7 +15,7 @@ use netvale_wire::proto::ErrorKind;
 use netvale_wire::vnet::HdrLen;
 
 use super::burst::Burst;
-use super::tap::{TapLane, TapWriter};
+use super::tap::{Io, TapLane, TapWriter};
 use super::vxlan::chains;
 use super::{Device, DeviceLane, Keep, Loss, Pushed, Trouble, Use};
 use crate::listing::Refusal;
@@ -378,7 +378,7 @@ fn host_lanes(
     }
     let mut lanes: Vec<Box<dyn DeviceLane>> = Vec::new();
     for queue in queues.into_iter().take(received) {
-        lanes.push(Box::new(TapLane::new(queue, longest)));
+        lanes.push(Box::new(TapLane::new(Io::Plain(queue), longest)));
     }
     lanes.append(&mut writers);
     Ok(lanes)

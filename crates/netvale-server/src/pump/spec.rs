@@ -10,7 +10,7 @@ use crate::listing::Refusal;
 /// A device, as named.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum DeviceSpec {
-    /// `tap:NAME[,vnet_hdr=0|10|12][,queues=N][,persist]`.
+    /// `tap:NAME[,vnet_hdr=0|10|12][,queues=N][,persist][,uring]`.
     Tap(TapSpec),
     /// A network interface.
     Nic(String),
@@ -30,6 +30,8 @@ pub(crate) struct TapSpec {
     pub(crate) queues: usize,
     /// It stays when the server ends.
     pub(crate) persist: bool,
+    /// Bursts of frames go to the kernel through io_uring.
+    pub(crate) uring: bool,
 }
 
 /// A capture file, to be replayed or written.
@@ -113,6 +115,7 @@ fn tap(arg: &str) -> Result<TapSpec, Refusal> {
         header: None,
         queues: 1,
         persist: false,
+        uring: false,
     };
     for part in parts {
         match part.split_once('=').unwrap_or((part, "")) {
@@ -126,10 +129,11 @@ fn tap(arg: &str) -> Result<TapSpec, Refusal> {
                 spec.queues = queues.ok_or_else(wrong)?;
             }
             ("persist", "") => spec.persist = true,
+            ("uring", "") => spec.uring = true,
             _ => {
                 return Err(invalid(format!(
                     "tap: {part:?} is not one of vnet_hdr=0, vnet_hdr=10, vnet_hdr=12, \
-                     queues=N, persist"
+                     queues=N, persist, uring"
                 )));
             }
         }
@@ -208,8 +212,9 @@ mod tests {
             header: Some(10),
             queues: 4,
             persist: true,
+            uring: true,
         };
-        let text = "tap:t0,vnet_hdr=10,queues=4,persist";
+        let text = "tap:t0,vnet_hdr=10,queues=4,persist,uring";
         assert_eq!(read(text), Ok(DeviceSpec::Tap(tap)));
         let pcap = PcapSpec {
             path: "/a b.pcap".into(),

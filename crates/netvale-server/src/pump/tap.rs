@@ -3,7 +3,9 @@
 use std::os::fd::{AsFd, BorrowedFd};
 
 use netvale_backends::batch::{Batch, BufPool, Piece};
-use netvale_backends::tap::{Offloads, Tap, TapConfig, TapError, TapQueue};
+use netvale_backends::tap::{
+    NoUring, Offloads, Sent, Tap, TapConfig, TapError, TapQueue, TapUring,
+};
 use netvale_wire::proto::ErrorKind;
 use netvale_wire::vnet::HdrLen;
 
@@ -37,10 +39,29 @@ pub(super) fn open(spec: &TapSpec, how: Use) -> Result<Device, Refusal> {
     };
     let tap = Tap::open(&config).map_err(|e| refusal(&e))?;
     let made = if tap.made() { "made" } else { "adopted" };
-    let about = format!("TAP {} ({made}, {})", tap.name(), queues(spec.queues));
+    let name = tap.name().to_owned();
+    let mut about = format!("TAP {name} ({made}, {}", queues(spec.queues));
+    let longest = longest(&tap);
+    let mut lanes: Vec<Box<dyn DeviceLane>> = Vec::new();
+    let mut refused = None;
+    for queue in tap.into_queues() {
+        let io = match spec.uring {
+            true => Io::ring(queue, &mut refused),
+            false => Io::Plain(queue),
+        };
+        lanes.push(Box::new(TapLane::new(io, longest)));
+    }
+    match refused {
+        Some(why) => {
+            tracing::info!(tap = name, "no io_uring: {why}");
+            about.push_str(&format!("; no io_uring: {why})"));
+        }
+        None if spec.uring => about.push_str(", io_uring)"),
+        None => about.push(')'),
+    }
     Ok(Device {
-        name: tap.name().to_owned(),
-        lanes: lanes(tap),
+        name,
+        lanes,
         header,
         about,
         host: None,
@@ -59,28 +80,65 @@ pub(crate) fn queues(n: usize) -> String {
 
 /// A lane for each queue.
 pub(crate) fn lanes(tap: Tap) -> Vec<Box<dyn DeviceLane>> {
+    let longest = longest(&tap);
+    let lane = |queue| Box::new(TapLane::new(Io::Plain(queue), longest)) as Box<dyn DeviceLane>;
+    tap.into_queues().into_iter().map(lane).collect()
+}
+
+/// Longest frame that may come from it.
+fn longest(tap: &Tap) -> usize {
     let mtu = tap.mtu().map_or(0, |mtu| mtu as usize);
-    let longest = match tap.header().is_none() {
+    match tap.header().is_none() {
         true => JUMBO.max(mtu + 18),
         false => LONGEST,
-    };
-    let lane = |queue| Box::new(TapLane::new(queue, longest)) as Box<dyn DeviceLane>;
-    tap.into_queues().into_iter().map(lane).collect()
+    }
+}
+
+/// How frames get to the kernel. They come from it one by one in any case.
+#[derive(Debug)]
+pub(super) enum Io {
+    /// One by one.
+    Plain(TapQueue),
+    /// In bursts, if there are many.
+    Ring(Box<TapUring>),
+}
+
+impl Io {
+    /// Requests that are under way at once, and so frames of a burst.
+    const ENTRIES: u32 = 256;
+
+    /// In bursts, or else it is noted why not.
+    fn ring(queue: TapQueue, refused: &mut Option<String>) -> Self {
+        match TapUring::new(queue, Self::ENTRIES) {
+            Ok(ring) => Self::Ring(Box::new(ring)),
+            Err(NoUring { queue, why }) => {
+                *refused = Some(crate::files::chain(&why));
+                Self::Plain(queue)
+            }
+        }
+    }
+
+    fn queue(&self) -> &TapQueue {
+        match self {
+            Self::Plain(queue) => queue,
+            Self::Ring(ring) => ring.queue(),
+        }
+    }
 }
 
 /// One queue.
 #[derive(Debug)]
 pub(super) struct TapLane {
-    queue: TapQueue,
+    io: Io,
     longest: usize,
     burst: Burst,
 }
 
 impl TapLane {
     /// Of an interface with frames of so many bytes at most.
-    pub(super) fn new(queue: TapQueue, longest: usize) -> Self {
+    pub(super) fn new(io: Io, longest: usize) -> Self {
         Self {
-            queue,
+            io,
             longest,
             burst: Burst::new(),
         }
@@ -89,7 +147,7 @@ impl TapLane {
 
 impl DeviceLane for TapLane {
     fn fd(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.queue.as_fd())
+        Some(self.io.queue().as_fd())
     }
 
     fn longest(&self) -> usize {
@@ -106,7 +164,7 @@ impl DeviceLane for TapLane {
         // A ring that is smaller than the longest frame takes what fits.
         let longest = self.longest.min(all);
         let want = (longest, self.burst.frames());
-        match self.queue.recv_packed(pool, free, want, batch) {
+        match self.io.queue().recv_packed(pool, free, want, batch) {
             Ok(got) => {
                 self.burst.took(got.frames);
                 Ok(batch.len())
@@ -126,7 +184,10 @@ impl DeviceLane for TapLane {
     }
 
     fn push(&mut self, pool: &BufPool, batch: &Batch) -> Result<Pushed, Trouble> {
-        send(&self.queue, pool, batch)
+        pushed(match &mut self.io {
+            Io::Plain(queue) => queue.send(pool, batch, 0),
+            Io::Ring(ring) => ring.send_adaptive(pool, batch, 0),
+        })
     }
 }
 
@@ -157,12 +218,12 @@ impl DeviceLane for TapWriter {
     }
 
     fn push(&mut self, pool: &BufPool, batch: &Batch) -> Result<Pushed, Trouble> {
-        send(&self.queue, pool, batch)
+        pushed(self.queue.send(pool, batch, 0))
     }
 }
 
-fn send(queue: &TapQueue, pool: &BufPool, batch: &Batch) -> Result<Pushed, Trouble> {
-    match queue.send(pool, batch, 0) {
+fn pushed(sent: Result<Sent, TapError>) -> Result<Pushed, Trouble> {
+    match sent {
         Ok(sent) => Ok(Pushed {
             done: sent.next,
             refused: sent.refused as u64,

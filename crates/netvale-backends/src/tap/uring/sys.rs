@@ -55,6 +55,27 @@ impl Ring {
         })
     }
 
+    /// Whether requests are answered at once: one that can only be refused.
+    ///
+    /// # Errors
+    ///
+    /// `EOPNOTSUPP`: the kernel would wait for this kind of file elsewhere.
+    pub(super) fn try_out(&mut self) -> io::Result<()> {
+        // No frame is so short.
+        let mut results = Vec::new();
+        self.start();
+        self.lists.push((0, 1));
+        self.iov.push(libc::iovec {
+            iov_base: self.spill.as_mut_ptr().cast(),
+            iov_len: 1,
+        });
+        self.run(Way::Write, &mut results);
+        match results.first() {
+            Some(&e) if e == -libc::EOPNOTSUPP => Err(io::Error::from_raw_os_error(-e)),
+            _ => Ok(()),
+        }
+    }
+
     /// Reads into the chains from `first` on, as many as fit into the ring.
     /// How many, with their results: bytes (more than the chain holds if the
     /// frame was longer) or negative error numbers.
@@ -122,6 +143,7 @@ impl Ring {
         results.resize(self.lists.len(), -libc::EFAULT);
         let mut left = 0;
         let fd = types::Fixed(0);
+        let mut requests = self.ring.submission();
         for (i, &(start, len)) in self.lists.iter().enumerate() {
             let iov = self.iov.as_ptr().wrapping_add(start);
             let Ok(len @ 1..) = u32::try_from(len) else {
@@ -145,11 +167,12 @@ impl Ring {
             // SAFETY: the list's entries lie inside the pool or are the spill
             // byte; this function returns only when the kernel is done with
             // the request, and until then list and pool stay.
-            let pushed = unsafe { self.ring.submission().push(&request) };
+            let pushed = unsafe { requests.push(&request) };
             // There is room: callers make at most `entries` lists.
             assert!(pushed.is_ok(), "the ring of requests is full");
             left += 1;
         }
+        drop(requests); // shows them to the kernel
         let mut failures = 0;
         while left > 0 {
             if let Err(e) = self.ring.submit_and_wait(left) {

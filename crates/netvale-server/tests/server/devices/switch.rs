@@ -1,10 +1,13 @@
 //! Devices attached to switches.
 
+use netvale_backends::batch::{Batch, BufPool};
 use netvale_backends::netlink::ethtool::{Offload, set_offload};
+use netvale_backends::packet::{PacketConfig, PacketSocket};
+use netvale_shm::Mem;
 use std::net::Ipv4Addr;
 
 use netvale_testkit::net::NetNs;
-use netvale_testkit::{eventually, skip, stream};
+use netvale_testkit::{eventually, frame, skip, stream};
 use netvale_wire::proto::{ErrorKind, Request};
 
 use super::{Host, attach, echo, is_plain, plain, receive, send, settle};
@@ -40,6 +43,10 @@ fn two_taps(test: &str, options: [&str; 2], mtu: u32) {
     assert_eq!(host.names(), ["vale0:t0", "vale0:t1"]);
     let about: Vec<_> = host.bed.ports().into_iter().map(|p| p.device).collect();
     assert!(about[0].as_deref().unwrap().starts_with("TAP t0 (made"));
+    for (about, option) in about.iter().flatten().zip(options) {
+        let wanted = option.contains("uring");
+        assert_eq!(about.contains("io_uring"), wanted, "{about}");
+    }
     assert_eq!((host.detach("vale0:t0"), host.detach("vale0:t1")), (0, 1));
     assert_eq!(host.names(), Vec::<String>::new());
     host.bed.assert_sound();
@@ -80,6 +87,89 @@ fn offloads_are_converted_where_one_side_has_none() {
 fn queues_are_rings() {
     let test = "devices::switch::queues_are_rings";
     two_taps(test, [",queues=2", ",queues=3"], 1500);
+}
+
+#[test]
+fn taps_with_io_uring_join_namespaces() {
+    let test = "devices::switch::taps_with_io_uring_join_namespaces";
+    two_taps(test, [",uring", ",vnet_hdr=0,uring,queues=2"], 1500);
+}
+
+#[test]
+fn taps_do_without_io_uring_where_it_is_forbidden() {
+    let test = "devices::switch::taps_do_without_io_uring_where_it_is_forbidden";
+    let thread = std::thread::spawn(move || {
+        // Of this thread and the server that it starts: io_uring_setup.
+        netvale_testkit::refuse(425).unwrap();
+        bursts(test, "no io_uring: cannot make an io_uring for TAP t0");
+    });
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+#[test]
+fn bursts_pass_through_io_uring() {
+    let test = "devices::switch::bursts_pass_through_io_uring";
+    // Those of sandboxes may forbid it.
+    let wanted = match netvale_backends::tap::TapUring::available() {
+        true => ", io_uring)",
+        false => "no io_uring",
+    };
+    bursts(test, wanted);
+}
+
+/// A program's frames reach a TAP in order, and whole, and are counted when
+/// they do not.
+fn bursts(test: &str, way: &str) {
+    let Some(host) = Host::new(test) else {
+        return;
+    };
+    host.attach("vale0:tap:t0,uring");
+    let about = host.bed.ports().remove(0).device.unwrap();
+    assert!(about.contains(way), "{about}");
+    let config = PacketConfig {
+        receive_buffer: Some(8 << 20),
+        ..PacketConfig::new("t0")
+    };
+    let mut witness = host.ns.enter(|| PacketSocket::open(&config)).unwrap();
+    let mut port = host.namespace().open("vale0:p").unwrap();
+    let mut burst = |first: u64, n: u64| {
+        let tx = port.tx(0);
+        for seq in first..first + n {
+            let len = 60 + usize::try_from(seq * 37 % 1400).unwrap();
+            let (to, from) = (frame::BROADCAST, frame::mac(1));
+            tx.push(&frame::tagged(to, from, len, 9, seq)).unwrap();
+        }
+        tx.sync().unwrap();
+    };
+    let pool = BufPool::new(&Mem::heap(64 << 11), 0, 32, 2048).unwrap();
+    let mut next = 0;
+    for n in [1, 2, 15, 16, 17, 100, 500] {
+        burst(next, n);
+        let (mut batch, end) = (Batch::new(), next + n);
+        eventually("all frames come", || {
+            batch.clear();
+            (0..32).for_each(|buf| batch.push_buf(buf, 2048));
+            for i in 0..witness.recv(&pool, &mut batch).unwrap() {
+                let mut bytes = vec![0; batch.frame_len(i)];
+                assert_eq!(batch.read(&pool, i, 0, &mut bytes), bytes.len());
+                if let Ok((9, seq)) = frame::verify(&bytes) {
+                    assert_eq!(seq, next, "in order");
+                    next += 1;
+                }
+            }
+            next == end
+        });
+    }
+    host.ns.ip("link set dev t0 down");
+    burst(next, 100);
+    eventually("what is lost is counted", || {
+        let stats = host.namespace().stats(Some("vale0:t0")).unwrap();
+        let drops = &stats[0].drops;
+        drops.iter().any(|&(why, n)| (why, n) == ("dev_down", 100))
+    });
+    host.bed.assert_sound();
 }
 
 #[test]
