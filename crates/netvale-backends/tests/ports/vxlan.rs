@@ -71,6 +71,13 @@ fn with_the_kernel(test: &str, here: &str, there: &str, prefix: u8) {
             more = " nodad";
         }
         ns.ip(&format!("addr add {address}/{prefix} dev {name}{more}"));
+        // By IPv6 that is done later, in the kernel's own time: until then
+        // nobody is told where the address is.
+        eventually("the address is known", || {
+            let family = if prefix == 64 { "-6" } else { "-4" };
+            let all = ns.ip(&format!("{family} route show table local dev {name}"));
+            all.contains(address)
+        });
     }
     let made = b.try_ip(&format!(
         "link add vx0 type vxlan id 42 dstport 4789 remote {here} local {there} dev right"
