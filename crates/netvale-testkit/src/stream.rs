@@ -38,6 +38,30 @@ pub fn tcp(client: &NetNs, server: &NetNs, to: &str) {
     });
 }
 
+/// `len` bytes by TCP, in one direction.
+///
+/// # Panics
+///
+/// If a byte is wrong or does not come.
+pub fn tcp_one_way(client: &NetNs, server: &NetNs, to: &str, len: usize) {
+    let address: SocketAddr = to.parse().unwrap();
+    let listener = server.enter(|| TcpListener::bind(address)).unwrap();
+    let wanted = bytes(len, 3);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let connect = || TcpStream::connect_timeout(&address, PATIENCE);
+            let mut stream = client.enter(connect).unwrap();
+            stream.set_write_timeout(Some(PATIENCE)).unwrap();
+            stream.write_all(&wanted).unwrap();
+        });
+        let (mut stream, mut got) = (listener.accept().unwrap().0, Vec::with_capacity(len));
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.read_to_end(&mut got).unwrap();
+        assert_eq!(got.len(), len);
+        assert!(got == wanted, "the bytes are others");
+    });
+}
+
 fn exchange(stream: &TcpStream, ours: u64, theirs: u64) {
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.set_write_timeout(Some(PATIENCE)).unwrap();

@@ -9,7 +9,7 @@ use netvale_switch::domain::{Config, Want};
 use netvale_switch::lookup::Lookup;
 use netvale_switch::switch::LookupKind;
 use netvale_wire::mac::MacAddr;
-use netvale_wire::name::{BackendKind, PortSpec};
+use netvale_wire::name::{BackendKind, PortKind, PortSpec, RingSel};
 
 use crate::backend::{Attach, Backend};
 use crate::client;
@@ -194,7 +194,14 @@ impl Namespace {
     ///
     /// [`ErrorKind::NotFound`]: no port has that name.
     pub fn stats(&self, name: Option<&str>) -> Result<Vec<PortStats>> {
-        let full = name.map(parse).transpose()?.map(|s| s.port_name());
+        let full = name
+            .map(parse)
+            .transpose()?
+            .map(|s| match (&s.kind, s.rings) {
+                // A port of its own, after an interface's on the same switch.
+                (PortKind::Vale { .. }, RingSel::Host) => format!("{}^", s.port_name()),
+                _ => s.port_name(),
+            });
         let all = self.backend()?.stats(full.as_deref())?;
         match name {
             Some(name) if all.is_empty() => Err(Error::new(

@@ -9,6 +9,8 @@ mod host;
 #[cfg(test)]
 mod kills;
 #[cfg(test)]
+mod large;
+#[cfg(test)]
 mod matrix;
 #[cfg(test)]
 mod oracle;
