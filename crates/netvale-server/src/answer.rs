@@ -424,7 +424,7 @@ impl Core {
             }
             Request::SetHdr { name, len } => {
                 // A linked port is a program's while it is not attached.
-                if self.devices.drives(&name) {
+                if self.devices.is_attached(&name) {
                     let message = format!("the header of {name} is its device's");
                     return Err(Refusal::new(ErrorKind::Busy, message));
                 }

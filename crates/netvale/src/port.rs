@@ -74,6 +74,8 @@ impl PortBuilder {
     }
 
     /// Frames of this port begin with a virtio-net header of 0, 10 or 12 bytes.
+    /// Those of a network interface are the kernel's packets then, up to
+    /// 64 KiB long in as many slots as they need, by AF_PACKET.
     #[must_use]
     pub fn vnet_hdr(mut self, len: u8) -> Self {
         self.want.vnet_hdr = Some(len);

@@ -25,6 +25,9 @@ use crate::pump::{self, Device, DeviceSpec, Heard, Keep, Lane, Losses, News, Pum
 /// Slots of each ring of a device's port.
 const SLOTS: u16 = 1024;
 
+/// Length of the virtio-net header of frames between a switch and a device.
+const HEADER: u8 = 12;
+
 /// Everything that has to do with devices.
 #[derive(Debug)]
 pub(crate) struct Devices {
@@ -129,11 +132,6 @@ impl Devices {
         let open = self.opened.iter().find(|o| o.name == port);
         let linked = self.linked.get(port).map(|l| l.about.as_str());
         attached.or(open.map(|o| o.about.as_str())).or(linked)
-    }
-
-    /// Whether a port is a device's now.
-    pub(super) fn drives(&self, port: &str) -> bool {
-        self.is_attached(port) || self.opened.iter().any(|o| o.name == port)
     }
 
     /// The interface that a port's device is, or has at its other end.
@@ -265,7 +263,7 @@ impl Core {
         }
         self.domain.layout(place.mem_id)?;
         let how = Use {
-            headers: true,
+            header: HEADER,
             host: place.host,
         };
         let has_link = matches!(spec, DeviceSpec::Nic(_) | DeviceSpec::Tap(_));

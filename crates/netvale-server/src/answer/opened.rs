@@ -53,6 +53,9 @@ pub(super) struct Opened {
     pub(super) keep: Keep,
     /// An interface, whose frames are taken only while rings are open.
     pub(super) nic: Option<Nic>,
+    /// The virtio-net header of an interface's frames: as its first program
+    /// wanted it.
+    pub(super) header: HdrLen,
     /// Number of the interface that it is, or that is at its other end.
     pub(super) link: Option<u32>,
     /// Whether its wire is open, and receives.
@@ -109,7 +112,7 @@ impl Core {
             return Err(busy(&format!("{} is attached", spec.port_name())));
         }
         let Some(device) = self.closed_device(spec)? else {
-            return Ok(());
+            return self.fits_header(spec, want);
         };
         if !conn.trusted_user {
             let message = "only the server's own user and root may open devices";
@@ -123,6 +126,8 @@ impl Core {
         if matches!(device, DeviceSpec::Tap(_)) {
             self.devices.watch_links();
         }
+        let asked = want.vnet_hdr.filter(|_| want.accepts_vnet_hdr);
+        let header = asked.unwrap_or(0);
         let made = match &device {
             DeviceSpec::Nic(interface) => {
                 let nic = Nic::find(interface)?;
@@ -132,7 +137,7 @@ impl Core {
                     lanes: Vec::new(),
                     queues: nic.queues(),
                     host: host_rings.map(|n| n.clamp(HOST_RINGS, MOST_HOST_RINGS)),
-                    header: 0,
+                    header,
                     about,
                     keep: Keep::default(),
                     nic: Some(nic),
@@ -140,7 +145,7 @@ impl Core {
             }
             _ => {
                 let how = Use {
-                    headers: want.accepts_vnet_hdr && want.vnet_hdr.is_some_and(|l| l > 0),
+                    header,
                     host: false,
                 };
                 let device = pump::open(&device, how, &self.devices.tunnels)?;
@@ -155,8 +160,10 @@ impl Core {
                 }
             }
         };
+        same_header(&name, made.header, asked)?;
         let arena = match &made.nic {
-            Some(nic) if !isolated => self.arena_for(nic, want, spec.mem_id),
+            Some(nic) if !isolated && header == 0 => self.arena_for(nic, want, spec.mem_id),
+            Some(_) if header != 0 => Err(super::wire::HEADERS.into()),
             _ => Err("isolated programs have memory of their own".into()),
         };
         let plan = DevicePlan {
@@ -201,6 +208,7 @@ impl Core {
             stack: Keep::default(),
             keep: made.keep,
             nic: made.nic,
+            header: HdrLen::new(made.header.into()).unwrap_or(HdrLen::NONE),
             wire: None,
             generic: false,
             sockets: Vec::new(),
@@ -219,6 +227,18 @@ impl Core {
             }
         }
         Ok(())
+    }
+
+    /// Whether a device that is open has the virtio-net header that another
+    /// program wants.
+    fn fits_header(&self, spec: &PortSpec, want: &Wanted) -> Result<(), Refusal> {
+        let name = spec.port_name();
+        let is_it = self.devices.opened.iter().any(|o| o.name == name);
+        if !is_it || spec.flags.is_monitor() {
+            return Ok(());
+        }
+        let asked = want.vnet_hdr.filter(|_| want.accepts_vnet_hdr);
+        same_header(&name, self.domain.vnet_hdr(&name)?, asked)
     }
 
     /// The device that a name means, if no port has the name yet.
@@ -390,11 +410,11 @@ impl Core {
             from_stack: now.tx && (now.host || opened.onward != Onward::Yes),
             from_wire: now.rx,
         };
-        let mut stack = nic.stack(HdrLen::NONE, take, host, by_xdp)?;
+        let mut stack = nic.stack(opened.header, take, host, by_xdp)?;
         let (up, mut down) = (opened.wired.clone(), Vec::new());
         for _ in 0..stack.lanes.len() {
             down.push(match now.down {
-                true => Some(nic.onward(HdrLen::NONE)?),
+                true => Some(nic.onward(opened.header)?),
                 false => None,
             });
         }
@@ -504,6 +524,18 @@ impl Core {
         };
         self.domain.device_gone(opened.user);
         self.close_opened(at);
+    }
+}
+
+/// Nobody changes the virtio-net header of a device's frames: a program wants
+/// what they have, or does not say.
+fn same_header(name: &str, has: u8, asked: Option<u8>) -> Result<(), Refusal> {
+    match asked {
+        Some(len) if len != has => Err(Refusal::new(
+            ErrorKind::Unsupported,
+            format!("frames of {name} have a virtio-net header of {has} bytes, not {len}"),
+        )),
+        _ => Ok(()),
     }
 }
 

@@ -7,6 +7,7 @@ use netvale_lane::xdp::{Arena, Fault, Sockets, lockable};
 use netvale_ring::kring::KringId;
 use netvale_switch::domain::DEFAULT_SLOTS;
 use netvale_wire::proto::{ErrorKind, Wanted};
+use netvale_wire::vnet::HdrLen;
 
 use super::Core;
 use super::closing::Closing;
@@ -20,6 +21,8 @@ const SLACK: u64 = 64 << 10;
 /// Buffers beside those of rings with which a queue does well enough.
 const LITTLE: u32 = 1024;
 
+/// Why there is no AF_XDP for some programs.
+pub(super) const HEADERS: &str = "frames are to have virtio-net headers";
 /// What is said of generic XDP.
 const NO_XDP: &str = "; its driver has no XDP";
 
@@ -130,7 +133,13 @@ impl Core {
         self.check_left(at)?;
         // Those who had it would wait too.
         let patient = self.patient && !had;
-        let (lanes, about) = match self.wire_by_xdp(at, receive, host) {
+        let header = self.devices.opened.get(at);
+        let header = header.map_or(HdrLen::NONE, |o| o.header);
+        let by_xdp = match header.is_none() {
+            true => self.wire_by_xdp(at, receive, host),
+            false => Err(Fault::Other(HEADERS.into())),
+        };
+        let (lanes, about) = match by_xdp {
             Ok(done) => done,
             Err(Fault::Busy(why)) if patient => {
                 return Err(Refusal::new(ErrorKind::Busy, why).later());
@@ -142,7 +151,7 @@ impl Core {
                 let Some(nic) = &opened.nic else {
                     return Ok(());
                 };
-                let wire = nic.wire(receive, &e.to_string())?;
+                let wire = nic.wire(receive, header, &e.to_string())?;
                 opened.keep = wire.keep;
                 (wire.lanes, wire.about)
             }

@@ -73,8 +73,9 @@ impl Keep {
 /// How a device is to be used.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Use {
-    /// Frames may have virtio-net headers: the device says how long.
-    pub(crate) headers: bool,
+    /// Length of the virtio-net header that frames may have: the device says
+    /// what they do have.
+    pub(crate) header: u8,
     /// The host stack's side of an interface is wanted too.
     pub(crate) host: bool,
 }

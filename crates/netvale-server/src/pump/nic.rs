@@ -182,15 +182,20 @@ impl Nic {
         format!("interface {} by AF_XDP ({})", self.name, sockets.about())
     }
 
-    /// Opens the wire by AF_PACKET, with frames that programs of netmap's
-    /// take. `why`: not by AF_XDP.
+    /// Opens the wire by AF_PACKET: without a header, with frames that programs
+    /// of netmap's take. `why`: not by AF_XDP.
     ///
     /// # Errors
     ///
     /// Why not; nothing is left behind.
-    pub(crate) fn wire(&self, receive: bool, why: &str) -> Result<Wire, Refusal> {
+    pub(crate) fn wire(&self, receive: bool, header: HdrLen, why: &str) -> Result<Wire, Refusal> {
         tracing::info!(interface = self.name, "no AF_XDP: {why}");
-        let mut wire = self.packet(HdrLen::NONE, receive)?;
+        let mut wire = self.packet(header, receive)?;
+        if usize::from(wire.header) != header.get() {
+            // The kernel has the shorter one only.
+            let name = self.name.clone();
+            return Err(packet_refusal(&PacketError::HeaderLen { name }));
+        }
         wire.about = format!("{} (no AF_XDP: {why})", wire.about);
         Ok(wire)
     }

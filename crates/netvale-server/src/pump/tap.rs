@@ -21,11 +21,7 @@ const JUMBO: usize = 10_000;
 
 /// Makes or adopts the interface.
 pub(super) fn open(spec: &TapSpec, how: Use) -> Result<Device, Refusal> {
-    let header = match (spec.header, how.headers) {
-        (Some(len), _) => len,
-        (None, true) => 12,
-        (None, false) => 0,
-    };
+    let header = spec.header.unwrap_or(how.header);
     let hdr_len = HdrLen::new(header.into()).unwrap_or(HdrLen::NONE);
     let config = TapConfig {
         queues: spec.queues,

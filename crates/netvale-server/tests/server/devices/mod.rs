@@ -2,6 +2,7 @@
 
 mod driven;
 mod files;
+mod headers;
 mod host;
 mod in_place;
 mod life;
