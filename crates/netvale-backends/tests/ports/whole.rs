@@ -267,7 +267,7 @@ fn packets_that_contradict_themselves_are_dropped_and_counted() {
         put(&mut batch, &pool, BUFS - 32, &bytes);
         assert_eq!(from.send(&pool, &batch, 0).unwrap().refused, 0);
     };
-    // A packet of a tunnel: it is to be cut as TCP, but what is outside is UDP.
+    // Packets of a tunnel: what is to be cut is inside.
     a.ip("addr add 10.77.0.1/24 dev left");
     let [far, inner] = [b.mac("right"), a.mac("left")].map(MacAddr);
     a.ip(&format!(
@@ -284,17 +284,23 @@ fn packets_that_contradict_themselves_are_dropped_and_counted() {
     let mut config = PacketConfig::new("vx0");
     config.header = HdrLen::SHORT;
     let mut tunnel = a.enter(|| PacketSocket::open(&config)).unwrap();
-    let odd = tcp(inner, far, &[0x55; 4000]);
-    let gso = VnetHdr {
-        flags: F_NEEDS_CSUM,
-        gso_type: GSO_TCPV4,
-        hdr_len: 54,
-        gso_size: 1000,
-        csum_start: 34,
-        csum_offset: 16,
-        ..VnetHdr::default()
-    };
-    send(&mut tunnel, gso, &odd);
+    let data = [0x55; 4000];
+    let stream = tcp(inner, far, &data);
+    let mut datagrams = udp((inner, at(A, 1)), (far, at(B, 2)), &data);
+    let sum = pseudo_v4(A.into(), B.into(), proto::UDP, 4008).fold();
+    datagrams[40..42].copy_from_slice(&sum.to_be_bytes());
+    for (gso_type, csum_offset, odd) in [(GSO_TCPV4, 16, stream), (GSO_UDP_L4, 6, datagrams)] {
+        let gso = VnetHdr {
+            flags: F_NEEDS_CSUM,
+            gso_type,
+            hdr_len: u16::try_from(odd.len() - data.len()).unwrap(),
+            gso_size: 1000,
+            csum_start: 34,
+            csum_offset,
+            ..VnetHdr::default()
+        };
+        send(&mut tunnel, gso, &odd);
+    }
     let mut good = vec![0x66; 100];
     good[12..14].copy_from_slice(&[0x88, 0xb5]);
     send(&mut from, VnetHdr::default(), &good);
@@ -307,5 +313,5 @@ fn packets_that_contradict_themselves_are_dropped_and_counted() {
         got.contains(&good)
     });
     assert!(!got.iter().any(|f| f.ends_with(&[0x55; 60])), "{got:?}");
-    assert_eq!(whole.incomplete(), 1);
+    assert_eq!(whole.incomplete(), 2);
 }

@@ -159,6 +159,13 @@ pub fn plan(
     }
     let head = head.get(..frame_len.min(MAX_HEADER)).unwrap_or(head);
     let (layers, protocol) = layers(vnet, head)?;
+    let inner = usize::from(vnet.csum_start);
+    if vnet.needs_csum() && inner > layers.l4 {
+        return Err(OffloadError::Tunnel {
+            inner,
+            outer: layers.l4,
+        });
+    }
     let l4 = head.get(layers.l4..).unwrap_or_default();
     let (work, header_len) = match vnet.gso() {
         GSO_TCPV4 | GSO_TCPV6 => (
@@ -420,6 +427,17 @@ pub enum OffloadError {
         protocol: u8,
         /// What it should have.
         wanted: u8,
+    },
+    /// What is to be cut is the packet inside a tunnel, of whose headers the
+    /// virtio-net header says nothing.
+    #[error(
+        "the packet to be segmented is inside another (its checksum is at {inner}, not {outer})"
+    )]
+    Tunnel {
+        /// Where summing begins, bytes.
+        inner: usize,
+        /// Where the frame's own TCP or UDP header begins, bytes.
+        outer: usize,
     },
     /// The packet is an IP fragment already.
     #[error("a fragment cannot be segmented")]

@@ -350,6 +350,15 @@ fn inconsistent_requests_are_refused() {
     );
     let e = refuse(vnet(GSO_TCPV4, 1000), &v4[..40], 1514);
     assert!(matches!(e, OffloadError::Header(HdrError::Short { .. })));
+    for (gso, frame, outer) in [(GSO_TCPV4, &v4, 34), (GSO_UDP_L4, &v6, 54)] {
+        let hdr = VnetHdr {
+            flags: F_NEEDS_CSUM,
+            csum_start: 84,
+            ..vnet(gso, 1000)
+        };
+        let e = refuse(hdr, frame, 1514);
+        assert_eq!(e, OffloadError::Tunnel { inner: 84, outer });
+    }
     let mut fragment = v4.clone();
     fragment[20] = 0x20;
     let e = refuse(vnet(GSO_TCPV4, 1000), &fragment, 1514);
