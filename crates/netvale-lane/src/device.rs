@@ -43,6 +43,11 @@ pub trait DeviceLane: Send + fmt::Debug {
         usize::MAX
     }
 
+    /// Slots that the next pull can use at most, if that is known.
+    fn slots(&self) -> Option<usize> {
+        None
+    }
+
     /// Sends the frames of `batch`.
     fn push(&mut self, pool: &BufPool, batch: &Batch) -> Result<Pushed, Trouble>;
 

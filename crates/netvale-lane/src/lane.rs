@@ -332,7 +332,11 @@ impl Lane {
         self.batch.clear();
         // Room for the longest frame, or the whole of a small ring.
         let need = self.device.longest().div_ceil(self.room as usize);
-        let most = need.saturating_mul(self.device.appetite()).clamp(1, TURN);
+        let most = match self.device.slots() {
+            Some(slots) => slots.max(need),
+            None => need.saturating_mul(self.device.appetite()),
+        };
+        let most = most.clamp(1, TURN);
         let mut at = first;
         while at != tail && self.free.len() < most {
             let (buf, len) = (ring.slot(at).buf(), self.room);

@@ -33,6 +33,8 @@ pub struct Offsets {
     pub ports: usize,
     /// Switches.
     pub switches: usize,
+    /// Holder tables, and the way from one to the next.
+    holders: [usize; 2],
 }
 
 impl Offsets {
@@ -41,6 +43,7 @@ impl Offsets {
             krings: g.kring_ofs(0),
             ports: g.port_ofs(0),
             switches: g.switch_ofs(0),
+            holders: [g.holders_ofs(0), g.holders_ofs(1) - g.holders_ofs(0)],
         }
     }
 }
@@ -167,8 +170,9 @@ impl World {
         if u32::from(s) >= self.geom.shared_regions || bufs > self.geom.holders {
             return None;
         }
+        let [first, next] = self.at.holders;
         self.state
-            .words32(self.geom.holders_ofs(u32::from(s)), bufs as usize)
+            .words32(first + usize::from(s) * next, bufs as usize)
     }
 }
 

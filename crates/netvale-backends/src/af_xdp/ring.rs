@@ -98,6 +98,13 @@ impl End {
     }
 
     #[inline]
+    fn pending(&self) -> u32 {
+        let producer = self.map.producer().load(Ordering::Acquire);
+        let consumer = self.map.consumer().load(Ordering::Acquire);
+        producer.wrapping_sub(consumer).min(self.size)
+    }
+
+    #[inline]
     fn check(&mut self, used: u32) -> Result<u32, RingCorrupt> {
         if used > self.size {
             self.ready = 0;
@@ -254,6 +261,14 @@ impl RxRing {
     #[inline]
     pub fn refresh(&mut self) -> Result<u32, RingCorrupt> {
         self.0.refresh_used()
+    }
+
+    /// Descriptors that have come, as far as two loads can tell: at most as many
+    /// as the ring has.
+    #[inline]
+    #[must_use]
+    pub fn pending(&self) -> u32 {
+        self.0.pending()
     }
 
     /// Takes the next descriptor. [`super::Umem::locate`] finds the frame.
@@ -500,6 +515,21 @@ mod tests {
         assert_eq!(done.take(), None);
         done.release();
         assert_eq!(fill.refresh(), Ok(SIZE));
+    }
+
+    #[test]
+    fn what_has_come_is_counted_without_taking_it() {
+        let wire = Wire::new(2);
+        drop(wire.start(u32::MAX - 1));
+        let mut tx = TxRing::new(wire.socket(), wire.map(), SIZE);
+        let rx = RxRing::new(wire.socket(), wire.map(), SIZE);
+        tx.refresh().unwrap();
+        assert!((0..3).all(|i| tx.put(desc(i))));
+        assert_eq!(rx.pending(), 0, "not published");
+        tx.publish();
+        assert_eq!(rx.pending(), 3);
+        wire.map().producer().store(100, Ordering::Relaxed);
+        assert_eq!(rx.pending(), SIZE, "what a peer spoilt");
     }
 
     #[test]

@@ -136,12 +136,14 @@ impl Umem {
     }
 
     /// Where the buffers are.
+    #[inline]
     #[must_use]
     pub fn layout(&self) -> BufLayout {
         self.layout
     }
 
     /// The buffers that can be used.
+    #[inline]
     #[must_use]
     pub fn bufs(&self) -> Range<u32> {
         self.bufs.clone()
@@ -177,6 +179,7 @@ impl Umem {
     }
 
     /// Bytes that one descriptor can send: all of a buffer, or a chunk.
+    #[inline]
     #[must_use]
     pub fn sendable(&self) -> u32 {
         self.layout.stride.min(self.chunk())

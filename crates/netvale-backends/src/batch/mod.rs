@@ -43,6 +43,7 @@ impl BufPool {
     }
 
     /// The buffers.
+    #[inline]
     #[must_use]
     pub fn bufs(&self) -> Bufs<'_> {
         self.pool.bufs()
@@ -55,6 +56,7 @@ impl BufPool {
     }
 
     /// Bytes in each buffer.
+    #[inline]
     #[must_use]
     pub fn stride(&self) -> u32 {
         self.stride
@@ -138,6 +140,7 @@ impl Batch {
     }
 
     /// Forgets all frames.
+    #[inline]
     pub fn clear(&mut self) {
         self.pieces.clear();
         self.frames.clear();
@@ -148,7 +151,24 @@ impl Batch {
     /// # Errors
     ///
     /// [`ChainError`]; nothing is appended.
+    #[inline]
     pub fn push(&mut self, chain: &[Piece]) -> Result<(), ChainError> {
+        if let &[piece] = chain
+            && let Ok(first) = u32::try_from(self.pieces.len())
+        {
+            self.pieces.push(piece);
+            self.frames.push(Frame {
+                first,
+                pieces: 1,
+                len: piece.len,
+                truncated: false,
+            });
+            return Ok(());
+        }
+        self.push_long(chain)
+    }
+
+    fn push_long(&mut self, chain: &[Piece]) -> Result<(), ChainError> {
         let bytes: u64 = chain.iter().map(|p| u64::from(p.len)).sum();
         let error = ChainError {
             pieces: chain.len(),
@@ -174,30 +194,35 @@ impl Batch {
     }
 
     /// Appends a frame of one piece: the first `len` bytes of buffer `buf`.
+    #[inline]
     pub fn push_buf(&mut self, buf: u32, len: u32) {
         // One piece is always a chain.
         let _ = self.push(&[Piece { buf, off: 0, len }]);
     }
 
     /// Number of frames.
+    #[inline]
     #[must_use]
     pub fn len(&self) -> usize {
         self.frames.len()
     }
 
     /// Bytes of frame `i`; 0 if there is none.
+    #[inline]
     #[must_use]
     pub fn frame_len(&self, i: usize) -> usize {
         self.frames.get(i).map_or(0, |f| f.len as usize)
     }
 
     /// Whether received frame `i` was longer than its chain: its end is lost.
+    #[inline]
     #[must_use]
     pub fn truncated(&self, i: usize) -> bool {
         self.frames.get(i).is_some_and(|f| f.truncated)
     }
 
     /// The pieces that frame `i` fills, the last one cut to what it uses.
+    #[inline]
     pub fn pieces(&self, i: usize) -> impl Iterator<Item = Piece> + '_ {
         let mut left = self.frames.get(i).map_or(0, |f| f.len);
         let used = self.chain(i).iter().filter(|p| p.len > 0);
@@ -209,6 +234,7 @@ impl Batch {
     }
 
     /// The whole chain of frame `i`, used or not.
+    #[inline]
     #[must_use]
     pub fn chain(&self, i: usize) -> &[Piece] {
         self.frames

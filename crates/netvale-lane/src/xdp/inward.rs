@@ -36,6 +36,8 @@ pub(super) struct Shared<'a> {
     pub(super) books: &'a Books,
     pub(super) traits: Traits,
     pub(super) kring: KringId,
+    /// Somebody looks at the frames right after this.
+    pub(super) looks: bool,
 }
 
 impl Inward {
@@ -81,6 +83,12 @@ impl Inward {
     #[inline]
     pub(super) fn is_idle(&self) -> bool {
         self.rx.is_empty() && !self.side.is_unfinished() && self.again.due().is_none()
+    }
+
+    /// Slots that what is there takes.
+    #[inline]
+    pub(super) fn slots(&self) -> usize {
+        self.rx.pending() as usize
     }
 
     /// Lends the kernel the last of these buffers, as many as it should have of
@@ -216,6 +224,11 @@ impl Inward {
                     }
                 };
                 self.lend(memory, back);
+                if on.looks {
+                    // Its first line comes from another core's cache; it is
+                    // there when the whole batch has been taken.
+                    pool.bufs().prefetch(buf);
+                }
                 if let Some(piece) = pieces.get_mut(i) {
                     *piece = Piece {
                         buf,

@@ -126,6 +126,7 @@ impl XdpLane {
             books: &self.books,
             traits: self.traits,
             kring: self.kring,
+            looks: self.may_be_unfinished(),
         };
         Some((self.inward.as_mut()?, shared))
     }
@@ -240,6 +241,10 @@ impl DeviceLane for XdpLane {
             Some((inward, shared)) => inward.pull(shared, pool, free, batch),
             None => Ok(0),
         }
+    }
+
+    fn slots(&self) -> Option<usize> {
+        self.inward.as_ref().map(Inward::slots)
     }
 
     fn push(&mut self, pool: &BufPool, batch: &Batch) -> Result<Pushed, Trouble> {

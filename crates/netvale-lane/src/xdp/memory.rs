@@ -144,12 +144,14 @@ impl Memory {
     }
 
     /// Whether the buffers are a region's.
+    #[inline]
     #[must_use]
     pub fn is_in_place(&self) -> bool {
         matches!(self.at, At::Region { .. })
     }
 
     /// What is registered.
+    #[inline]
     #[must_use]
     pub fn umem(&self) -> &Umem {
         &self.umem

@@ -55,6 +55,7 @@ pub(super) struct Rest<'a> {
 impl Rest<'_> {
     /// Whether the kernel can send a piece from where it is, and has copied it
     /// when it has taken it.
+    #[inline]
     fn keeps(&self, piece: Piece) -> bool {
         self.traits.copies
             && self.memory.is_in_place()
@@ -167,7 +168,32 @@ impl Outward {
     }
 
     /// Queues frame `i` of a batch.
+    #[inline]
     fn put(&mut self, rest: Rest<'_>, pool: &BufPool, batch: &Batch, i: usize) -> Put {
+        // The commonest: one piece, which the kernel knows.
+        if let &[piece] = batch.chain(i)
+            && self.room > 0
+            && batch.frame_len(i) == piece.len as usize
+            && piece.len as usize >= SHORTEST
+            && rest.keeps(piece)
+        {
+            let whole = Frame {
+                buf: piece.buf,
+                offset: 0,
+                len: piece.len,
+                more: false,
+            };
+            let desc = rest.memory.umem().tx_desc(whole);
+            if desc.is_some_and(|desc| self.tx.put(desc)) {
+                self.room -= 1;
+                self.waiting += 1;
+                return Put::Done;
+            }
+        }
+        self.put_any(rest, pool, batch, i)
+    }
+
+    fn put_any(&mut self, rest: Rest<'_>, pool: &BufPool, batch: &Batch, i: usize) -> Put {
         let most = if rest.traits.several { MOST_PIECES } else { 1 };
         let longest = rest.memory.umem().sendable();
         let (mut pieces, mut copies, mut fits) = (0, 0, true);
