@@ -214,6 +214,7 @@ fn lanes(
         world: &gear.world,
         map: of.map,
         kring: KringId(driven.tx.kring),
+        queue: driven.tx.idx.into(),
     };
     let [inward, outward] = xdp::take_over(&shape, files, at).map_err(bad)?;
     let watched = Arc::clone(inward.socket());

@@ -66,6 +66,7 @@ mod error;
 mod redirect;
 mod ring;
 mod socket;
+mod suspects;
 mod sys;
 mod umem;
 
@@ -73,4 +74,5 @@ pub use error::{RingCorrupt, XskError};
 pub use redirect::Redirect;
 pub use ring::{CompletionRing, Desc, FillRing, RxRing, TxRing};
 pub use socket::{CopyMode, RingSizes, Statistics, Xsk, XskConfig, XskSocket};
+pub use suspects::{Suspected, Suspects};
 pub use umem::{BufLayout, Frame, Umem};

@@ -2,10 +2,12 @@
 
 use std::os::fd::AsFd;
 
-use super::XskSocket;
+use super::{Suspects, XskSocket};
 use crate::bpf::{Asm, BpfError, Helper, Link, Program, ProgramKind, Reg, Width, XdpMode, XskMap};
 
-/// `xdp_md.rx_queue_index`.
+/// In `xdp_md`: a frame's beginning, its end, its queue.
+const DATA: i16 = 0;
+const DATA_END: i16 = 4;
 const RX_QUEUE_INDEX: i16 = 16;
 const XDP_PASS: i32 = 2;
 
@@ -29,12 +31,41 @@ impl Redirect {
     /// refused on an interface whose host stack is connected to a TAP
     /// ([`crate::host`]): what is given to the stack would come back here.
     pub fn attach(ifindex: u32, queues: u32, mode: XdpMode) -> Result<Self, BpfError> {
+        Self::attach_with(ifindex, queues, mode, None)
+    }
+
+    /// The same for one that counts frames which may lack their checksum.
+    ///
+    /// # Errors
+    ///
+    /// As [`Redirect::attach`].
+    pub fn attach_counting(
+        ifindex: u32,
+        queues: u32,
+        mode: XdpMode,
+        counts: &Suspects,
+    ) -> Result<Self, BpfError> {
+        Self::attach_with(ifindex, queues, mode, Some(counts))
+    }
+
+    fn attach_with(
+        ifindex: u32,
+        queues: u32,
+        mode: XdpMode,
+        counts: Option<&Suspects>,
+    ) -> Result<Self, BpfError> {
         if mode == XdpMode::Generic {
             crate::bpf::refuse_loop(ifindex)?;
         }
         let map = XskMap::new(queues)?;
         let mut asm = Asm::new();
-        asm.load(Width::Word, Reg::R2, Reg::R1, RX_QUEUE_INDEX);
+        asm.load(Width::Word, Reg::R7, Reg::R1, RX_QUEUE_INDEX);
+        if let Some(counts) = counts {
+            asm.load(Width::Word, Reg::R2, Reg::R1, DATA);
+            asm.load(Width::Word, Reg::R3, Reg::R1, DATA_END);
+            counts.count(&mut asm);
+        }
+        asm.copy(Reg::R2, Reg::R7);
         map.load(&mut asm, Reg::R1);
         // The answer where there is no socket.
         asm.set(Reg::R3, XDP_PASS);

@@ -128,6 +128,62 @@ impl Drop for RingMap {
     }
 }
 
+/// Words that the kernel's side writes, to be read only.
+#[derive(Debug)]
+pub(super) struct Words {
+    base: NonNull<u8>,
+    words: usize,
+}
+
+// SAFETY: plain memory that stays mapped while this exists; it is reached
+// through atomics only.
+unsafe impl Send for Words {}
+// SAFETY: as above.
+unsafe impl Sync for Words {}
+
+impl Words {
+    /// Maps the first `words` 64-bit words of a map that can be mapped.
+    pub(super) fn new(map: BorrowedFd<'_>, words: usize) -> io::Result<Self> {
+        let len = words.checked_mul(8).ok_or(io::ErrorKind::InvalidInput)?;
+        // SAFETY: a new mapping at an address of the kernel's choice. If the
+        // map is smaller than `len`, the kernel refuses it.
+        let base = unsafe {
+            rustix::mm::mmap(
+                std::ptr::null_mut(),
+                len,
+                ProtFlags::READ,
+                MapFlags::SHARED,
+                map,
+                0,
+            )
+        }?;
+        let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::InvalidData)?;
+        Ok(Self { base, words })
+    }
+
+    /// Word `at`, if there is one.
+    #[inline]
+    pub(super) fn load(&self, at: usize) -> Option<u64> {
+        if at >= self.words {
+            return None;
+        }
+        // SAFETY: inside the mapping.
+        let word = unsafe { self.base.cast::<AtomicU64>().add(at) };
+        // SAFETY: aligned, because mappings begin on pages, and mapped as long
+        // as `self` lives; only read, which the protection permits.
+        let word = unsafe { word.as_ref() };
+        Some(word.load(std::sync::atomic::Ordering::Acquire))
+    }
+}
+
+impl Drop for Words {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `new` with this length; no reference to it
+        // outlives `self`.
+        let _ = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.words * 8) };
+    }
+}
+
 /// How many frames one call may send in copy mode.
 pub(super) fn set_tx_budget(socket: BorrowedFd<'_>, frames: u32) -> io::Result<()> {
     const XDP_MAX_TX_SKB_BUDGET: libc::c_int = 9;

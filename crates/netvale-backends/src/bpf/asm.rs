@@ -21,6 +21,10 @@ pub enum Reg {
 /// How many bytes are loaded or stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Width {
+    /// One byte.
+    Byte = 0x10,
+    /// Two bytes.
+    Half = 0x08,
     /// Four bytes.
     Word = 0x00,
     /// Eight bytes.
@@ -53,14 +57,24 @@ pub enum Helper {
 const CLASS_LDX: u8 = 0x01;
 const CLASS_ST: u8 = 0x02;
 const CLASS_STX: u8 = 0x03;
+const CLASS_ALU: u8 = 0x04;
 const CLASS_JMP: u8 = 0x05;
 const CLASS_ALU64: u8 = 0x07;
 const LD_IMM64: u8 = 0x18;
 const MODE_MEM: u8 = 0x60;
 const MODE_ATOMIC: u8 = 0xc0;
 const SRC_REG: u8 = 0x08;
+const OP_ADD: u8 = 0x00;
+const OP_AND: u8 = 0x50;
+const OP_SHL: u8 = 0x60;
+const OP_SHR: u8 = 0x70;
 const OP_MOV: u8 = 0xb0;
+/// To the byte order of networks, or from it.
+const OP_END: u8 = 0xd0;
+const JMP_ALWAYS: u8 = 0x00;
 const JMP_JEQ: u8 = 0x10;
+const JMP_JGT: u8 = 0x20;
+const JMP_JGE: u8 = 0x30;
 const JMP_JNE: u8 = 0x50;
 const JMP_CALL: u8 = 0x80;
 const JMP_EXIT: u8 = 0x90;
@@ -130,6 +144,37 @@ impl Asm {
         self.push(CLASS_ALU64 | OP_MOV | SRC_REG, dst, src as u8, 0, 0);
     }
 
+    /// `dst += value`.
+    pub fn add(&mut self, dst: Reg, value: i32) {
+        self.push(CLASS_ALU64 | OP_ADD, dst, 0, 0, value);
+    }
+
+    /// `dst += src`.
+    pub fn add_reg(&mut self, dst: Reg, src: Reg) {
+        self.push(CLASS_ALU64 | OP_ADD | SRC_REG, dst, src as u8, 0, 0);
+    }
+
+    /// `dst &= value`, sign-extended.
+    pub fn and(&mut self, dst: Reg, value: i32) {
+        self.push(CLASS_ALU64 | OP_AND, dst, 0, 0, value);
+    }
+
+    /// `dst <<= bits`.
+    pub fn shift_left(&mut self, dst: Reg, bits: i32) {
+        self.push(CLASS_ALU64 | OP_SHL, dst, 0, 0, bits);
+    }
+
+    /// `dst >>= bits`.
+    pub fn shift_right(&mut self, dst: Reg, bits: i32) {
+        self.push(CLASS_ALU64 | OP_SHR, dst, 0, 0, bits);
+    }
+
+    /// `dst` = its lower 16 bits, from this machine's byte order to that of
+    /// networks or back.
+    pub fn net16(&mut self, dst: Reg) {
+        self.push(CLASS_ALU | OP_END | SRC_REG, dst, 0, 0, 16);
+    }
+
     /// `dst = [src + off]`.
     pub fn load(&mut self, width: Width, dst: Reg, src: Reg, off: i16) {
         self.push(CLASS_LDX | MODE_MEM | width as u8, dst, src as u8, off, 0);
@@ -154,6 +199,26 @@ impl Asm {
     /// Jumps if `reg` is not `value`.
     pub fn jump_if_not(&mut self, reg: Reg, value: i32, to: Label) {
         self.jump(JMP_JNE, reg, value, to);
+    }
+
+    /// Jumps if `reg` is `value` or more, both without sign.
+    pub fn jump_from(&mut self, reg: Reg, value: i32, to: Label) {
+        self.jump(JMP_JGE, reg, value, to);
+    }
+
+    /// Jumps if `reg` is more than `other`, both without sign.
+    pub fn jump_above(&mut self, reg: Reg, other: Reg, to: Label) {
+        self.jump_by(JMP_JGT, reg, other, to);
+    }
+
+    /// Jumps if `reg` is not `other`.
+    pub fn jump_unless_same(&mut self, reg: Reg, other: Reg, to: Label) {
+        self.jump_by(JMP_JNE, reg, other, to);
+    }
+
+    /// Jumps.
+    pub fn go(&mut self, to: Label) {
+        self.jump(JMP_ALWAYS, Reg::R0, 0, to);
     }
 
     /// `dst` = the map behind a descriptor.
@@ -195,10 +260,20 @@ impl Asm {
     }
 
     fn jump(&mut self, op: u8, reg: Reg, value: i32, to: Label) {
+        self.aim(to);
+        self.push(CLASS_JMP | op, reg, 0, 0, value);
+    }
+
+    fn jump_by(&mut self, op: u8, reg: Reg, other: Reg, to: Label) {
+        self.aim(to);
+        self.push(CLASS_JMP | op | SRC_REG, reg, other as u8, 0, 0);
+    }
+
+    /// The next instruction is a jump to `to`.
+    fn aim(&mut self, to: Label) {
         let (at, jumps) = &mut self.labels[to.0];
         assert!(at.is_none(), "jumps go forwards");
         jumps.push(self.insns.len());
-        self.push(CLASS_JMP | op, reg, 0, 0, value);
     }
 
     fn wide(&mut self, dst: Reg, kind: u8, low: i32, high: i32) {
@@ -242,12 +317,24 @@ mod tests {
         asm.atomic_add(Reg::R3, 24, Reg::R4);
         asm.copy(Reg::R6, Reg::R1);
         asm.call(Helper::RedirectMap);
+        asm.load(Width::Half, Reg::R2, Reg::R1, 12);
+        asm.load(Width::Byte, Reg::R2, Reg::R1, 23);
+        asm.add(Reg::R4, 42);
+        asm.add_reg(Reg::R4, Reg::R5);
+        asm.and(Reg::R4, 0xffff);
+        asm.shift_left(Reg::R4, 6);
+        asm.shift_right(Reg::R4, 16);
+        asm.net16(Reg::R4);
+        asm.jump_from(Reg::R7, 4, end);
+        asm.jump_above(Reg::R4, Reg::R3, end);
+        asm.jump_unless_same(Reg::R4, Reg::R3, end);
+        asm.go(end);
         asm.place(end);
         asm.answer(-1);
         let expected = [
             insn(0x61, 0x12, 16, 0),
-            insn(0x15, 0x02, 9, -1),
-            insn(0x55, 0x02, 8, 5),
+            insn(0x15, 0x02, 21, -1),
+            insn(0x55, 0x02, 20, 5),
             insn(0x18, 0x11, 0, 9),
             insn(0, 0, 0, 0),
             insn(0x18, 0x23, 0, 9),
@@ -256,6 +343,18 @@ mod tests {
             insn(0xdb, 0x43, 24, 0),
             insn(0xbf, 0x16, 0, 0),
             insn(0x85, 0, 0, 51),
+            insn(0x69, 0x12, 12, 0),
+            insn(0x71, 0x12, 23, 0),
+            insn(0x07, 0x04, 0, 42),
+            insn(0x0f, 0x54, 0, 0),
+            insn(0x57, 0x04, 0, 0xffff),
+            insn(0x67, 0x04, 0, 6),
+            insn(0x77, 0x04, 0, 16),
+            insn(0xdc, 0x04, 0, 16),
+            insn(0x35, 0x07, 3, 4),
+            insn(0x2d, 0x34, 2, 0),
+            insn(0x5d, 0x34, 1, 0),
+            insn(0x05, 0, 0, 0),
             insn(0xb7, 0, 0, -1),
             insn(0x95, 0, 0, 0),
         ];

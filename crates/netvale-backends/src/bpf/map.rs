@@ -22,11 +22,24 @@ impl Cell {
     ///
     /// Without the privilege or the memory.
     pub fn new(name: &str, words: usize) -> Result<Self, BpfError> {
+        Self::with(name, words, 0)
+    }
+
+    /// The same, to be mapped into processes.
+    ///
+    /// # Errors
+    ///
+    /// As [`Cell::new`]; needs Linux 5.5.
+    pub fn mapped(name: &str, words: usize) -> Result<Self, BpfError> {
+        Self::with(name, words, sys::MMAPABLE)
+    }
+
+    fn with(name: &str, words: usize, flags: u32) -> Result<Self, BpfError> {
         let refused = |e| os_error("create the BPF map", name, e);
         let bytes = words.checked_mul(8).and_then(|n| u32::try_from(n).ok());
         let bytes = bytes.ok_or_else(|| refused(io::ErrorKind::InvalidInput.into()))?;
         Ok(Self {
-            fd: sys::map_create(MapKind::Array, name, bytes, 1).map_err(refused)?,
+            fd: sys::map_create(MapKind::Array, name, bytes, 1, flags).map_err(refused)?,
             name: name.into(),
             words,
         })
@@ -72,6 +85,12 @@ impl Cell {
     }
 }
 
+impl AsFd for Cell {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
 /// Which socket gets the frames of which queue.
 #[derive(Debug)]
 pub struct XskMap {
@@ -86,7 +105,7 @@ impl XskMap {
     ///
     /// Without the privilege, or for 0 queues.
     pub fn new(queues: u32) -> Result<Self, BpfError> {
-        let fd = sys::map_create(MapKind::XskMap, "nv_xsks", 4, queues)
+        let fd = sys::map_create(MapKind::XskMap, "nv_xsks", 4, queues, 0)
             .map_err(|e| os_error("create a BPF map", format!("of {queues} sockets"), e))?;
         Ok(Self { fd, queues })
     }

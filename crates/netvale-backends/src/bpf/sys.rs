@@ -153,6 +153,9 @@ struct ProgInfo {
     name: Name,
 }
 
+/// An array's values can be mapped into processes.
+pub(super) const MMAPABLE: u32 = 1 << 10;
+
 /// Kinds of maps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum MapKind {
@@ -165,13 +168,14 @@ pub(super) fn map_create(
     name: &str,
     value_size: u32,
     entries: u32,
+    flags: u32,
 ) -> io::Result<OwnedFd> {
     let mut attr = MapCreate {
         map_type: kind as u32,
         key_size: 4,
         value_size,
         max_entries: entries,
-        map_flags: 0,
+        map_flags: flags,
         inner_map_fd: 0,
         numa_node: 0,
         name: Name::new(name),

@@ -4,11 +4,12 @@ use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use netvale_backends::af_xdp::{RingSizes, Xsk, XskSocket};
+use netvale_backends::af_xdp::{RingSizes, Suspected, Xsk, XskSocket};
 use netvale_ring::kring::KringId;
 use netvale_ring::world::{RegionMap, World};
 use netvale_shm::Memfd;
 
+use super::suspicion::{Counters, Suspicion};
 use super::{Arena, Memory, Traits, XdpLane};
 use crate::books::{self, Books};
 use crate::{Losses, chain};
@@ -21,6 +22,7 @@ pub struct HandOver {
     pub(super) books_file: Memfd,
     pub(super) memory: Memory,
     pub(super) shape: Shape,
+    pub(super) counters: Counters,
 }
 
 /// What goes with the descriptors of a [`HandOver`].
@@ -59,6 +61,8 @@ pub struct Place<'a> {
     pub map: &'a RegionMap,
     /// The ring from which received frames go into the port.
     pub kring: KringId,
+    /// The queue's number.
+    pub queue: u32,
 }
 
 impl HandOver {
@@ -68,12 +72,26 @@ impl HandOver {
         &self.shape
     }
 
-    /// What to pass on: the socket, the books, and the frames unless they lie
-    /// in the region.
+    /// Where frames may lack their checksum: those that are counted for this.
+    pub(super) fn counters(&self) -> Option<&Counters> {
+        (!self.shape.traits.zero_copy).then_some(&self.counters)
+    }
+
+    /// How many frames of this queue may have lacked their checksum; `None` if
+    /// nobody counts.
+    #[must_use]
+    pub fn suspected(&self, queue: u32) -> Option<u64> {
+        let counter = Suspected::of(self.counters.file()?, queue).ok()?;
+        Some(counter.count())
+    }
+
+    /// What to pass on: the socket, the books, the frames unless they lie in
+    /// the region, and what counts frames that may lack their checksum.
     #[must_use]
     pub fn files(&self) -> Vec<BorrowedFd<'_>> {
         let mut files = vec![self.socket.as_fd(), self.books_file.as_fd()];
         files.extend(self.memory.file());
+        files.extend(self.counters.file());
         files
     }
 
@@ -172,6 +190,10 @@ pub fn take_over(
     let mem = Memfd::from_fd(books, len).and_then(|f| f.map());
     let books = Books::at(mem.map_err(|e| chain(&e))?, shape.stock).ok_or("no room for books")?;
     let xsk = Xsk::from_fd(socket, RingSizes::all(shape.entries)).map_err(|e| chain(&e))?;
-    let whole = XdpLane::of(xsk, &memory, place.kring, shape.traits, books)?;
+    let counter = files
+        .next()
+        .and_then(|file| Suspected::of(file.as_fd(), place.queue).ok());
+    let gear = (shape.traits, books, Suspicion::with(counter));
+    let whole = XdpLane::of(xsk, &memory, place.kring, gear)?;
     Ok(whole.split())
 }

@@ -6,6 +6,7 @@ use netvale_ring::kring::KringId;
 
 use super::again::Again;
 use super::lane::{NOWHERE, corrupt, move_bytes, trouble};
+use super::suspicion::Suspicion;
 use super::{Memory, Traits};
 use crate::books::{Books, Dir, Entry, Side};
 use crate::{Step, Trouble};
@@ -26,6 +27,9 @@ pub(super) struct Inward {
     frame: Vec<Frame>,
     /// The driver waits for buffers and has not heard of them.
     pub(super) again: Again,
+    suspicion: Suspicion,
+    /// Frames received last may lack their checksum.
+    pub(super) looks: bool,
 }
 
 /// What the inward direction does not have to itself.
@@ -36,12 +40,10 @@ pub(super) struct Shared<'a> {
     pub(super) books: &'a Books,
     pub(super) traits: Traits,
     pub(super) kring: KringId,
-    /// Somebody looks at the frames right after this.
-    pub(super) looks: bool,
 }
 
 impl Inward {
-    pub(super) fn new(side: Side, rx: RxRing, fill: FillRing) -> Self {
+    pub(super) fn new(side: Side, rx: RxRing, fill: FillRing, suspicion: Suspicion) -> Self {
         Self {
             side,
             rx,
@@ -49,6 +51,8 @@ impl Inward {
             unfinished: None,
             frame: Vec::with_capacity(MAX_PIECES),
             again: Again::default(),
+            suspicion,
+            looks: true,
         }
     }
 
@@ -62,6 +66,7 @@ impl Inward {
                 self.fill.seek(fill);
                 self.rx.release();
                 self.fill.publish();
+                self.suspicion.restart();
                 self.unfinished = (first != NOWHERE).then_some([first, n, head]);
                 if self.fill.needs_wakeup() {
                     // Whoever was here may not have told the driver.
@@ -176,6 +181,9 @@ impl Inward {
         }
         self.rx.refresh().map_err(corrupt)?;
         self.fill.refresh().map_err(corrupt)?;
+        // The kernel copies for interfaces that are no hardware, too, and says
+        // nothing of checksums.
+        self.looks = !on.traits.zero_copy && self.suspicion.must_look();
         let exchange = memory.exchange(on.kring);
         let mut pieces = [Piece {
             buf: 0,
@@ -224,7 +232,7 @@ impl Inward {
                     }
                 };
                 self.lend(memory, back);
-                if on.looks {
+                if self.looks {
                     // Its first line comes from another core's cache; it is
                     // there when the whole batch has been taken.
                     pool.bufs().prefetch(buf);
@@ -242,6 +250,7 @@ impl Inward {
             }
             used += n;
         }
+        self.suspicion.passed(batch.len());
         Ok(batch.len())
     }
 }

@@ -12,6 +12,7 @@ use netvale_shm::Bufs;
 
 use super::inward::{self, Inward};
 use super::outward::{Outward, Rest};
+use super::suspicion::Suspicion;
 use super::{Memory, Traits};
 use crate::books::{self, Books, Dir};
 use crate::{DeviceLane, Losses, Pushed, Step, Trouble};
@@ -53,9 +54,10 @@ impl XdpLane {
         memory: &Memory,
         kring: KringId,
         mut stock: Vec<u32>,
-        (traits, books): (Traits, Books),
+        gear: (Traits, Books, Suspicion),
     ) -> Result<Self, String> {
-        let mut lane = Self::of(xsk, memory, kring, traits, books)?;
+        let traits = gear.0;
+        let mut lane = Self::of(xsk, memory, kring, gear)?;
         lane.name(MAKER);
         // Others would be lost in the fill ring.
         stock.retain(|&b| traits.reaches(memory, b));
@@ -77,8 +79,7 @@ impl XdpLane {
         xsk: Xsk,
         memory: &Memory,
         kring: KringId,
-        traits: Traits,
-        books: Books,
+        (traits, books, suspicion): (Traits, Books, Suspicion),
     ) -> Result<Self, String> {
         let side = |dir| books.side(dir).ok_or("no room for books");
         let (Some(rx), Some(fill), Some(tx), Some(done)) =
@@ -91,7 +92,7 @@ impl XdpLane {
             memory: memory.clone(),
             kring,
             traits,
-            inward: Some(Inward::new(side(Dir::In)?, rx, fill)),
+            inward: Some(Inward::new(side(Dir::In)?, rx, fill, suspicion)),
             outward: Some(Outward::new(side(Dir::Out)?, tx, done)),
             books,
         })
@@ -126,7 +127,6 @@ impl XdpLane {
             books: &self.books,
             traits: self.traits,
             kring: self.kring,
-            looks: self.may_be_unfinished(),
         };
         Some((self.inward.as_mut()?, shared))
     }
@@ -226,9 +226,7 @@ impl DeviceLane for XdpLane {
     }
 
     fn may_be_unfinished(&self) -> bool {
-        // The kernel copies for interfaces that are no hardware, too, and says
-        // nothing of checksums.
-        !self.traits.zero_copy
+        self.inward.as_ref().is_some_and(|inward| inward.looks)
     }
 
     fn pull(

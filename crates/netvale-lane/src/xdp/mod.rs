@@ -30,10 +30,11 @@ mod lane;
 mod memory;
 mod outward;
 mod sockets;
+mod suspicion;
 
 use std::ops::Range;
 
-use netvale_backends::af_xdp::Redirect;
+use netvale_backends::af_xdp::{Redirect, Suspects};
 use netvale_backends::bpf::{BpfError, XdpMode};
 use netvale_ring::world::{RegionMap, World};
 
@@ -119,11 +120,29 @@ pub fn open(interface: &Interface, arena: Result<Arena<'_>, String>) -> Result<S
 /// The kernel's: there is another program, for one.
 pub fn redirect(index: u32, sockets: &[HandOver], generic: bool) -> Result<Redirect, String> {
     let queues = u32::try_from(sockets.len()).unwrap_or(u32::MAX);
-    let redirect = match Redirect::attach(index, queues, XdpMode::Native) {
-        Err(BpfError::Unsupported { .. }) if generic => {
-            Redirect::attach(index, queues, XdpMode::Generic)
+    let attach = |counts: Option<&Suspects>| {
+        let in_mode = |mode| match counts {
+            Some(counts) => Redirect::attach_counting(index, queues, mode, counts),
+            None => Redirect::attach(index, queues, mode),
+        };
+        match in_mode(XdpMode::Native) {
+            Err(BpfError::Unsupported { .. }) if generic => in_mode(XdpMode::Generic),
+            done => done,
         }
-        done => done,
+    };
+    let redirect = match sockets.first().and_then(HandOver::counters) {
+        None => attach(None),
+        // Those who rely on the counters must not be left without.
+        Some(counters) if counters.get().is_some() => attach(counters.get()),
+        Some(counters) => match Suspects::new(queues).map(|new| (attach(Some(&new)), new)) {
+            Ok((Ok(redirect), new)) => {
+                counters.trust(new);
+                Ok(redirect)
+            }
+            // An old kernel; everybody looks at the frames.
+            Ok((Err(BpfError::Verifier { .. }), _)) | Err(_) => attach(None),
+            Ok((refused, _)) => refused,
+        },
     };
     let redirect = redirect.map_err(|e| chain(&e))?;
     for (queue, socket) in (0..).zip(sockets) {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use netvale_backends::af_xdp::{CopyMode, RingSizes, Xsk, XskConfig, XskError};
 use netvale_ring::kring::KringId;
 
+use super::suspicion::{Counters, Suspicion};
 use super::{HandOver, Interface, Memory, Shape, XdpLane};
 use crate::books::Books;
 use crate::chain;
@@ -124,6 +125,7 @@ impl Sockets {
         let own = self.memory.umem().bufs();
         let each = own.len() / self.xsks.len().max(1);
         let (mut lanes, mut hand_overs) = (Vec::new(), Vec::new());
+        let counters = Counters::default();
         for ((i, xsk), &kring) in self.xsks.into_iter().enumerate().zip(rings) {
             let bufs: Vec<u32> = match self.memory.is_in_place() {
                 true => stock(kring, want),
@@ -144,14 +146,16 @@ impl Sockets {
                     memory: self.memory.shape(),
                 },
                 memory: self.memory.clone(),
+                counters: counters.clone(),
             });
-            let traits = self.traits;
+            let queue = u32::try_from(i).unwrap_or(u32::MAX);
+            let suspicion = Suspicion::of(counters.clone(), queue);
             lanes.push(XdpLane::begin(
                 xsk,
                 &self.memory,
                 kring,
                 bufs,
-                (traits, books),
+                (self.traits, books, suspicion),
             )?);
         }
         Ok((lanes, hand_overs))

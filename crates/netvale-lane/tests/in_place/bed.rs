@@ -277,6 +277,7 @@ impl Nic {
             world: &bed.gear.world,
             map: &self.map,
             kring: self.reg.tx[0].kring,
+            queue: 0,
         };
         xdp::take_over(self.hand_over.shape(), files, place).unwrap()
     }

@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod bed;
 #[cfg(test)]
+mod checksums;
+#[cfg(test)]
 mod death;
 #[cfg(test)]
 mod frames;
