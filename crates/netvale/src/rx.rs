@@ -25,6 +25,9 @@ use crate::{Error, ErrorKind, Result};
 /// before the ring asks whether whoever reserved them is dead.
 const STUCK: u32 = 1 << 16;
 
+/// Slots between the frame that is taken and the one that is fetched ahead.
+const AHEAD: u32 = 8;
+
 /// An RX ring. May move to another thread, used by one at a time.
 #[derive(Debug)]
 pub struct RxRing {
@@ -197,6 +200,9 @@ impl RxRing {
             if avail == 0 {
                 return None;
             }
+            if self.lane.is_some() {
+                self.prefetch(avail);
+            }
             let (first, frags, len) = self.frame_at(self.next, avail)?;
             self.next = (first + frags) % self.slots;
             if len > 0 {
@@ -209,6 +215,21 @@ impl RxRing {
                     len,
                 });
             }
+        }
+    }
+
+    /// What comes from the kernel comes from another core's cache.
+    #[inline]
+    fn prefetch(&self, avail: u32) {
+        if avail > AHEAD {
+            let at = self.next + AHEAD;
+            let at = if at >= self.slots {
+                at - self.slots
+            } else {
+                at
+            };
+            let buf = self.ring().slot(at).buf();
+            self.shared.map.bufs().prefetch(buf);
         }
     }
 

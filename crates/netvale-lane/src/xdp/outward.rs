@@ -183,6 +183,9 @@ impl Outward {
                 len: piece.len,
                 more: false,
             };
+            // The kernel reads it when the whole batch is there. A frame that
+            // is passed on comes from another core's cache.
+            pool.bufs().prefetch(piece.buf);
             let desc = rest.memory.umem().tx_desc(whole);
             if desc.is_some_and(|desc| self.tx.put(desc)) {
                 self.room -= 1;
