@@ -58,6 +58,7 @@ impl Driver {
             world: &world,
             map: &map,
             kring: KringId(driven.tx.kring),
+            queue: driven.tx.idx.into(),
         };
         let [mut inward, _] = take_over(&shape, files, place).unwrap();
         inward.name(reg.owner);
