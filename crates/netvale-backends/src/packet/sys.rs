@@ -74,22 +74,22 @@ pub(super) fn leave_out(fd: BorrowedFd<'_>, mark: Option<u32>, outgoing: bool) -
     set(fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)
 }
 
-/// Turns the socket's receive queue into a ring of blocks.
+/// Turns the socket's receive queue into a ring of slots.
 ///
 /// # Errors
 ///
 /// The kernel's: `EINVAL` for sizes that it cannot do, `ENOMEM`.
-pub(super) fn make_ring(fd: BorrowedFd<'_>, request: &libc::tpacket_req3) -> io::Result<()> {
+pub(super) fn make_ring(fd: BorrowedFd<'_>, request: &libc::tpacket_req) -> io::Result<()> {
     set(fd, libc::SOL_PACKET, libc::PACKET_RX_RING, request)
 }
 
-/// Frames seen and dropped since the last call, and how often a ring was full.
+/// Frames seen and dropped since the last call.
 ///
 /// # Errors
 ///
 /// The kernel's.
-pub(super) fn statistics(fd: BorrowedFd<'_>) -> io::Result<[u32; 3]> {
-    let mut stats = [0u32; 3];
+pub(super) fn statistics(fd: BorrowedFd<'_>) -> io::Result<[u32; 2]> {
+    let mut stats = [0u32; 2];
     let mut len = len_of(&stats);
     // SAFETY: the kernel writes at most `len` bytes, the size of `stats`; any
     // bytes are numbers.

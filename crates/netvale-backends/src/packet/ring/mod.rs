@@ -1,63 +1,78 @@
-//! Receiving through blocks that the kernel fills.
+//! Receiving through slots that the kernel fills (TPACKET_V2).
+//!
+//! The kernel copies each frame into the next slot and wakes whoever waits, as
+//! it does without a ring; but nothing has to be asked of it to get the frame.
+//! Measured on a veth, frames of 60 bytes in batches of 64, CPU time: sender,
+//! kernel and receiver 970 ns a frame instead of 1130, the receiver alone 31
+//! instead of 372; one by one, 350 ns less.
+//!
+//! Frames that are too long for a slot, those that wait for segmentation first
+//! of all, are also queued at the socket, from which they are received in
+//! place; this costs a tenth more than without a ring.
+//!
+//! Blocks of many frames (TPACKET_V3) are handed over when they are full or
+//! after a millisecond, which no round trip can bear, and packets of 64 KiB,
+//! copied once more, took three times as long.
 
 mod sys;
 
 use std::os::fd::{AsFd, BorrowedFd};
 
-use netvale_wire::vnet::HdrLen;
+use netvale_wire::vnet::{HdrLen, VnetHdr};
 
-use super::{Base, PacketConfig, PacketError, PacketSent, PacketStats, Tag};
-use crate::batch::{Batch, BufPool};
-use crate::net::mmsg::{Messages, Out};
+use super::{Base, PacketConfig, PacketError, PacketSent, PacketStats, insert_tag};
+use crate::batch::{Batch, BufPool, MAX_PIECES, Piece};
+use crate::net::mmsg::{Ask, Messages, Out, recv};
 use crate::net::sys::set_int;
+
+/// Bytes of a slot before the frame, at most: the kernel's header and ours.
+const BEFORE: u32 = 128;
+/// Bytes of a block of slots.
+const BLOCK: u32 = 64 << 10;
 
 /// How large a ring is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RingConfig {
-    /// Bytes of a block, a power of two of at least 64 KiB (the longest frame
-    /// must fit); rounded up.
-    pub block_len: u32,
-    /// Blocks, at least 2.
-    pub blocks: u32,
-    /// A block that is not full is handed over after this many milliseconds,
-    /// at least 1: the longest delay of a single frame.
-    pub patience_ms: u32,
+    /// Bytes of a slot: 2048, 4096, 8192 or 16384.
+    slot_len: u32,
+    /// Slots.
+    slots: u32,
 }
 
-impl Default for RingConfig {
-    /// 16 blocks of 256 KiB, 1 ms.
-    fn default() -> Self {
+impl RingConfig {
+    /// Slots for frames of an interface of this MTU in so many bytes of
+    /// memory.
+    #[must_use]
+    pub fn for_mtu(mtu: u32, bytes: u32) -> Self {
+        let wanted = mtu.saturating_add(BEFORE + 18).clamp(2048, 16 << 10);
+        let slot_len = wanted.next_power_of_two().min(16 << 10);
+        let bytes = bytes.clamp(BLOCK, 1 << 30).next_multiple_of(BLOCK);
         Self {
-            block_len: 256 << 10,
-            blocks: 16,
-            patience_ms: 1,
+            slot_len,
+            slots: bytes / slot_len,
         }
+    }
+
+    /// Frames that can wait.
+    #[must_use]
+    pub fn slots(&self) -> u32 {
+        self.slots
     }
 }
 
-/// A frame that still lies in the kernel's block.
-#[derive(Debug, Clone, Copy)]
-pub struct RingFrame<'a> {
-    /// Its bytes, without the tag.
-    pub data: &'a [u8],
-    /// Its whole length, bytes; more than `data` has if it was cut.
-    pub len: usize,
-    /// When it came, nanoseconds since 1970.
-    pub time_ns: u64,
-    /// The VLAN tag that stands behind the addresses, if it has one.
-    pub tag: Option<Tag>,
-}
-
-/// A packet socket that receives through a ring of blocks.
-///
-/// Frames come in blocks: a lone one after [`RingConfig::patience_ms`].
+/// A packet socket that receives through a ring of slots.
 #[derive(Debug)]
 pub struct PacketRing {
     // Before the socket, so that it is unmapped first.
-    blocks: sys::Blocks,
+    slots: sys::Slots,
     base: Base,
     tx: Messages,
     outs: Vec<Out>,
+    /// For frames that do not fit into a slot.
+    long: Messages,
+    room: Batch,
+    /// Frames that nobody had room for.
+    missed: u64,
 }
 
 impl PacketRing {
@@ -66,79 +81,135 @@ impl PacketRing {
     ///
     /// # Errors
     ///
-    /// [`PacketError::RingWithHeader`] if the configuration has a virtio-net
-    /// header, the others as for [`PacketSocket`](super::PacketSocket::open).
+    /// As for [`PacketSocket`](super::PacketSocket::open).
     pub fn open(config: &PacketConfig, ring: RingConfig) -> Result<Self, PacketError> {
-        if config.header != HdrLen::NONE {
-            return Err(PacketError::RingWithHeader {
-                name: config.interface.clone(),
-            });
-        }
         let base = Base::open(config)?;
-        let block_len = ring.block_len.clamp(64 << 10, 1 << 30).next_power_of_two();
-        let blocks = ring.blocks.clamp(2, 1 << 16);
-        const FRAME: u32 = 2048; // only the kernel's arithmetic uses it
-        let request = libc::tpacket_req3 {
-            tp_block_size: block_len,
-            tp_block_nr: blocks,
-            tp_frame_size: FRAME,
-            tp_frame_nr: (block_len / FRAME).saturating_mul(blocks),
-            tp_retire_blk_tov: ring.patience_ms.max(1),
-            tp_sizeof_priv: 0,
-            tp_feature_req_word: 0,
+        let blocks = (u64::from(ring.slots) * u64::from(ring.slot_len)) / u64::from(BLOCK);
+        let request = libc::tpacket_req {
+            tp_block_size: BLOCK,
+            tp_block_nr: u32::try_from(blocks).unwrap_or(1),
+            tp_frame_size: ring.slot_len,
+            tp_frame_nr: ring.slots,
         };
-        const VERSION_3: i32 = 2;
+        const VERSION_2: i32 = 1;
+        const COPY_THRESH: i32 = 7; // PACKET_COPY_THRESH
         let fd = base.fd.as_fd();
-        set_int(fd, libc::SOL_PACKET, libc::PACKET_VERSION, VERSION_3)
+        let set = |option, value| set_int(fd, libc::SOL_PACKET, option, value);
+        set(libc::PACKET_VERSION, VERSION_2)
+            .and_then(|()| set(COPY_THRESH, 1))
             .and_then(|()| super::sys::make_ring(fd, &request))
             .map_err(|e| {
                 base.os("make a packet ring for interface", e)
                     .hint("make it smaller")
             })?;
-        let mapped = sys::Blocks::map(fd, block_len as usize, blocks as usize)
+        let slots = sys::Slots::map(fd, ring.slot_len, ring.slots, base.header)
             .map_err(|e| base.os("map the packet ring of interface", e))?;
         base.start(config)?;
         Ok(Self {
-            blocks: mapped,
+            slots,
             base,
             tx: Messages::default(),
             outs: Vec::new(),
+            long: Messages::default(),
+            room: Batch::new(),
+            missed: 0,
         })
     }
 
-    /// The next frame where it lies, if there is one.
+    /// Length of the virtio-net header in front of each frame.
+    #[must_use]
+    pub fn header(&self) -> HdrLen {
+        self.base.header
+    }
+
+    /// Whether a frame is there.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.slots.peek().is_some()
+    }
+
+    /// Frames that were lost because nobody received them in time.
+    #[must_use]
+    pub fn missed(&self) -> u64 {
+        self.missed
+    }
+
+    /// Receives into a list of pieces, frame after frame, with their VLAN
+    /// tags: each takes as many as it needs. Appends a frame to `batch` for
+    /// each; ends when there is no more, or no room for the next. One that is
+    /// longer than the whole list is cut. How many.
     ///
     /// # Errors
     ///
     /// [`PacketError::Down`], [`PacketError::Gone`] or [`PacketError::Os`]:
-    /// there is none and none will come.
-    pub fn next_frame(&mut self) -> Result<Option<RingFrame<'_>>, PacketError> {
-        if let Some(frame) = self.blocks.next() {
-            return Ok(Some(frame));
+    /// there is no frame.
+    pub fn recv_packed(
+        &mut self,
+        pool: &BufPool,
+        free: &[Piece],
+        batch: &mut Batch,
+    ) -> Result<usize, PacketError> {
+        let (mut frames, mut next, mut losing, mut any) = (0, 0, false, false);
+        while let Some(slot) = self.slots.peek() {
+            any = true;
+            losing |= slot.losing;
+            if !slot.is_whole() && !slot.queued {
+                // There was no memory to queue it.
+                self.missed += 1;
+                self.slots.release();
+                continue;
+            }
+            let len = self.base.header.get() + slot.len + slot.tag.map_or(0, |t| t.len());
+            let left = free.get(next..).unwrap_or_default();
+            let (n, room) = enough(left, len);
+            if n == 0 || (room < len && next > 0) {
+                break;
+            }
+            let chain = left.get(..n).unwrap_or_default();
+            if slot.queued {
+                self.room.clear();
+                let fits = self.room.push(chain);
+                let got = match fits {
+                    Ok(()) => queued(&self.base, &mut self.long, pool, &self.room),
+                    Err(_) => Ok(None),
+                };
+                match got {
+                    Ok(Some((len, cut))) => {
+                        let at = batch.len();
+                        if batch.push(chain).is_ok() {
+                            batch.set_len(at, len, cut);
+                            if let Some(tag) = slot.tag {
+                                insert_tag(pool, batch, at, self.base.header, tag);
+                            }
+                        }
+                    }
+                    Ok(None) => {
+                        self.missed += 1;
+                        self.slots.release();
+                        continue;
+                    }
+                    // The frame is there the next time.
+                    Err(_) if frames > 0 => break,
+                    Err(e) => return Err(e),
+                }
+            } else if batch.push(chain).is_ok() {
+                copy(pool, batch, self.base.header, &slot);
+            }
+            self.slots.release();
+            frames += 1;
+            next += n;
         }
-        match rustix::net::sockopt::socket_error(&self.base.fd) {
-            Ok(Ok(())) => Ok(None),
-            Ok(Err(e)) | Err(e) => Err(self.base.error("receive from", e.into())),
+        if losing {
+            let before = self.base.stats.dropped;
+            self.missed += self.base.stats()?.dropped - before;
         }
-    }
-
-    /// Copies frames into the chains of `batch` in order, with their VLAN
-    /// tags; how many.
-    ///
-    /// # Errors
-    ///
-    /// As for [`PacketRing::next_frame`].
-    pub fn recv(&mut self, pool: &BufPool, batch: &mut Batch) -> Result<usize, PacketError> {
-        for i in 0..batch.len() {
-            let frame = match self.next_frame() {
-                Ok(Some(frame)) => frame,
-                Ok(None) => return Ok(i),
-                Err(_) if i > 0 => return Ok(i),
-                Err(e) => return Err(e),
-            };
-            copy(pool, batch, i, &frame);
+        if !any {
+            match rustix::net::sockopt::socket_error(&self.base.fd) {
+                Ok(Ok(())) => {}
+                Ok(Err(e)) | Err(e) => return Err(self.base.error("receive from", e.into())),
+            }
         }
-        Ok(batch.len())
+        Ok(frames)
     }
 
     /// As [`PacketSocket::send`](super::PacketSocket::send).
@@ -162,7 +233,10 @@ impl PacketRing {
     ///
     /// [`PacketError::Os`].
     pub fn stats(&mut self) -> Result<PacketStats, PacketError> {
-        self.base.stats()
+        let before = self.base.stats.dropped;
+        let stats = self.base.stats()?;
+        self.missed += stats.dropped - before;
+        Ok(stats)
     }
 }
 
@@ -172,19 +246,73 @@ impl AsFd for PacketRing {
     }
 }
 
-fn copy(pool: &BufPool, batch: &mut Batch, i: usize, frame: &RingFrame<'_>) {
+/// The shortest beginning of a list that has room for a frame, or all that a
+/// frame can have, and its bytes.
+fn enough(list: &[Piece], len: usize) -> (usize, usize) {
+    let (mut n, mut room) = (0, 0);
+    for piece in list.iter().take(MAX_PIECES) {
+        if room >= len && n > 0 {
+            break;
+        }
+        room += piece.len as usize;
+        n += 1;
+    }
+    (n, room)
+}
+
+/// Receives the next queued frame into the only chain: its length and whether
+/// it was cut; `None` if there is none.
+fn queued(
+    base: &Base,
+    long: &mut Messages,
+    pool: &BufPool,
+    room: &Batch,
+) -> Result<Option<(usize, bool)>, PacketError> {
+    let ask = Ask {
+        head: 0,
+        spill: 0,
+        address: false,
+        control: false,
+    };
+    loop {
+        match recv(base.fd.as_fd(), long, pool, room, 0..1, ask) {
+            Ok(_) => return Ok(long.get(0).map(|got| (got.len, got.truncated))),
+            Err(e) => match e.raw_os_error() {
+                Some(libc::EINTR) => {}
+                Some(libc::EAGAIN) => return Ok(None),
+                _ => return Err(base.error("receive from", e)),
+            },
+        }
+    }
+}
+
+/// Fills the last chain of the batch with a frame of a slot.
+fn copy(pool: &BufPool, batch: &mut Batch, header: HdrLen, slot: &sys::Slot<'_>) {
     const ADDRESSES: usize = 12;
-    let tag: &[u8] = match &frame.tag {
-        Some(tag) if frame.data.len() >= ADDRESSES => tag,
+    let i = batch.len() - 1;
+    let mut head = [0; 12];
+    if let Some(bytes) = head.get_mut(..slot.vnet.len()) {
+        bytes.copy_from_slice(slot.vnet);
+    }
+    let tag: &[u8] = match &slot.tag {
+        Some(tag) if slot.data.len() >= ADDRESSES => tag,
         _ => &[],
     };
+    if !tag.is_empty()
+        && let Some(mut vnet) = VnetHdr::parse(&head, header)
+    {
+        super::move_back(&mut vnet);
+        // There is room: it was read from there.
+        let _ = vnet.write(&mut head, header);
+    }
+    let (start, rest) = slot.data.split_at(slot.data.len().min(ADDRESSES));
+    let head = head.get(..header.get()).unwrap_or_default();
+    let parts = [head, start, tag, rest];
+    let total = parts.iter().map(|p| p.len()).sum();
     let room = batch.room(i);
-    let total = frame.data.len() + tag.len();
-    let cut = frame.data.len() < frame.len;
-    batch.set_len(i, total.min(room), total > room || cut);
-    let (head, body) = frame.data.split_at(frame.data.len().min(ADDRESSES));
+    batch.set_len(i, total, total > room);
     let mut at = 0;
-    for part in [head, tag, body] {
+    for part in parts.into_iter().filter(|p| !p.is_empty()) {
         batch.write(pool, i, at, part);
         at += part.len();
     }
