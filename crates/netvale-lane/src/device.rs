@@ -150,6 +150,8 @@ pub enum Loss {
     /// Received, but its headers contradict each other, or what it needs cannot
     /// be done.
     Odd,
+    /// Arrived, but the kernel had no room for it any more.
+    Missed,
 }
 
 /// Frames that a device and its port lost between them.
@@ -167,9 +169,10 @@ impl Losses {
         (Loss::Unforwarded, "dev_forward"),
         (Loss::Foreign, "dev_foreign"),
         (Loss::Odd, "dev_odd"),
+        (Loss::Missed, "dev_missed"),
     ];
     /// Kinds of losses.
-    pub const COUNT: usize = 6;
+    pub const COUNT: usize = 7;
 
     /// Those in this memory; `None` if it is too small.
     #[must_use]

@@ -106,7 +106,8 @@ pub struct PortStats {
     /// `dev_down` (it was switched off), `dev_long` (frames too long for us),
     /// `dev_forward` (to be passed on, but there was no way), `dev_foreign`
     /// (of a network that nobody has open), `dev_odd` (headers that contradict
-    /// each other, tunnels that cannot be cut).
+    /// each other, tunnels that cannot be cut), `dev_missed` (came faster than
+    /// they were taken).
     pub drops: Vec<(&'static str, u64)>,
     /// Times its words in shared memory broke the rules.
     pub faults: u64,

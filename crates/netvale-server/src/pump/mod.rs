@@ -18,6 +18,7 @@ mod burst;
 mod nic;
 mod pcap;
 mod run;
+mod slots;
 mod spec;
 mod tap;
 mod vxlan;

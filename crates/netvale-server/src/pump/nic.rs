@@ -15,13 +15,14 @@ use netvale_wire::proto::ErrorKind;
 use netvale_wire::vnet::HdrLen;
 
 use super::burst::Burst;
+use super::slots;
 use super::tap::{Io, TapLane, TapWriter};
 use super::vxlan::chains;
 use super::{Device, DeviceLane, Keep, Loss, Pushed, Trouble, Use};
 use crate::listing::Refusal;
 
 /// Longest frame that waits for segmentation, with header and VLAN tag.
-const LONGEST: usize = 12 + 18 + 65_536;
+pub(super) const LONGEST: usize = 12 + 18 + 65_536;
 /// What there is room for at least without headers, should the MTU be raised.
 const JUMBO: usize = 10_000;
 /// Most queues that are used: as many as a port has rings.
@@ -66,7 +67,10 @@ pub(super) fn open(name: &str, how: Use) -> Result<Device, Refusal> {
         name: name.into(),
         lanes: wire.lanes,
         header: wire.header,
-        about: wire.about,
+        about: match wire.how.as_str() {
+            "" => wire.about,
+            how => format!("{} ({how})", wire.about),
+        },
         host,
         keep,
         index: Some(nic.index),
@@ -76,9 +80,9 @@ pub(super) fn open(name: &str, how: Use) -> Result<Device, Refusal> {
 /// An interface of the system.
 #[derive(Debug)]
 pub(crate) struct Nic {
-    name: String,
+    pub(super) name: String,
     pub(crate) index: u32,
-    mtu: u32,
+    pub(super) mtu: u32,
     queues: u16,
 }
 
@@ -88,6 +92,8 @@ pub(crate) struct Wire {
     /// One for each queue.
     pub(crate) lanes: Vec<Box<dyn DeviceLane>>,
     pub(crate) about: String,
+    /// How frames are received, if there is something to say.
+    how: String,
     /// Programs in the kernel.
     pub(crate) keep: Keep,
     /// Length of the virtio-net header of its frames.
@@ -196,7 +202,10 @@ impl Nic {
             let name = self.name.clone();
             return Err(packet_refusal(&PacketError::HeaderLen { name }));
         }
-        wire.about = format!("{} (no AF_XDP: {why})", wire.about);
+        wire.about = match wire.how.as_str() {
+            "" => format!("{} (no AF_XDP: {why})", wire.about),
+            how => format!("{} (no AF_XDP: {why}; {how})", wire.about),
+        };
         Ok(wire)
     }
 
@@ -230,8 +239,9 @@ impl Nic {
             receive_buffer: Some(RECEIVE_BUFFER),
             ..PacketConfig::new(&self.name)
         };
-        let (lanes, header) = match header.is_none() && receive {
-            true => {
+        let mut how = String::new();
+        let (lanes, header) = match (header.is_none(), receive) {
+            (true, true) => {
                 let open = |config: &PacketConfig| {
                     let max_frame = self.mtu as usize + 14;
                     let whole = WholeSocket::open(config, max_frame);
@@ -241,7 +251,8 @@ impl Nic {
                 let lane = |socket| Box::new(WholeLane { socket, odd: 0 }) as Box<dyn DeviceLane>;
                 (sockets.map(lane).collect(), header)
             }
-            false => {
+            (false, true) => slots::headed(self, &config, &mut how)?,
+            (_, false) => {
                 let sockets = self.sockets(&config, socket)?;
                 let header = sockets.first().map_or(header, |s| s.1);
                 let lane = |(socket, _)| NicLane::boxed(socket, LONGEST);
@@ -251,6 +262,7 @@ impl Nic {
         Ok(Wire {
             lanes,
             about: format!("interface {} by AF_PACKET", self.name),
+            how,
             keep: Keep::default(),
             header: u8::try_from(header.get()).unwrap_or(0),
         })
@@ -258,7 +270,7 @@ impl Nic {
 
     /// A socket for each queue; for all of them together if the interface
     /// cannot spread its frames (while it is down, for one).
-    fn sockets<S>(
+    pub(super) fn sockets<S>(
         &self,
         config: &PacketConfig,
         open: impl Fn(&PacketConfig) -> Result<S, Refusal>,
@@ -395,7 +407,7 @@ fn link(name: &str) -> Result<Link, Refusal> {
 }
 
 /// The socket, with the shorter header if the kernel has no longer one.
-fn socket(config: &PacketConfig) -> Result<(PacketSocket, HdrLen), Refusal> {
+pub(super) fn socket(config: &PacketConfig) -> Result<(PacketSocket, HdrLen), Refusal> {
     let older = PacketConfig {
         header: HdrLen::SHORT,
         ..config.clone()
@@ -430,14 +442,14 @@ fn gate(index: u32, egress: bool) -> Result<netvale_backends::bpf::Link, BpfErro
 }
 
 #[derive(Debug)]
-struct NicLane {
+pub(super) struct NicLane {
     socket: PacketSocket,
     longest: usize,
     burst: Burst,
 }
 
 impl NicLane {
-    fn boxed(socket: PacketSocket, longest: usize) -> Box<dyn DeviceLane> {
+    pub(super) fn boxed(socket: PacketSocket, longest: usize) -> Box<dyn DeviceLane> {
         Box::new(Self {
             socket,
             longest,
@@ -529,7 +541,7 @@ impl DeviceLane for WholeLane {
     }
 }
 
-fn trouble(e: &PacketError) -> Trouble {
+pub(super) fn trouble(e: &PacketError) -> Trouble {
     match e {
         PacketError::Down { .. } => Trouble::Down,
         e => Trouble::Gone(crate::files::chain(e)),

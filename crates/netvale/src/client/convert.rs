@@ -157,7 +157,7 @@ fn reason(word: &str) -> &'static str {
         .map(|&(_, w)| w)
         .chain(["rx_full", "rx_fault"])
         .chain(["dev_refused", "dev_down", "dev_long"])
-        .chain(["dev_forward", "dev_foreign", "dev_odd"])
+        .chain(["dev_forward", "dev_foreign", "dev_odd", "dev_missed"])
         .find(|&w| w == word)
         .unwrap_or("other")
 }
