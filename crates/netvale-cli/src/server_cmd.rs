@@ -41,7 +41,9 @@ use crate::failure::{Result, io_error};
     ageing_seconds = 300       # of stations; 0: never forgotten\n  \
     mode = \"0660\"              # of the socket, which opens it to others\n  \
     group = \"netvale\"\n  \
-    link_ports = false         # true: persistent ports show in ip link\n\n  \
+    link_ports = false         # true: persistent ports show in ip link\n  \
+    generic_xdp = false        # true: faster where drivers have no XDP, but\n  \
+                               # VLAN tags may be lost\n\n  \
     [region]                   # memory that trusted ports share\n  \
     bufs = 1700000             # buffers, of 2112 bytes\n  \
     device_bufs = 16384        # that AF_XDP uses in place; 0: none\n\n  \

@@ -23,6 +23,7 @@ use crate::pump::DeviceSpec;
 /// huge_pages = "auto"        # auto, never, require
 /// ageing_seconds = 300       # 0: stations are never forgotten
 /// link_ports = false         # true: all persistent ports are interfaces too
+/// generic_xdp = false        # true: also where VLAN tags get lost by it
 /// mode = "0660"              # of the socket; opens it to others
 /// group = "netvale"          # of the socket
 ///
@@ -79,6 +80,9 @@ pub struct Config {
     /// Buffers of a region that AF_XDP uses in place, at least, as long as it
     /// does; they stay in memory then. 0: none.
     pub device_bufs: u32,
+    /// Interfaces whose drivers have no XDP are driven by XDP in the stack even
+    /// if that does not see their VLAN tags, which are lost then.
+    pub generic_xdp: bool,
     /// Time until a silent station is forgotten; zero: never.
     pub ageing: Duration,
     /// Time without anybody after which a server that is no service ends.
@@ -210,6 +214,7 @@ impl Config {
             access: None,
             domain: domain::Config::default(),
             device_bufs: 16_384,
+            generic_xdp: false,
             ageing: Duration::from_secs(300),
             grace: Duration::from_millis(250),
             user_connections: 256,
@@ -283,6 +288,7 @@ impl Config {
         set(&mut region.rings, file.region.rings);
         set(&mut region.bufs, file.region.bufs);
         set(&mut c.device_bufs, file.region.device_bufs);
+        set(&mut c.generic_xdp, file.generic_xdp);
         let ports = file.port.into_iter();
         let ports = ports.map(|entry| PortConfig {
             line: line_of(entry.span().start),
@@ -369,6 +375,7 @@ struct File {
     #[serde(default)]
     attach: Vec<toml::Spanned<AttachConfig>>,
     link_ports: Option<bool>,
+    generic_xdp: Option<bool>,
 }
 
 #[derive(Deserialize)]

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `no_timestamp` | programs of the C interface, when they open a port |
 //! | `bridge_batch` | programs of the C interface, when they open a port |
+//! | `admode` | the server, when an interface is opened |
 //! | `fwd` | the server, when rings of an interface are opened |
 //! | `*_curr_*`, `max_bridges` | whoever wants to know: they tell the truth |
 //!

@@ -60,6 +60,7 @@ impl Interface {
         found.extend(self.xdp_holder());
         found.push(self.host_rings());
         found.extend(self.checksums());
+        found.extend(self.tags());
         found.extend(self.joined());
         found
     }
@@ -164,6 +165,22 @@ impl Interface {
         })
     }
 
+    fn tags(&self) -> Option<Finding> {
+        let text = match self.driver.as_deref() {
+            Some("veth") => "tags that the other end has beside its frames, as a bridge or a VLAN \
+                             interface there, are lost through AF_XDP (there: ethtool -K PEER \
+                             txvlan off tx-vlan-stag-hw-insert off; or parameter admode 2)"
+                .into(),
+            _ => format!(
+                "those that the interface takes out of frames may be lost through AF_XDP \
+                 (ethtool -K {} rxvlan off)",
+                self.name
+            ),
+        };
+        let may = self.offloads.rx_vlan;
+        may.then(|| finding("VLAN tags", Verdict::Limited, text))
+    }
+
     fn joined(&self) -> Option<Finding> {
         self.offloads.lro.then(|| {
             let text = format!(
@@ -231,6 +248,7 @@ mod tests {
         i.offloads.lro = true;
         i.driver = Some("veth".into());
         i.offloads.tx_checksum = true;
+        i.offloads.rx_vlan = true;
         let (verdict, text) = of("interface", &i).unwrap();
         assert!(verdict == Verdict::Bad && text.contains("ip link set eth9 up"));
         assert_eq!(of("frame size", &i).unwrap().0, Verdict::Limited);
@@ -239,6 +257,10 @@ mod tests {
         assert_eq!(of("host rings", &i).unwrap().0, Verdict::Bad);
         assert!(of("LRO", &i).unwrap().1.contains("lro off"));
         assert!(of("checksums", &i).is_some());
+        assert!(of("VLAN tags", &i).unwrap().1.contains("txvlan off"));
+        i.driver = Some("ixgbe".into());
+        let (verdict, text) = of("VLAN tags", &i).unwrap();
+        assert!(verdict == Verdict::Limited && text.contains("eth9 rxvlan off"));
         i.tcx = Some((vec!["cil_from_netdev".into()], vec!["nv_host_out".into()]));
         let (verdict, text) = of("host rings", &i).unwrap();
         assert_eq!(verdict, Verdict::Limited);

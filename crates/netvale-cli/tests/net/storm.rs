@@ -334,9 +334,27 @@ fn the_spanning_tree_cuts_a_loop_that_an_administrator_makes() {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum How {
     Native,
-    /// By a driver without XDP.
+    /// The driver has no XDP.
+    NoXdp,
+    /// The same, with XDP in the stack.
     Generic,
     Packet,
+}
+
+/// An interface of the host's whose driver has no XDP: its other end, and what
+/// is below.
+pub(crate) fn without_xdp(host: &Host, name: &str) -> (NetNs, NetNs) {
+    // What is below has a stack of its own, which listens too.
+    let (end, below) = (NetNs::make(), NetNs::make());
+    below.veth(name, &end, "e", "");
+    no_offloads(&end, "e");
+    below.ip(&format!(
+        "link add link {name} name m{name} type macvlan mode passthru"
+    ));
+    below.give(&format!("m{name}"), &host.ns);
+    host.ns.ip(&format!("link set dev m{name} name {name}"));
+    host.ns.ip(&format!("link set {name} promisc on up"));
+    (end, below)
 }
 
 /// The interface of the host's that is used, and what has to live as long.
@@ -348,17 +366,8 @@ fn interface(host: &Host, name: &str, how: How) -> (Vec<NetNs>, Option<Redirect>
             let end = cable(host, name);
             (vec![end], Some(no_xdp(&host.ns, name)))
         }
-        How::Generic => {
-            // What is below has a stack of its own, which listens too.
-            let (below, end) = (NetNs::make(), NetNs::make());
-            below.veth(name, &end, "e", "");
-            no_offloads(&end, "e");
-            below.ip(&format!(
-                "link add link {name} name m{name} type macvlan mode passthru"
-            ));
-            below.give(&format!("m{name}"), &host.ns);
-            host.ns.ip(&format!("link set dev m{name} name {name}"));
-            host.ns.ip(&format!("link set {name} promisc on up"));
+        How::NoXdp | How::Generic => {
+            let (end, below) = without_xdp(host, name);
             (vec![end, below], None)
         }
     }
@@ -376,8 +385,11 @@ fn bridge(host: &Host, name: &str, ports: [&str; 2]) -> Program {
 #[test]
 fn a_program_between_an_interface_and_its_host() {
     const TEST: &str = "storm::a_program_between_an_interface_and_its_host";
-    for how in [How::Native, How::Generic, How::Packet] {
-        let Some(host) = Host::new(TEST) else { return };
+    for how in [How::Native, How::NoXdp, How::Generic, How::Packet] {
+        let config = format!("generic_xdp = {}", how == How::Generic);
+        let Some(host) = Host::configured(TEST, &config) else {
+            return;
+        };
         let (a, _taken) = interface(&host, "v0", how);
         let program = bridge(&host, "bridge", ["v0", "v0^"]);
         let stack = Place::Stack(Stack::new(&host.ns, "v0"));
@@ -398,14 +410,18 @@ fn a_program_between_an_interface_and_its_host() {
 #[test]
 fn a_program_between_two_interfaces() {
     const TEST: &str = "storm::a_program_between_two_interfaces";
-    for how in [How::Native, How::Generic, How::Packet] {
-        let Some(host) = Host::new(TEST) else { return };
+    for how in [How::Native, How::NoXdp, How::Generic, How::Packet] {
+        let config = format!("generic_xdp = {}", how == How::Generic);
+        let Some(host) = Host::configured(TEST, &config) else {
+            return;
+        };
         let (a, _taken) = interface(&host, "v0", how);
         let (b, _taken_too) = interface(&host, "v1", how);
         let program = bridge(&host, "bridge", ["v0", "v1"]);
         let driven = host.driven("v0");
         let by_xdp = driven.starts_with("by AF_XDP");
-        assert_eq!(by_xdp, how != How::Packet, "{how:?}: {driven}");
+        let wanted = matches!(how, How::Native | How::Generic);
+        assert_eq!(by_xdp, wanted, "{how:?}: {driven}");
         let in_stack = driven.contains("its driver has no XDP");
         assert_eq!(in_stack, how == How::Generic, "{how:?}: {driven}");
         // The host gets nothing, and what it sends goes nowhere.

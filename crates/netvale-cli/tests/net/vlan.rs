@@ -3,12 +3,13 @@
 use std::process::{Command, Stdio};
 
 use netvale_backends::af_xdp::Redirect;
-use netvale_backends::netlink::ethtool::{Offload, set_offload};
+use netvale_backends::netlink::ethtool::{self, Offload, set_offload};
 use netvale_testkit::net::NetNs;
 use netvale_testkit::{PATIENCE, TempDir, eventually, skip, within};
 
 use crate::host::{Host, Program, no_offloads, no_xdp};
 use crate::station::{Station, connect, settle};
+use crate::storm::without_xdp;
 
 /// What is between the two stations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -206,5 +207,79 @@ fn tags_are_kept_exactly() {
         }
         dump.program.kill();
         joined.host.assert_sound();
+    }
+}
+
+/// A cable from `name` to a bridge of the kernel's, and the station behind it:
+/// a tag that comes in there goes on beside the frame.
+fn behind_a_bridge(host: &Host, name: &str) -> (NetNs, NetNs) {
+    let (end, middle) = (NetNs::make(), NetNs::make());
+    middle.ip("link add br0 type bridge stp_state 0 forward_delay 0 mcast_snooping 0");
+    middle.ip("link set br0 up");
+    middle.veth("left", &end, "e", "");
+    host.ns.veth(name, &middle, "right", "");
+    for port in ["left", "right"] {
+        middle.ip(&format!("link set {port} master br0"));
+    }
+    for (ns, device) in [(&end, "e"), (&middle, "right")] {
+        no_offloads(ns, device);
+    }
+    (end, middle)
+}
+
+#[test]
+fn tags_beside_frames_are_kept() {
+    const TEST: &str = "vlan::tags_beside_frames_are_kept";
+    for (way, wanted) in [
+        // The other ends put them into the frames.
+        ("inside", "by AF_XDP"),
+        (
+            "packet",
+            "by AF_PACKET (no AF_XDP: the parameter admode is 2)",
+        ),
+        // Here the stack has taken them out before XDP in it could see them.
+        ("stack", "by AF_PACKET (no AF_XDP: "),
+    ] {
+        let Some(host) = Host::new(TEST) else { return };
+        let ends = ["v0", "v1"].map(|name| match way {
+            "stack" => without_xdp(&host, name),
+            _ => behind_a_bridge(&host, name),
+        });
+        let offload = |ns: &NetNs| {
+            let on = ethtool::offload("right", Offload::TxVlan);
+            assert_eq!(on.unwrap(), Some(true), "{ns:?}: they are inside anyway");
+            assert!(set_offload("right", Offload::TxVlan, false).unwrap());
+        };
+        match way {
+            "inside" => ends.iter().for_each(|(_, ns)| ns.enter(|| offload(ns))),
+            "packet" => {
+                let parameter = host.dir.path().join("ns/parameters/admode");
+                std::fs::write(parameter, "2\n").unwrap();
+            }
+            _ => {}
+        }
+        let args = ["bridge", "-w", "0", "-i", "netmap:v0", "-i", "netmap:v1"];
+        let _bridge = host.start("bridge", &args);
+        let ready = within(PATIENCE, || host.log("bridge").contains("Ready to go"));
+        assert!(ready, "{}", host.log("bridge"));
+        let driven = host.driven("v0");
+        assert!(driven.starts_with(wanted), "{driven}");
+        let mut stations = ends.each_ref().map(|end| Station::new(&end.0, "e"));
+        connect(&mut stations);
+        let mut frames = tagged();
+        if way == "inside" {
+            // It was switched off for tags of the usual kind.
+            frames.retain(|f| f[12] != 0x88);
+        }
+        for from in [0, 1] {
+            frames.iter().for_each(|frame| stations[from].send(frame));
+            settle(&mut stations, from, 1);
+            let mut got = std::mem::take(&mut stations[1 - from].got);
+            got.pop();
+            for (got, sent) in got.iter().zip(&frames) {
+                assert!(got == sent, "{driven}:\n{sent:02x?}\n{got:02x?}");
+            }
+            assert_eq!(got.len(), frames.len(), "{driven}");
+        }
     }
 }

@@ -15,6 +15,7 @@ use netvale_wire::proto::{ErrorKind, Wanted};
 use netvale_wire::vnet::HdrLen;
 
 use super::devices::busy;
+use super::wire::Mode;
 use super::{Core, is_interface};
 use crate::conn::Conn;
 use crate::listing::Refusal;
@@ -56,6 +57,8 @@ pub(super) struct Opened {
     /// The virtio-net header of an interface's frames: as its first program
     /// wanted it.
     pub(super) header: HdrLen,
+    /// How an interface is to be driven.
+    pub(super) mode: Mode,
     /// Number of the interface that it is, or that is at its other end.
     pub(super) link: Option<u32>,
     /// Whether its wire is open, and receives.
@@ -207,6 +210,7 @@ impl Core {
             holders: BTreeSet::new(),
             stack: Keep::default(),
             keep: made.keep,
+            mode: Mode::of(&self.config, made.nic.as_ref()),
             nic: made.nic,
             header: HdrLen::new(made.header.into()).unwrap_or(HdrLen::NONE),
             wire: None,

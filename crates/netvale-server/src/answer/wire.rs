@@ -7,11 +7,11 @@ use netvale_lane::xdp::{Arena, Fault, Sockets, lockable};
 use netvale_ring::kring::KringId;
 use netvale_switch::domain::DEFAULT_SLOTS;
 use netvale_wire::proto::{ErrorKind, Wanted};
-use netvale_wire::vnet::HdrLen;
 
 use super::Core;
 use super::closing::Closing;
 use super::opened::Opened;
+use crate::config::Config;
 use crate::listing::Refusal;
 use crate::pump::{Keep, Nic};
 
@@ -23,10 +23,43 @@ const LITTLE: u32 = 1024;
 
 /// Why there is no AF_XDP for some programs.
 pub(super) const HEADERS: &str = "frames are to have virtio-net headers";
+/// Why there is none when netmap's parameter says so.
+const EMULATED: &str = "the parameter admode is 2";
 /// What is said of generic XDP.
 const NO_XDP: &str = "; its driver has no XDP";
 
+/// How interfaces are driven: netmap's parameter `admode`, as it was when the
+/// interface was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// 0: by AF_XDP if possible; if it must be in the stack, only if `generic`
+    /// XDP may be.
+    Best { generic: bool },
+    /// 1: by XDP in the driver, or not at all.
+    Native,
+    /// 2: by AF_PACKET.
+    Emulated,
+}
+
+impl Mode {
+    pub(super) fn of(config: &Config, nic: Option<&Nic>) -> Self {
+        match crate::params::read(&config.namespace, "admode") {
+            Some(1) => Self::Native,
+            Some(2) => Self::Emulated,
+            _ => Self::Best {
+                generic: config.generic_xdp || nic.is_some_and(Nic::leaves_tags),
+            },
+        }
+    }
+}
+
 impl Opened {
+    /// Whether its frames may be taken in the stack if its driver has no XDP.
+    /// `host`: frames are given to the host's stack, which would come back.
+    fn may_be_generic(&self, host: bool) -> bool {
+        !host && self.mode == Mode::Best { generic: true }
+    }
+
     /// Whether the wire is as it is wanted (closed, or open and receiving or
     /// not), or could be made so without opening its sockets anew, which
     /// others may have in use, and for which a driver takes some time. `host`:
@@ -45,7 +78,7 @@ impl Opened {
             self.wire = wanted;
             return true;
         }
-        match nic.redirect(&self.sockets, !host) {
+        match nic.redirect(&self.sockets, self.may_be_generic(host)) {
             Ok((keep, mode)) => {
                 self.keep = keep;
                 self.wire = wanted;
@@ -133,16 +166,22 @@ impl Core {
         self.check_left(at)?;
         // Those who had it would wait too.
         let patient = self.patient && !had;
-        let header = self.devices.opened.get(at);
-        let header = header.map_or(HdrLen::NONE, |o| o.header);
-        let by_xdp = match header.is_none() {
-            true => self.wire_by_xdp(at, receive, host),
-            false => Err(Fault::Other(HEADERS.into())),
+        let Some((header, mode)) = self.devices.opened.get(at).map(|o| (o.header, o.mode)) else {
+            return Ok(());
+        };
+        let by_xdp = match (header.is_none(), mode) {
+            (false, _) => Err(Fault::Other(HEADERS.into())),
+            (true, Mode::Emulated) => Err(Fault::Other(EMULATED.into())),
+            (true, _) => self.wire_by_xdp(at, receive, host),
         };
         let (lanes, about) = match by_xdp {
             Ok(done) => done,
             Err(Fault::Busy(why)) if patient => {
                 return Err(Refusal::new(ErrorKind::Busy, why).later());
+            }
+            Err(e) if mode == Mode::Native => {
+                let message = format!("no AF_XDP, and the parameter admode is 1: {e}");
+                return Err(Refusal::new(ErrorKind::Unsupported, message));
             }
             Err(e) => {
                 let Some(opened) = self.devices.opened.get_mut(at) else {
@@ -242,6 +281,7 @@ impl Core {
         let sockets = nic.sockets_in(arena)?;
         let (direct, mut about) = (sockets.is_zero_copy(), nic.about(&sockets));
         let in_place = sockets.is_in_place();
+        let generic = opened.may_be_generic(host);
         let rings = opened.inward_rings();
         let stock = |ring, _| {
             let found = stocks.iter_mut().find(|(r, _)| *r == ring);
@@ -250,7 +290,7 @@ impl Core {
         let serve = || {
             let (lanes, hand_overs) = sockets.serve(&rings, stock)?;
             let redirect = |receive: bool| match receive {
-                true => nic.redirect(&hand_overs, !host).map(Some),
+                true => nic.redirect(&hand_overs, generic).map(Some),
                 false => Ok(None),
             };
             redirect(receive).map(|redirect| (lanes, hand_overs, redirect))

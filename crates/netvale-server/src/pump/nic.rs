@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use netvale_backends::batch::{Batch, BufPool, Piece};
 use netvale_backends::bpf::{Asm, BpfError, Program, ProgramKind, Reg, Width, XdpMode};
 use netvale_backends::host::{HostConfig, HostLink, WireSide};
+use netvale_backends::netlink::ethtool::Offload;
 use netvale_backends::netlink::{Link, Netlink, NetlinkError, ethtool};
 use netvale_backends::packet::{
     Fanout, PacketConfig, PacketError, PacketSocket, Spread, WholeSocket,
@@ -84,6 +85,8 @@ pub(crate) struct Nic {
     pub(crate) index: u32,
     pub(super) mtu: u32,
     queues: u16,
+    /// VLAN tags are in the frames when XDP in the stack sees them.
+    tags: bool,
 }
 
 /// What an interface's wire brings and takes.
@@ -141,6 +144,7 @@ impl Nic {
     /// There is none.
     pub(crate) fn find(name: &str) -> Result<Self, Refusal> {
         let link = link(name)?;
+        let tags = leaves_tags(&link);
         // Drivers that do not say have one.
         let channels = ethtool::channels(name).ok().flatten();
         let queues = channels.map_or(1, |c| c.rx.max(c.tx));
@@ -148,10 +152,16 @@ impl Nic {
             name: link.name,
             index: link.index,
             mtu: link.mtu,
+            tags,
             queues: u16::try_from(queues)
                 .unwrap_or(MAX_QUEUES)
                 .clamp(1, MAX_QUEUES),
         })
+    }
+
+    /// Whether VLAN tags are still in frames when XDP in the stack sees them.
+    pub(crate) fn leaves_tags(&self) -> bool {
+        self.tags
     }
 
     /// Queues that are used.
@@ -399,6 +409,13 @@ fn host_lanes(
     }
     lanes.append(&mut writers);
     Ok(lanes)
+}
+
+/// Hardware does, unless it takes them out. Software devices get frames from
+/// where the stack has taken the tags out already, and XDP cannot see those.
+fn leaves_tags(link: &Link) -> bool {
+    let takes = || ethtool::offload(&link.name, Offload::RxVlan);
+    link.kind.is_none() && matches!(takes(), Ok(None | Some(false)))
 }
 
 fn link(name: &str) -> Result<Link, Refusal> {

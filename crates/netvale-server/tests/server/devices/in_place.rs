@@ -274,9 +274,10 @@ fn what_cannot_be_made_whole_is_counted() {
 #[test]
 fn a_driver_without_xdp_leaves_it_to_the_stack_unless_that_would_loop() {
     const TEST: &str = "in_place::a_driver_without_xdp_leaves_it_to_the_stack";
-    let Some(host) = Host::with_cable(TEST) else {
+    let Some(host) = Host::with(TEST, |config| config.generic_xdp = true) else {
         return;
     };
+    host.ns.veth("v0", &host.ns, "v1", "");
     for end in ["v0", "v1"] {
         let made = host.ns.try_ip(&format!(
             "link add link {end} name {end}m type macvlan mode passthru"

@@ -316,3 +316,40 @@ fn frames_are_exact_by_af_packet() {
     let how = "by AF_PACKET (no AF_XDP: cannot attach an XDP program to";
     both_ends_of_a_cable(test, 9000, how, true);
 }
+
+#[test]
+fn the_parameter_says_how_interfaces_are_driven() {
+    let test = "devices::open::the_parameter_says_how_interfaces_are_driven";
+    let Some(host) = Host::new(test) else {
+        return;
+    };
+    let a = NetNs::make();
+    host.ns.veth("v0", &a, "e0", "");
+    let set = |mode: u32| {
+        let parameter = host.bed.dir.join("parameters/admode");
+        std::fs::write(parameter, format!("{mode}\n")).unwrap();
+    };
+    let about = || {
+        let port = host.namespace().open("netmap:v0").unwrap();
+        let about = host.bed.ports().remove(0).device.unwrap();
+        drop(port);
+        eventually("it is closed", || host.names().is_empty());
+        about
+    };
+    for (mode, by) in [(0, "by AF_XDP"), (1, "by AF_XDP"), (2, "by AF_PACKET")] {
+        set(mode);
+        assert!(about().contains(by), "{mode}: {}", about());
+    }
+    // Somebody else's program.
+    let v0 = host.ns.index("v0");
+    let other = || Redirect::attach(v0, 1, XdpMode::Native).unwrap();
+    let _other = host.ns.enter(other);
+    set(0);
+    assert!(about().contains("by AF_PACKET (no AF_XDP: "), "{}", about());
+    set(1);
+    let refused = host.refusal(&nr("v0", mode::ALL_NIC));
+    assert_eq!(refused.0, ErrorKind::Unsupported, "{}", refused.1);
+    assert!(refused.1.contains("admode is 1"), "{}", refused.1);
+    assert!(host.names().is_empty());
+    host.bed.assert_sound();
+}

@@ -140,7 +140,7 @@ fn all_is_back(host: &Host) {
 #[test]
 fn a_queue_is_opened_anew_when_its_driver_has_left() {
     const TEST: &str = "still::a_queue_is_opened_anew_when_its_driver_has_left";
-    let Some(host) = Host::new(TEST) else {
+    let Some(host) = Host::with(TEST, |config| config.generic_xdp = true) else {
         return;
     };
     host.ns.veth("v0", &host.ns, "v1", "");
