@@ -409,3 +409,89 @@ impl Thread {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::BorrowedFd;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use netvale_backends::batch::{Batch, BufPool, Piece};
+    use netvale_shm::HugePages;
+    use netvale_switch::domain::{Config, Domain, Want};
+    use netvale_switch::end::Gear;
+    use netvale_wire::name::PortSpec;
+
+    use super::*;
+    use crate::bells::Bells;
+    use crate::files::FileSource;
+    use crate::pump::{DeviceLane, Losses, Pushed, Trouble};
+    use crate::regions::{SharedRegions, as_source};
+
+    /// Fails when it is asked to send, once it is told so.
+    #[derive(Debug)]
+    struct Bad(Arc<AtomicBool>);
+
+    impl DeviceLane for Bad {
+        fn fd(&self) -> Option<BorrowedFd<'_>> {
+            None
+        }
+
+        fn longest(&self) -> usize {
+            60
+        }
+
+        fn pull(&mut self, _: &BufPool, _: &[Piece], _: &mut Batch) -> Result<usize, Trouble> {
+            Ok(0)
+        }
+
+        fn push(&mut self, _: &BufPool, _: &Batch) -> Result<Pushed, Trouble> {
+            Ok(Pushed::default())
+        }
+
+        fn poke(&mut self) -> Result<(), Trouble> {
+            assert!(!self.0.load(Ordering::Relaxed), "as it should");
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_lane_that_fails_at_the_end_does_not_end_the_others() {
+        let mut domain = Domain::new(Config::default(), FileSource::new(HugePages::Never)).unwrap();
+        let (regions, bells) = (Arc::<SharedRegions>::default(), Arc::<Bells>::default());
+        let gear = Gear {
+            world: domain.world().clone(),
+            source: as_source(&regions),
+            waker: Arc::clone(&bells) as Arc<dyn Waker>,
+        };
+        let bad = Arc::new(AtomicBool::new(false));
+        let mut lanes = ["vale0:a", "vale0:b"]
+            .into_iter()
+            .zip(1..)
+            .map(|(name, id)| {
+                let owner = domain.add_owner(1, false).unwrap();
+                let spec = PortSpec::parse(name).unwrap();
+                let reg = domain.register(owner, &spec, &Want::default()).unwrap();
+                let map = &domain.region(reg.region, reg.region_gen).unwrap().0;
+                let device = Box::new(Bad(match id {
+                    1 => Arc::clone(&bad),
+                    _ => Arc::default(),
+                }));
+                let rings = (&reg.tx[0], &reg.rx[0]);
+                Lane::new(id, &gear, &reg, rings, map, device, &Losses::default()).unwrap()
+            });
+        let (first, second) = (lanes.next().unwrap(), lanes.next().unwrap());
+        drop(lanes);
+        let bell = Arc::new(Doorbell::new().unwrap());
+        let (to, heard) = channel();
+        let news = News::new(to, Arc::clone(&bell));
+        let waker = Arc::clone(&bells) as Arc<dyn Waker>;
+        let mut pump = Pump::spawn(9, None, bell, waker, news).unwrap();
+        pump.add(first);
+        pump.add(second);
+        bad.store(true, Ordering::Relaxed);
+        pump.finish(1);
+        assert!(matches!(heard.recv(), Ok((1, Heard::Gone(_)))));
+        assert_eq!(pump.take(2).map(|lane| lane.id), Some(2));
+        assert_eq!(pump.lanes(), 0);
+    }
+}
