@@ -187,6 +187,27 @@ fn what_may_be_locked_decides_how_frames_move() {
                     about.contains(how)
                 });
             }
+            if bytes == 7 << 20 {
+                // Of buffers that are larger there are too few.
+                let key = "larger buffers".into();
+                let geom = [64, 64, 64 << 10, 8192, 3840];
+                let mut remote = host.bed.connect();
+                let (reply, _) = remote.ask(&Request::NewRegion { key, geom }).unwrap();
+                let Reply::Region(region) = reply else {
+                    panic!("{reply:?}");
+                };
+                let in_it = |name: &str| ns.open(&format!("{name}@{}", region.id)).unwrap();
+                let stays = in_it("vale0:a");
+                eventually("it is said why it is not in place", || {
+                    let port = in_it("netmap:v0");
+                    let about = host.about("v0");
+                    drop(port);
+                    eventually("it is closed", || host.names() == ["vale0:a"]);
+                    about.contains("only 7168 KiB may be locked")
+                });
+                drop(stays);
+                host.wait_until_closed();
+            }
             if bytes == 3 << 20 {
                 let (mut a, b) = (ns.open("netmap:v0").unwrap(), ns.open("netmap:v1"));
                 let mut b = b.unwrap();
