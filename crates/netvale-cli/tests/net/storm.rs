@@ -343,10 +343,10 @@ enum How {
 
 /// An interface of the host's whose driver has no XDP: its other end, and what
 /// is below.
-pub(crate) fn without_xdp(host: &Host, name: &str) -> (NetNs, NetNs) {
+pub(crate) fn without_xdp(host: &Host, name: &str, settings: &str) -> (NetNs, NetNs) {
     // What is below has a stack of its own, which listens too.
     let (end, below) = (NetNs::make(), NetNs::make());
-    below.veth(name, &end, "e", "");
+    below.veth(name, &end, "e", settings);
     no_offloads(&end, "e");
     below.ip(&format!(
         "link add link {name} name m{name} type macvlan mode passthru"
@@ -367,7 +367,7 @@ fn interface(host: &Host, name: &str, how: How) -> (Vec<NetNs>, Option<Redirect>
             (vec![end], Some(no_xdp(&host.ns, name)))
         }
         How::NoXdp | How::Generic => {
-            let (end, below) = without_xdp(host, name);
+            let (end, below) = without_xdp(host, name, "");
             (vec![end, below], None)
         }
     }

@@ -242,7 +242,7 @@ fn tags_beside_frames_are_kept() {
     ] {
         let Some(host) = Host::new(TEST) else { return };
         let ends = ["v0", "v1"].map(|name| match way {
-            "stack" => without_xdp(&host, name),
+            "stack" => without_xdp(&host, name, ""),
             _ => behind_a_bridge(&host, name),
         });
         let offload = |ns: &NetNs| {
