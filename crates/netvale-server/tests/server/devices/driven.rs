@@ -373,6 +373,37 @@ fn the_server_serves_whoever_does_not_drive() {
     host.bed.assert_sound();
 }
 
+/// For each epoll instance of this process, how many descriptors it watches.
+fn watched() -> Vec<usize> {
+    let fds = std::fs::read_dir("/proc/self/fdinfo").unwrap();
+    let infos = fds.filter_map(|fd| std::fs::read_to_string(fd.unwrap().path()).ok());
+    let counts = infos.map(|info| info.matches("tfd:").count());
+    counts.filter(|&n| n > 0).collect()
+}
+
+/// Every instance that watches a socket makes sending by it slower.
+#[test]
+fn sockets_are_watched_only_when_somebody_waits() {
+    let test = "devices::driven::sockets_are_watched_only_when_somebody_waits";
+    let Some(dir) = std::env::var_os(DIR) else {
+        if let Some(alone) = Alone::new(test) {
+            // In a process where no other test has instances.
+            let mut command = again(test);
+            let child = command.env(DIR, &alone.server.dir).stdout(Stdio::null());
+            assert!(child.status().unwrap().success());
+        }
+        return;
+    };
+    let ns = Namespace::at(Path::new(&dir)).unwrap().no_spawn();
+    let mut port = ns.open("netmap:v0").unwrap();
+    send(&mut port, 0, &plain(1, 100));
+    assert_eq!(watched(), [1; 3], "the bell, for frames, space and both");
+    port.wait_rx(Some(Duration::from_millis(1))).unwrap();
+    let mut counts = watched();
+    counts.sort_unstable();
+    assert_eq!(counts, [1, 1, 3], "two queues");
+}
+
 #[test]
 fn a_queue_that_is_left_to_the_server_is_left_in_both_directions() {
     let test = "devices::driven::a_queue_that_is_left_to_the_server_is_left_in_both_directions";
