@@ -27,8 +27,8 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use netvale_ring::Slot;
+use netvale_shm::process::is_dead;
 use netvale_shm::{Array, HugePages, Mem, Memfd, ShmError};
-use rustix::process::{Pid, test_kill_process};
 
 /// Where things are, bytes.
 const CLOSED: usize = 0;
@@ -260,10 +260,6 @@ fn owner_of(name: u64) -> u16 {
     u16::try_from(name & 0xffff).unwrap_or(0)
 }
 
-fn pid_of(name: u64) -> Option<Pid> {
-    Pid::from_raw(i32::try_from(name >> 32).ok()?)
-}
-
 impl Side {
     /// In whose name the side is entered from now on: 1 or more.
     pub(crate) fn name(&mut self, owner: u16) {
@@ -299,8 +295,7 @@ impl Side {
         if owner_of(held) != owner_of(self.name) || held == self.name {
             return false;
         }
-        let dead =
-            pid_of(held).is_none_or(|pid| test_kill_process(pid) == Err(rustix::io::Errno::SRCH));
+        let dead = is_dead(u32::try_from(held >> 32).unwrap_or(0));
         let lock = self.word(LOCK);
         dead && lock
             .compare_exchange(held, self.name, Acquire, Relaxed)
@@ -475,7 +470,10 @@ mod tests {
     fn relatives_see_a_death_that_the_server_does_not() {
         let books = books();
         let mut child = std::process::Command::new("true").spawn().unwrap();
-        child.wait().unwrap();
+        // Its parent need not have asked how it ended.
+        while !is_dead(child.id()) {
+            std::thread::yield_now();
+        }
         let mut dead = books.side(Dir::In).unwrap();
         dead.name = u64::from(child.id()) << 32 | 7;
         dead.enter();
@@ -491,6 +489,7 @@ mod tests {
         parent.name = u64::from(living) << 32 | 7;
         parent.enter();
         assert_eq!(twin.enter(), Entry::Taken);
+        child.wait().unwrap();
     }
 
     #[test]

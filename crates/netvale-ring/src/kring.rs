@@ -1,17 +1,20 @@
 //! The hidden state of a ring, in memory that only trusted parties map.
 
+pub mod sleep;
+
 use core::sync::atomic::{
-    AtomicU32, AtomicU64,
+    AtomicU64,
     Ordering::{Acquire, Relaxed, Release, SeqCst},
 };
 
-use netvale_shm::{Array, Mem, futex_half};
+use netvale_shm::{Array, Mem};
+
+pub use sleep::SleepWord;
 
 use crate::layout::{KRING_HEAD, KRING_WORDS};
 use crate::offsets::Offsets;
 use crate::pos::{MAX_SLOTS, Pos};
 use crate::resv::{Cursor, Lease, Resv};
-use crate::world::Waker;
 
 /// Identifies a ring of any port, in the whole namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -151,16 +154,6 @@ impl KringWindow {
             words: &self.words,
         }
     }
-}
-
-/// A sleep word's values.
-pub mod sleep {
-    /// Nobody sleeps.
-    pub const AWAKE: u32 = 0;
-    /// Someone sleeps on the word itself (futex).
-    pub const FUTEX: u32 = 1;
-    /// Added to an owner's identifier: its doorbell is to be rung.
-    pub const BELL: u32 = 2;
 }
 
 impl<'a> Kring<'a> {
@@ -502,7 +495,7 @@ impl<'a> Kring<'a> {
     #[inline]
     #[must_use]
     pub fn sleep_word(self) -> SleepWord<'a> {
-        SleepWord(&self.words[word::SLEEP])
+        SleepWord::new(&self.words[word::SLEEP])
     }
 
     /// Adds to a counter. Under the lock.
@@ -547,78 +540,6 @@ impl<'a> Kring<'a> {
             word::DROP_FAULT,
         ]
         .map(|i| self.words[i].load(Relaxed))
-    }
-}
-
-/// In a sleep word, beside the value: see [`SleepWord::announce_for_frames`].
-const FRAMES_ONLY: u64 = 1 << 32;
-
-/// Where a sleeper says that it must be woken. There is room for one.
-#[derive(Debug, Clone, Copy)]
-pub struct SleepWord<'a>(&'a AtomicU64);
-
-impl<'a> SleepWord<'a> {
-    /// Announces a sleeper, and wakes whoever was announced before: that one
-    /// must look again and announce itself anew. The caller looks for work
-    /// once more before it sleeps.
-    ///
-    /// Those who sleep on the word itself ([`sleep::FUTEX`]) are woken
-    /// together and do not displace each other: `false` if there are others.
-    /// Who takes the announcement back then has to wake them.
-    #[expect(clippy::cast_possible_truncation, reason = "values fit")]
-    pub fn announce(self, value: u32, waker: &dyn Waker) -> bool {
-        let displaced = self.0.swap(u64::from(value), SeqCst) as u32;
-        if displaced == value {
-            return value != sleep::FUTEX;
-        }
-        if displaced != sleep::AWAKE {
-            waker.wake(self.futex(), displaced);
-        }
-        true
-    }
-    /// The same for one who need not hear of slots that came back, only of
-    /// frames that are to be passed on ([`crate::forward`]). Not for those who
-    /// sleep on the word.
-    #[expect(clippy::cast_possible_truncation, reason = "values fit")]
-    pub fn announce_for_frames(self, value: u32, waker: &dyn Waker) {
-        let displaced = self.0.swap(u64::from(value) | FRAMES_ONLY, SeqCst) as u32;
-        if displaced != value && displaced != sleep::AWAKE {
-            waker.wake(self.futex(), displaced);
-        }
-    }
-    /// Whether [`SleepWord::announce_for_frames`] announced who is there.
-    pub(crate) fn is_for_frames(self) -> bool {
-        self.0.load(SeqCst) & FRAMES_ONLY != 0
-    }
-    /// Takes an announcement back. `false` if the place is another's by now,
-    /// who keeps it.
-    pub fn disarm(self, value: u32) -> bool {
-        let (own, awake) = (u64::from(value), u64::from(sleep::AWAKE));
-        let take = |own| self.0.compare_exchange(own, awake, Relaxed, Relaxed);
-        match take(own) {
-            Ok(_) => true,
-            Err(now) if now == own | FRAMES_ONLY => {
-                take(now).map_or_else(|now| now == awake, |_| true)
-            }
-            Err(now) => now == awake,
-        }
-    }
-    /// After publishing with a barrier: who must be woken, if anyone.
-    #[inline]
-    #[must_use]
-    #[expect(clippy::cast_possible_truncation, reason = "values fit")]
-    pub fn take(self) -> Option<u32> {
-        if self.0.load(SeqCst) == u64::from(sleep::AWAKE) {
-            return None;
-        }
-        let v = self.0.swap(u64::from(sleep::AWAKE), SeqCst) as u32;
-        (v != sleep::AWAKE).then_some(v)
-    }
-    /// The half of the word that a futex sleeps on: for the kernel to look at,
-    /// not for us.
-    #[must_use]
-    pub fn futex(self) -> &'a AtomicU32 {
-        futex_half(self.0)
     }
 }
 

@@ -52,6 +52,8 @@ pub mod inherit;
 mod mem;
 #[cfg(feature = "std")]
 mod memfd;
+#[cfg(feature = "std")]
+pub mod process;
 mod window;
 
 pub use bufs::Bufs;

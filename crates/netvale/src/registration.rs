@@ -17,9 +17,6 @@ use netvale_shm::{Doorbell, Memfd};
 use netvale_switch::domain::Registration;
 use netvale_switch::end::Gear;
 use netvale_wire::proto::{Context, RegionInfo, Registered, Reply, Request};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, pidfd_open, test_kill_process};
 
 use crate::client::{self, link::Link, session::Session};
 use crate::drive::Driven;
@@ -335,41 +332,11 @@ pub fn is_alive(socket: BorrowedFd<'_>) -> bool {
 /// has not asked yet how it ended. There is none with number 0.
 #[must_use]
 pub fn is_dead(pid: u32) -> bool {
-    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
-    let Some(pid) = pid else { return true };
-    match pidfd_open(pid, PidfdFlags::empty()) {
-        // It can be read as soon as the process has ended.
-        Ok(process) => {
-            let mut fds = [PollFd::new(&process, PollFlags::IN)];
-            poll(&mut fds, Some(&Timespec::default())) == Ok(1)
-        }
-        // Also where such descriptors are forbidden, or used up.
-        Err(e) => e == Errno::SRCH || test_kill_process(pid) == Err(Errno::SRCH),
-    }
+    netvale_shm::process::is_dead(pid)
 }
 
 impl AsFd for Attachment {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.bell.as_fd()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::process::{Command, Stdio};
-
-    use netvale_testkit::eventually;
-
-    use super::is_dead;
-
-    #[test]
-    fn who_was_killed_is_dead_before_its_parent_asks() {
-        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
-        let pid = child.id();
-        assert!(!is_dead(pid) && !is_dead(std::process::id()));
-        child.kill().unwrap();
-        eventually("it is dead", || is_dead(pid));
-        child.wait().unwrap();
-        assert!(is_dead(pid) && is_dead(0));
     }
 }
