@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use netvale_wire::offload::{self, Plan};
 use netvale_wire::vnet::{GSO_NONE, HdrLen, VnetHdr};
 
+use super::ring::{RingConfig, Slots, slots};
 use super::{Base, PacketConfig, PacketError, PacketSent, PacketSocket, Tag, tag_of};
 use crate::batch::{Batch, BufPool, Piece};
 use crate::net::mmsg::{Ask, Got, Messages, recv};
@@ -20,12 +21,17 @@ use crate::net::mmsg::{Ask, Got, Messages, recv};
 const PER_CALL: usize = 64;
 /// The longest packet, with VLAN tags.
 const LONGEST: usize = 65_536 + 32;
+/// Bytes of the addresses at the beginning of a frame.
+const ADDRESSES: usize = 12;
 /// Packets in a row that the kernel cannot describe, and drops.
 const ODD: usize = 64;
 
 /// A packet socket whose frames are complete.
 #[derive(Debug)]
 pub struct WholeSocket {
+    /// Where packets come, if there is a ring; before the socket, so that it
+    /// is unmapped first.
+    slots: Option<Slots>,
     base: Base,
     /// Sends: what programs send is complete.
     out: PacketSocket,
@@ -38,6 +44,7 @@ pub struct WholeSocket {
     waiting: VecDeque<Packet>,
     scratch: Vec<u8>,
     incomplete: u64,
+    missed: u64,
 }
 
 /// A packet in private memory.
@@ -90,11 +97,16 @@ impl Free<'_> {
 impl WholeSocket {
     /// Opens a socket of an interface whose frames are `max_frame` bytes at
     /// most, without VLAN tags; the header of `config` is of no account.
+    /// `ring`: packets come through one.
     ///
     /// # Errors
     ///
     /// [`PacketError`].
-    pub fn open(config: &PacketConfig, max_frame: usize) -> Result<Self, PacketError> {
+    pub fn open(
+        config: &PacketConfig,
+        max_frame: usize,
+        ring: Option<RingConfig>,
+    ) -> Result<Self, PacketError> {
         let receiver = PacketConfig {
             header: HdrLen::SHORT,
             ..config.clone()
@@ -106,8 +118,10 @@ impl WholeSocket {
             ..config.clone()
         };
         let base = Base::open(&receiver)?;
+        let slots = ring.map(|ring| slots(&base, ring)).transpose()?;
         base.start(&receiver)?;
         Ok(Self {
+            slots,
             base,
             out: PacketSocket::open(&sender)?,
             messages: Messages::default(),
@@ -116,6 +130,7 @@ impl WholeSocket {
             waiting: VecDeque::new(),
             scratch: Vec::new(),
             incomplete: 0,
+            missed: 0,
         })
     }
 
@@ -130,6 +145,20 @@ impl WholeSocket {
     #[must_use]
     pub fn incomplete(&self) -> u64 {
         self.incomplete
+    }
+
+    /// Packets that were lost because nobody received them in time, as far as
+    /// a ring tells.
+    #[must_use]
+    pub fn missed(&self) -> u64 {
+        self.missed
+    }
+
+    /// Whether there is surely no more than what has been received.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        let empty = |slots: &Slots| slots.peek().is_none();
+        self.waiting.is_empty() && self.slots.as_ref().is_some_and(empty)
     }
 
     /// Receives into a list of pieces. Appends to `batch`, which is empty, a
@@ -152,8 +181,14 @@ impl WholeSocket {
         };
         self.cut(pool, &mut free, batch);
         if self.waiting.is_empty() {
-            match self.call(pool, &mut free) {
-                Ok(n) => self.sort(pool, &mut free, batch, n),
+            let came = match self.slots {
+                Some(_) => self.walk(pool, &mut free, batch),
+                None => self
+                    .call(pool, &mut free)
+                    .map(|n| self.sort(pool, &mut free, batch, n)),
+            };
+            match came {
+                Ok(()) => {}
                 // Frames are there: the error comes again.
                 Err(_) if batch.len() > 0 => {}
                 Err(e) => return Err(e),
@@ -166,6 +201,74 @@ impl WholeSocket {
             batch.set_len(batch.len() - 1, 0, false);
         }
         Ok(frames)
+    }
+
+    /// Makes frames of what is in the ring.
+    fn walk(
+        &mut self,
+        pool: &BufPool,
+        free: &mut Free<'_>,
+        batch: &mut Batch,
+    ) -> Result<(), PacketError> {
+        let (mut chain, mut any, mut losing) = (Vec::new(), false, false);
+        while self.waiting.is_empty()
+            && batch.len() < PER_CALL
+            && let Some(slot) = self.slots.as_ref().and_then(Slots::peek)
+        {
+            any = true;
+            losing |= slot.losing;
+            let hdr = VnetHdr::parse(slot.vnet, HdrLen::SHORT).unwrap_or_default();
+            if slot.is_whole() && hdr.gso() == GSO_NONE {
+                let len = slot.len + slot.tag.map_or(0, |t| t.len());
+                if !free.take(len.max(1), &mut chain) {
+                    break;
+                }
+                self.scratch.clear();
+                self.scratch.extend_from_slice(slot.data);
+                let (start, offset) = (usize::from(hdr.csum_start), usize::from(hdr.csum_offset));
+                let bytes = &mut self.scratch;
+                let good =
+                    !hdr.needs_csum() || offload::finish_checksum(bytes, start, offset).is_ok();
+                if let Some(tag) = slot.tag.filter(|_| bytes.len() >= ADDRESSES) {
+                    bytes.splice(ADDRESSES..ADDRESSES, tag);
+                }
+                if !good {
+                    self.incomplete += 1;
+                    free.back.append(&mut chain);
+                } else if batch.push(&chain).is_err() {
+                    self.incomplete += 1; // longer than a frame can be
+                    free.back.append(&mut chain);
+                } else {
+                    let at = batch.len() - 1;
+                    batch.set_len(at, bytes.len(), false);
+                    batch.write(pool, at, 0, bytes);
+                }
+            } else {
+                let bytes = match (slot.is_whole(), slot.queued) {
+                    (true, _) => Some(slot.data.to_vec()),
+                    (false, true) => queued(&self.base, &mut self.messages, pool)?,
+                    // There was no memory to queue it.
+                    (false, false) => None,
+                };
+                match bytes.map(|bytes| plan(bytes, hdr, slot.tag, self.max_frame)) {
+                    Some(Some(packet)) => self.waiting.push_back(packet),
+                    Some(None) => self.incomplete += 1,
+                    None => self.missed += 1,
+                }
+            }
+            if let Some(slots) = &mut self.slots {
+                slots.release();
+            }
+            self.cut(pool, free, batch);
+        }
+        if losing {
+            let before = self.base.stats.dropped;
+            self.missed += self.base.stats()?.dropped - before;
+        }
+        match any {
+            true => Ok(()),
+            false => self.base.check(),
+        }
     }
 
     /// Receives messages into rooms out of `free`; how many.
@@ -330,7 +433,7 @@ fn packet(
     rooms: &Batch,
     i: usize,
     got: &Got<'_>,
-    mut hdr: VnetHdr,
+    hdr: VnetHdr,
     tag: Option<Tag>,
     max_frame: usize,
 ) -> Option<Packet> {
@@ -340,8 +443,50 @@ fn packet(
         return None;
     }
     bytes.extend_from_slice(got.spill.get(..got.len - in_chain)?);
+    plan(bytes, hdr, tag, max_frame)
+}
+
+/// Takes the next queued packet into private memory; `None` if there is none.
+fn queued(
+    base: &Base,
+    messages: &mut Messages,
+    pool: &BufPool,
+) -> Result<Option<Vec<u8>>, PacketError> {
+    let ask = Ask {
+        head: HdrLen::SHORT.get(),
+        spill: LONGEST,
+        address: false,
+        control: false,
+    };
+    // No room but the spill.
+    let none = Batch::new();
+    loop {
+        match recv(base.fd.as_fd(), messages, pool, &none, 0..1, ask) {
+            Ok(_) => {
+                let got = messages.get(0).filter(|got| !got.truncated);
+                return Ok(got.and_then(|got| Some(got.spill.get(..got.len)?.to_vec())));
+            }
+            Err(e) => match e.raw_os_error() {
+                Some(libc::EINTR) => {}
+                Some(libc::EAGAIN) => return Ok(None),
+                _ => return Err(base.error("receive from", e)),
+            },
+        }
+    }
+}
+
+/// Plans how a packet is cut, with its tag. `None` if it contradicts itself.
+fn plan(
+    mut bytes: Vec<u8>,
+    mut hdr: VnetHdr,
+    tag: Option<Tag>,
+    max_frame: usize,
+) -> Option<Packet> {
     if let Some(tag) = tag {
-        bytes.splice(12..12, tag);
+        if bytes.len() < ADDRESSES {
+            return None;
+        }
+        bytes.splice(ADDRESSES..ADDRESSES, tag);
         if hdr.needs_csum() {
             hdr.csum_start = hdr.csum_start.saturating_add(4);
         }

@@ -7,9 +7,7 @@ use netvale_backends::bpf::{Asm, BpfError, Program, ProgramKind, Reg, Width, Xdp
 use netvale_backends::host::{HostConfig, HostLink, WireSide};
 use netvale_backends::netlink::ethtool::Offload;
 use netvale_backends::netlink::{Link, Netlink, NetlinkError, ethtool};
-use netvale_backends::packet::{
-    Fanout, PacketConfig, PacketError, PacketSocket, Spread, WholeSocket,
-};
+use netvale_backends::packet::{Fanout, PacketConfig, PacketError, PacketSocket, Spread};
 use netvale_backends::tap::{Make, Offloads, Tap, TapConfig, TapQueue};
 use netvale_lane::xdp::{self, Arena, Fault, HandOver, Interface, Sockets};
 use netvale_wire::proto::ErrorKind;
@@ -19,7 +17,7 @@ use super::burst::Burst;
 use super::slots;
 use super::tap::{Io, TapLane, TapWriter};
 use super::vxlan::chains;
-use super::{Device, DeviceLane, Keep, Loss, Pushed, Trouble, Use};
+use super::{Device, DeviceLane, Keep, Pushed, Trouble, Use};
 use crate::listing::Refusal;
 
 /// Longest frame that waits for segmentation, with header and VLAN tag.
@@ -251,16 +249,7 @@ impl Nic {
         };
         let mut how = String::new();
         let (lanes, header) = match (header.is_none(), receive) {
-            (true, true) => {
-                let open = |config: &PacketConfig| {
-                    let max_frame = self.mtu as usize + 14;
-                    let whole = WholeSocket::open(config, max_frame);
-                    whole.map_err(|e| packet_refusal(&e))
-                };
-                let sockets = self.sockets(&config, open)?.into_iter();
-                let lane = |socket| Box::new(WholeLane { socket, odd: 0 }) as Box<dyn DeviceLane>;
-                (sockets.map(lane).collect(), header)
-            }
+            (true, true) => (slots::whole(self, &config, &mut how)?, header),
             (false, true) => slots::headed(self, &config, &mut how)?,
             (_, false) => {
                 let sockets = self.sockets(&config, socket)?;
@@ -515,49 +504,6 @@ impl DeviceLane for NicLane {
     }
 }
 
-/// The wire for programs that know no virtio-net header.
-#[derive(Debug)]
-struct WholeLane {
-    socket: WholeSocket,
-    /// Of those that it could not make whole, as many have been counted.
-    odd: u64,
-}
-
-impl DeviceLane for WholeLane {
-    fn fd(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.socket.as_fd())
-    }
-
-    fn longest(&self) -> usize {
-        self.socket.longest()
-    }
-
-    fn pull(
-        &mut self,
-        pool: &BufPool,
-        free: &[Piece],
-        batch: &mut Batch,
-    ) -> Result<usize, Trouble> {
-        let got = self.socket.recv(pool, free, batch);
-        got.map_err(|e| trouble(&e))
-    }
-
-    fn left_out(&mut self) -> Option<(Loss, u64)> {
-        let all = self.socket.incomplete();
-        let new = all - std::mem::replace(&mut self.odd, all);
-        (new > 0).then_some((Loss::Odd, new))
-    }
-
-    fn push(&mut self, pool: &BufPool, batch: &Batch) -> Result<Pushed, Trouble> {
-        let sent = self.socket.send(pool, batch, 0);
-        let sent = sent.map_err(|e| trouble(&e))?;
-        Ok(Pushed {
-            done: sent.next,
-            refused: sent.refused as u64,
-        })
-    }
-}
-
 pub(super) fn trouble(e: &PacketError) -> Trouble {
     match e {
         PacketError::Down { .. } => Trouble::Down,
@@ -565,7 +511,7 @@ pub(super) fn trouble(e: &PacketError) -> Trouble {
     }
 }
 
-fn packet_refusal(e: &PacketError) -> Refusal {
+pub(super) fn packet_refusal(e: &PacketError) -> Refusal {
     let kind = match e {
         PacketError::Missing { .. } | PacketError::Gone { .. } => ErrorKind::NotFound,
         PacketError::Name { .. } => ErrorKind::Invalid,

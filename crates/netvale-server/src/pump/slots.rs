@@ -1,14 +1,14 @@
-//! The wire of an interface by AF_PACKET, received through a ring.
+//! The wire of an interface by AF_PACKET, received through rings if possible.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use netvale_backends::batch::{Batch, BufPool, Piece};
-use netvale_backends::packet::{PacketConfig, PacketError, PacketRing, RingConfig};
+use netvale_backends::packet::{PacketConfig, PacketError, PacketRing, RingConfig, WholeSocket};
 use netvale_wire::proto::ErrorKind;
 use netvale_wire::vnet::HdrLen;
 
-use super::nic::{LONGEST, Nic, NicLane, socket, trouble};
+use super::nic::{LONGEST, Nic, NicLane, packet_refusal, socket, trouble};
 use super::{DeviceLane, Loss, Pushed, Trouble};
 use crate::listing::Refusal;
 
@@ -25,10 +25,18 @@ static RINGS: AtomicU32 = AtomicU32::new(0);
 struct Seat;
 
 impl Seat {
-    fn take() -> Option<Self> {
+    fn take() -> Result<Self, String> {
         let add = |n: u32| (n < MOST).then_some(n + 1);
         let taken = RINGS.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
-        taken.is_ok().then_some(Self)
+        taken.map(|_| Self).map_err(|_| full())
+    }
+
+    /// Whether there are some for all queues: better none than one for all.
+    fn suffice(queues: u16) -> Result<(), Refusal> {
+        match RINGS.load(Ordering::Relaxed) + u32::from(queues) <= MOST {
+            true => Ok(()),
+            false => Err(Refusal::new(ErrorKind::Os, full())),
+        }
     }
 }
 
@@ -36,6 +44,10 @@ impl Drop for Seat {
     fn drop(&mut self) {
         RINGS.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+fn full() -> String {
+    format!("no more than {MOST} queues can have one")
 }
 
 /// The queues of an interface, whose frames have headers: through rings if
@@ -53,22 +65,72 @@ pub(super) fn headed(
         let lane = SlotLane::open(config, nic.mtu);
         lane.map_err(|why| Refusal::new(ErrorKind::Os, why))
     };
-    match nic.sockets(config, ring) {
+    match Seat::suffice(nic.queues()).and_then(|()| nic.sockets(config, ring)) {
         Ok(rings) => {
-            *how = "a ring".into();
+            *how = RING.into();
             let header = rings.first().map_or(config.header, SlotLane::header);
             let lane = |lane| Box::new(lane) as Box<dyn DeviceLane>;
             Ok((rings.into_iter().map(lane).collect(), header))
         }
         Err(why) => {
             let sockets = nic.sockets(config, socket)?;
-            tracing::info!(interface = nic.name, "no packet ring: {}", why.message);
-            *how = format!("no ring: {}", why.message);
+            *how = no_ring(nic, &why);
             let header = sockets.first().map_or(config.header, |s| s.1);
             let lane = |(socket, _)| NicLane::boxed(socket, LONGEST);
             Ok((sockets.into_iter().map(lane).collect(), header))
         }
     }
+}
+
+/// The same of complete frames without headers.
+///
+/// # Errors
+///
+/// As [`headed`].
+pub(super) fn whole(
+    nic: &Nic,
+    config: &PacketConfig,
+    how: &mut String,
+) -> Result<Vec<Box<dyn DeviceLane>>, Refusal> {
+    let max_frame = nic.mtu as usize + 14;
+    let open = |config: &PacketConfig, seat: Option<Seat>| {
+        let size = RingConfig::for_mtu(nic.mtu, BYTES);
+        let size = seat.as_ref().map(|_| size);
+        let opened = WholeSocket::open(config, max_frame, size);
+        opened.map(|socket| WholeLane {
+            socket,
+            odd: 0,
+            missed: 0,
+            _seat: seat,
+        })
+    };
+    let ring = |config: &PacketConfig| {
+        let seat = Seat::take().map_err(|why| Refusal::new(ErrorKind::Os, why))?;
+        open(config, Some(seat)).map_err(|e| packet_refusal(&e))
+    };
+    let lanes = match Seat::suffice(nic.queues()).and_then(|()| nic.sockets(config, ring)) {
+        Ok(lanes) => {
+            *how = RING.into();
+            lanes
+        }
+        Err(why) => {
+            let none = |config: &PacketConfig| open(config, None).map_err(|e| packet_refusal(&e));
+            let lanes = nic.sockets(config, none)?;
+            *how = no_ring(nic, &why);
+            lanes
+        }
+    };
+    let lane = |lane| Box::new(lane) as Box<dyn DeviceLane>;
+    Ok(lanes.into_iter().map(lane).collect())
+}
+
+/// What users read of it.
+const RING: &str = "a ring";
+
+/// Says, there and in the log, that there is none.
+fn no_ring(nic: &Nic, why: &Refusal) -> String {
+    tracing::info!(interface = nic.name, "no packet ring: {}", why.message);
+    format!("no ring: {}", why.message)
 }
 
 /// A queue.
@@ -90,7 +152,7 @@ impl SlotLane {
     ///
     /// Why it must do without a ring.
     fn open(config: &PacketConfig, mtu: u32) -> Result<Self, String> {
-        let seat = Seat::take().ok_or_else(|| format!("{MOST} queues have one"))?;
+        let seat = Seat::take()?;
         let size = RingConfig::for_mtu(mtu, BYTES);
         let older = PacketConfig {
             header: HdrLen::SHORT,
@@ -151,6 +213,64 @@ impl DeviceLane for SlotLane {
 
     fn push(&mut self, pool: &BufPool, batch: &Batch) -> Result<Pushed, Trouble> {
         let sent = self.ring.send(pool, batch, 0).map_err(|e| trouble(&e))?;
+        Ok(Pushed {
+            done: sent.next,
+            refused: sent.refused as u64,
+        })
+    }
+}
+
+/// The wire for programs that know no virtio-net header.
+#[derive(Debug)]
+struct WholeLane {
+    socket: WholeSocket,
+    /// Of those that it could not make whole, and that it missed, as many have
+    /// been counted.
+    odd: u64,
+    missed: u64,
+    /// For its ring, if it has one.
+    _seat: Option<Seat>,
+}
+
+impl DeviceLane for WholeLane {
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.socket.as_fd())
+    }
+
+    fn longest(&self) -> usize {
+        self.socket.longest()
+    }
+
+    fn pull(
+        &mut self,
+        pool: &BufPool,
+        free: &[Piece],
+        batch: &mut Batch,
+    ) -> Result<usize, Trouble> {
+        let got = self.socket.recv(pool, free, batch);
+        got.map_err(|e| trouble(&e))
+    }
+
+    fn is_drained(&self) -> bool {
+        self.socket.is_drained()
+    }
+
+    fn left_out(&mut self) -> Option<(Loss, u64)> {
+        for (loss, all, told) in [
+            (Loss::Odd, self.socket.incomplete(), &mut self.odd),
+            (Loss::Missed, self.socket.missed(), &mut self.missed),
+        ] {
+            let new = all - std::mem::replace(told, all);
+            if new > 0 {
+                return Some((loss, new)); // the other one the next time
+            }
+        }
+        None
+    }
+
+    fn push(&mut self, pool: &BufPool, batch: &Batch) -> Result<Pushed, Trouble> {
+        let sent = self.socket.send(pool, batch, 0);
+        let sent = sent.map_err(|e| trouble(&e))?;
         Ok(Pushed {
             done: sent.next,
             refused: sent.refused as u64,

@@ -25,6 +25,8 @@ use crate::batch::{Batch, BufPool, MAX_PIECES, Piece};
 use crate::net::mmsg::{Ask, Messages, Out, recv};
 use crate::net::sys::set_int;
 
+pub(super) use sys::{Slot, Slots};
+
 /// Bytes of a slot before the frame, at most: the kernel's header and ours.
 const BEFORE: u32 = 128;
 /// Bytes of a block of slots.
@@ -64,7 +66,7 @@ impl RingConfig {
 #[derive(Debug)]
 pub struct PacketRing {
     // Before the socket, so that it is unmapped first.
-    slots: sys::Slots,
+    slots: Slots,
     base: Base,
     tx: Messages,
     outs: Vec<Out>,
@@ -84,26 +86,7 @@ impl PacketRing {
     /// As for [`PacketSocket`](super::PacketSocket::open).
     pub fn open(config: &PacketConfig, ring: RingConfig) -> Result<Self, PacketError> {
         let base = Base::open(config)?;
-        let blocks = (u64::from(ring.slots) * u64::from(ring.slot_len)) / u64::from(BLOCK);
-        let request = libc::tpacket_req {
-            tp_block_size: BLOCK,
-            tp_block_nr: u32::try_from(blocks).unwrap_or(1),
-            tp_frame_size: ring.slot_len,
-            tp_frame_nr: ring.slots,
-        };
-        const VERSION_2: i32 = 1;
-        const COPY_THRESH: i32 = 7; // PACKET_COPY_THRESH
-        let fd = base.fd.as_fd();
-        let set = |option, value| set_int(fd, libc::SOL_PACKET, option, value);
-        set(libc::PACKET_VERSION, VERSION_2)
-            .and_then(|()| set(COPY_THRESH, 1))
-            .and_then(|()| super::sys::make_ring(fd, &request))
-            .map_err(|e| {
-                base.os("make a packet ring for interface", e)
-                    .hint("make it smaller")
-            })?;
-        let slots = sys::Slots::map(fd, ring.slot_len, ring.slots, base.header)
-            .map_err(|e| base.os("map the packet ring of interface", e))?;
+        let slots = slots(&base, ring)?;
         base.start(config)?;
         Ok(Self {
             slots,
@@ -204,10 +187,7 @@ impl PacketRing {
             self.missed += self.base.stats()?.dropped - before;
         }
         if !any {
-            match rustix::net::sockopt::socket_error(&self.base.fd) {
-                Ok(Ok(())) => {}
-                Ok(Err(e)) | Err(e) => return Err(self.base.error("receive from", e.into())),
-            }
+            self.base.check()?;
         }
         Ok(frames)
     }
@@ -244,6 +224,30 @@ impl AsFd for PacketRing {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.base.fd.as_fd()
     }
+}
+
+/// Makes a ring of a socket that is not bound yet.
+pub(super) fn slots(base: &Base, ring: RingConfig) -> Result<Slots, PacketError> {
+    let blocks = (u64::from(ring.slots) * u64::from(ring.slot_len)) / u64::from(BLOCK);
+    let request = libc::tpacket_req {
+        tp_block_size: BLOCK,
+        tp_block_nr: u32::try_from(blocks).unwrap_or(1),
+        tp_frame_size: ring.slot_len,
+        tp_frame_nr: ring.slots,
+    };
+    const VERSION_2: i32 = 1;
+    const COPY_THRESH: i32 = 7; // PACKET_COPY_THRESH
+    let fd = base.fd.as_fd();
+    let set = |option, value| set_int(fd, libc::SOL_PACKET, option, value);
+    set(libc::PACKET_VERSION, VERSION_2)
+        .and_then(|()| set(COPY_THRESH, 1))
+        .and_then(|()| super::sys::make_ring(fd, &request))
+        .map_err(|e| {
+            base.os("make a packet ring for interface", e)
+                .hint("make it smaller")
+        })?;
+    let slots = Slots::map(fd, ring.slot_len, ring.slots, base.header);
+    Ok(slots.map_err(|e| base.os("map the packet ring of interface", e))?)
 }
 
 /// The shortest beginning of a list that has room for a frame, or all that a
@@ -287,7 +291,7 @@ fn queued(
 }
 
 /// Fills the last chain of the batch with a frame of a slot.
-fn copy(pool: &BufPool, batch: &mut Batch, header: HdrLen, slot: &sys::Slot<'_>) {
+fn copy(pool: &BufPool, batch: &mut Batch, header: HdrLen, slot: &Slot<'_>) {
     const ADDRESSES: usize = 12;
     let i = batch.len() - 1;
     let mut head = [0; 12];

@@ -24,7 +24,7 @@ const VNET: usize = 10;
 
 /// Slots of frames, walked in order.
 #[derive(Debug)]
-pub(super) struct Slots {
+pub(in crate::packet) struct Slots {
     base: NonNull<u8>,
     slot_len: usize,
     count: usize,
@@ -36,24 +36,24 @@ pub(super) struct Slots {
 
 /// A frame in a slot.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Slot<'a> {
+pub(in crate::packet) struct Slot<'a> {
     /// Its virtio-net header, if there are any.
-    pub(super) vnet: &'a [u8],
+    pub(in crate::packet) vnet: &'a [u8],
     /// Its bytes without the tag, as many as fit.
-    pub(super) data: &'a [u8],
+    pub(in crate::packet) data: &'a [u8],
     /// How many it has.
-    pub(super) len: usize,
+    pub(in crate::packet) len: usize,
     /// The VLAN tag that stands behind the addresses.
-    pub(super) tag: Option<Tag>,
+    pub(in crate::packet) tag: Option<Tag>,
     /// It is queued at the socket as well, as it does not fit.
-    pub(super) queued: bool,
+    pub(in crate::packet) queued: bool,
     /// Others were lost since that was last asked.
-    pub(super) losing: bool,
+    pub(in crate::packet) losing: bool,
 }
 
 impl Slot<'_> {
     /// Whether all of it is in the slot.
-    pub(super) fn is_whole(&self) -> bool {
+    pub(in crate::packet) fn is_whole(&self) -> bool {
         self.data.len() == self.len
     }
 }
@@ -66,7 +66,7 @@ unsafe impl Sync for Slots {}
 
 impl Slots {
     /// Maps the ring of a socket that has been made to have one.
-    pub(super) fn map(
+    pub(in crate::packet) fn map(
         fd: BorrowedFd<'_>,
         slot_len: u32,
         count: u32,
@@ -99,7 +99,7 @@ impl Slots {
     }
 
     /// The next frame, if the kernel has handed one over.
-    pub(super) fn peek(&self) -> Option<Slot<'_>> {
+    pub(in crate::packet) fn peek(&self) -> Option<Slot<'_>> {
         // Acquire: pairs with the barrier before the kernel's store.
         let status = self.status().load(Ordering::Acquire);
         if status & USER == 0 {
@@ -124,7 +124,7 @@ impl Slots {
     }
 
     /// Gives the next frame's slot back.
-    pub(super) fn release(&mut self) {
+    pub(in crate::packet) fn release(&mut self) {
         // Release: our reads come before the kernel's next writes.
         self.status().store(0, Ordering::Release);
         self.at = (self.at + 1) % self.count;
