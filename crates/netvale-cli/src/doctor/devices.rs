@@ -7,6 +7,7 @@
 
 use netvale::{Error, ErrorKind};
 use netvale_backends::netlink::{Link, Netlink};
+use netvale_backends::packet::{PacketConfig, PacketRing, RingConfig};
 use netvale_backends::probe::{Finding, Interface, Privileges, Verdict};
 use netvale_backends::probe::{try_native, try_zero_copy};
 use netvale_backends::tap::{self, TapUring};
@@ -175,7 +176,7 @@ fn names(scope: Scope<'_>) -> Result<Vec<String>> {
     Ok(names)
 }
 
-fn attempts(interface: &Interface) -> [Finding; 2] {
+fn attempts(interface: &Interface) -> [Finding; 3] {
     let native = match try_native(interface.index) {
         Ok(()) => (Verdict::Good, "a program was attached, and detached".into()),
         Err(e) => (Verdict::Limited, chain(&e)),
@@ -184,9 +185,18 @@ fn attempts(interface: &Interface) -> [Finding; 2] {
         Ok(()) => (Verdict::Good, "a socket was bound to queue 0".into()),
         Err(e) => (Verdict::Limited, chain(&e)),
     };
+    let config = PacketConfig {
+        promiscuous: false,
+        ..PacketConfig::new(&interface.name)
+    };
+    let ring = match PacketRing::open(&config, RingConfig::for_mtu(interface.mtu, 0)) {
+        Ok(_) => (Verdict::Good, "AF_PACKET can receive through one".into()),
+        Err(e) => (Verdict::Limited, chain(&e)),
+    };
     [
         ("native XDP, tried", native),
         ("zero copy, tried", zero_copy),
+        ("packet ring, tried", ring),
     ]
     .map(|(what, (verdict, text))| Finding {
         what,

@@ -28,7 +28,10 @@ impl Seat {
     fn take() -> Result<Self, String> {
         let add = |n: u32| (n < MOST).then_some(n + 1);
         let taken = RINGS.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
-        taken.map(|_| Self).map_err(|_| full())
+        match taken {
+            Ok(_) => Ok(Self),
+            Err(_) => Err(full()),
+        }
     }
 
     /// Whether there are some for all queues: better none than one for all.

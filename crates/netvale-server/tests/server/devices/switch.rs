@@ -219,6 +219,41 @@ fn an_interface_is_taken_from_the_host_and_given_back() {
 }
 
 #[test]
+fn interfaces_do_without_rings_where_there_are_many() {
+    let test = "devices::switch::interfaces_do_without_rings_where_there_are_many";
+    let Some(host) = Host::new(test) else {
+        return;
+    };
+    let (a, b) = (NetNs::make(), NetNs::make());
+    for i in 0..3 {
+        let queues = "numrxqueues 16 numtxqueues 16";
+        let (near, far) = (format!("v{i}"), format!("e{i}"));
+        host.ns.veth(&near, &a, &far, queues);
+        host.attach(&format!("vale{i}:{near}"));
+    }
+    let about = || host.bed.ports().into_iter().filter_map(|p| p.device);
+    // Other tests of this process have some too.
+    let rings = about().filter(|a| a.contains("by AF_PACKET (a ring)"));
+    assert!(rings.count() <= 2);
+    let none = "by AF_PACKET (no ring: no more than 32 queues";
+    assert!(about().next_back().unwrap().contains(none));
+    settle(&a, "e2", A, 1500);
+    host.attach("vale2:tap:t1");
+    host.hand_over("t1", &b, B, 1500);
+    everything(&a, &b, 1500);
+    for i in 0..3 {
+        host.detach(&format!("vale{i}:v{i}"));
+    }
+    eventually("what was given back can be had", || {
+        host.attach("vale2:v2");
+        let ring = about().any(|a| a.contains("by AF_PACKET (a ring)"));
+        host.detach("vale2:v2");
+        ring
+    });
+    host.bed.assert_sound();
+}
+
+#[test]
 fn a_tunnel_reaches_the_kernels_vxlan_device() {
     let test = "devices::switch::a_tunnel_reaches_the_kernels_vxlan_device";
     let Some(host) = Host::new(test) else {
