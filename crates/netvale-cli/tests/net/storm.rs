@@ -271,7 +271,7 @@ fn a_switch_with_two_interfaces_and_the_host_behind_both() {
 }
 
 /// A bridge of the kernel's over these interfaces of the host.
-fn kernel_bridge(host: &Host, stp: bool, members: &[&str]) {
+pub(crate) fn kernel_bridge(host: &Host, stp: bool, members: &[&str]) {
     let stp = u8::from(stp);
     // Two seconds are the least.
     host.ns.ip(&format!(

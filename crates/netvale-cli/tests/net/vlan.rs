@@ -9,7 +9,7 @@ use netvale_testkit::{PATIENCE, TempDir, eventually, skip, within};
 
 use crate::host::{Host, Program, no_offloads, no_xdp};
 use crate::station::{Station, connect, settle};
-use crate::storm::without_xdp;
+use crate::storm::{kernel_bridge, without_xdp};
 
 /// What is between the two stations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +20,11 @@ enum Lane {
     TapAndInterface,
     Xdp,
     PlainPacket,
+    /// The second station is behind the host of an interface, with a bridge of
+    /// the kernel's, which keeps tags beside frames.
+    Host,
+    HostByXdp,
+    HostByPacket,
 }
 
 /// Two namespaces with an interface `e` each, joined.
@@ -31,6 +36,19 @@ struct Joined {
 }
 
 impl Lane {
+    fn has_host(self) -> bool {
+        matches!(self, Self::Host | Self::HostByXdp | Self::HostByPacket)
+    }
+
+    /// A program moves the frames, by AF_XDP or not.
+    fn by_xdp(self) -> Option<bool> {
+        match self {
+            Self::Xdp | Self::HostByXdp => Some(true),
+            Self::PlainPacket | Self::HostByPacket => Some(false),
+            _ => None,
+        }
+    }
+
     fn join(self, test: &str) -> Option<Joined> {
         let host = Host::new(test)?;
         let ends = [NetNs::make(), NetNs::make()];
@@ -56,26 +74,38 @@ impl Lane {
                 continue;
             }
             host.ns.veth(&name, end, "e", "");
-            if self == Self::PlainPacket {
+            if self.has_host() && i == 1 {
+                continue;
+            }
+            if self.by_xdp() == Some(false) {
                 taken.push(no_xdp(&host.ns, &name));
             }
             match self {
-                Self::Xdp | Self::PlainPacket => {
+                _ if self.by_xdp().is_some() => {
                     no_offloads(end, "e");
                     // A tag beside the frame is none for a program in the driver.
                     let off = end.enter(|| set_offload("e", Offload::TxVlan, false));
                     assert!(off.unwrap());
                 }
+                Self::Host => drop(host.ok(&["attach", "vale0", &name, "--host"])),
                 _ => drop(host.ok(&["attach", "vale0", &name])),
             }
         }
-        if matches!(self, Self::Xdp | Self::PlainPacket) {
-            let args = ["bridge", "-w", "0", "-i", "netmap:v0", "-i", "netmap:v1"];
+        if self.has_host() {
+            kernel_bridge(&host, false, &["v0", "v1"]);
+        }
+        if let Some(wanted) = self.by_xdp() {
+            let to = if self.has_host() {
+                "netmap:v0^"
+            } else {
+                "netmap:v1"
+            };
+            let args = ["bridge", "-w", "0", "-i", "netmap:v0", "-i", to];
             bridge = Some(host.start("bridge", &args));
             let ready = within(PATIENCE, || host.log("bridge").contains("Ready to go"));
             assert!(ready, "{}", host.log("bridge"));
             let by_xdp = host.driven("v0").starts_with("by AF_XDP");
-            assert_eq!(by_xdp, self == Self::Xdp, "{}", host.log(""));
+            assert_eq!(by_xdp, wanted, "{}", host.log(""));
         }
         Some(Joined {
             ends,
@@ -86,13 +116,16 @@ impl Lane {
     }
 }
 
-const LANES: [Lane; 6] = [
+const LANES: [Lane; 9] = [
     Lane::Interfaces,
     Lane::Taps,
     Lane::PlainTaps,
     Lane::TapAndInterface,
     Lane::Xdp,
     Lane::PlainPacket,
+    Lane::Host,
+    Lane::HostByXdp,
+    Lane::HostByPacket,
 ];
 
 /// Frames with all kinds of tags.
