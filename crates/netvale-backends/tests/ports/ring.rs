@@ -195,6 +195,45 @@ fn packets_longer_than_a_slot_keep_their_place() {
 }
 
 #[test]
+fn checksum_offsets_count_the_tag_in_a_slot() {
+    let Some(a) = NetNs::new("ring::checksum_offsets_count_the_tag_in_a_slot") else {
+        return;
+    };
+    let b = NetNs::make();
+    cable(&a, &b, "");
+    let mut left = PacketConfig::new("left");
+    left.header = HdrLen::SHORT;
+    let mut left = open(&a, &left);
+    let mut right = ring(&b, HdrLen::MERGED, SMALL);
+    let ends = [1, 2].map(|n| (mac(n), at([10, 77, 0, n], 5000)));
+    let plain = udp(ends[0], ends[1], b"on a vlan");
+    let vnet = VnetHdr {
+        flags: F_NEEDS_CSUM,
+        csum_start: 38,
+        csum_offset: 6,
+        ..VnetHdr::default()
+    };
+    let mut frame = vec![0; 10];
+    vnet.write(&mut frame, HdrLen::SHORT).unwrap();
+    frame.extend(&plain[..12]);
+    frame.extend([0x81, 0, 0, 5]);
+    frame.extend(&plain[12..]);
+    let pool = pool(32);
+    let mut batch = Batch::new();
+    put(&mut batch, &pool, 20, &frame);
+    assert_eq!(left.send(&pool, &batch, 0).unwrap().next, 1);
+    let mut got = Vec::new();
+    eventually("it comes", || {
+        got = receive(&mut right, &pool, 1);
+        got.len() == 1
+    });
+    assert_eq!(got[0][12..], frame[10..]);
+    let seen = VnetHdr::parse(&got[0], HdrLen::MERGED).unwrap();
+    assert_eq!(seen.flags, F_NEEDS_CSUM);
+    assert_eq!((seen.csum_start, seen.csum_offset), (38, 6));
+}
+
+#[test]
 fn the_ring_goes_round_many_times_and_what_does_not_fit_is_counted() {
     let test = "ring::the_ring_goes_round_many_times_and_what_does_not_fit_is_counted";
     let Some(a) = NetNs::new(test) else {
