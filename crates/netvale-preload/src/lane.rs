@@ -382,8 +382,11 @@ impl Tx {
 #[derive(Debug)]
 pub(crate) struct Rx {
     pub(crate) side: Side<RxEnd>,
-    /// The server is gone, and with it the program that fed driven queues.
+    /// The server is gone, and with it what brings an interface's or another
+    /// device's frames.
     orphan: bool,
+    /// They are such rings.
+    served: bool,
     /// The second in which it was asked whether that is so.
     asked: i64,
 }
@@ -394,6 +397,7 @@ impl Rx {
         Some(Self {
             side: Side::of(a, driven, &a.reg.rx, end)?,
             orphan: false,
+            served: a.registered.served,
             asked: 0,
         })
     }
@@ -450,13 +454,14 @@ impl Rx {
     }
 
     /// Clears the way if a dead sender stands in it and no server is left to
-    /// do so. Interfaces bring nothing more without it.
+    /// do so. Devices bring nothing more without it.
     #[cold]
     fn repair(&mut self, socket: BorrowedFd<'_>) {
         let Side::Near { ends, lanes, .. } = &mut self.side else {
             return;
         };
-        self.orphan = lanes.iter().any(Option::is_some) && !registration::is_alive(socket);
+        let needs = self.served || lanes.iter().any(Option::is_some);
+        self.orphan = needs && !registration::is_alive(socket);
         for end in ends {
             if end.is_stuck() && !registration::is_alive(socket) {
                 end.repair(|_, pid| registration::is_dead(pid));

@@ -213,6 +213,7 @@ pub(crate) fn registered(reg: &Registration, size: u64) -> Registered {
         host_rings: reg.host_rings,
         offsets: None,
         drivable: false,
+        served: false,
     }
 }
 

@@ -72,6 +72,8 @@ pub(crate) struct Attached {
     pub(crate) kick: Option<Arc<Doorbell>>,
     /// Queues that this process drives.
     pub(crate) driven: Driven,
+    /// The server moves what others come and go by.
+    pub(crate) served: bool,
     /// Closes the registration when dropped; asked whether the server is there.
     pub(crate) keep: Arc<dyn Keep>,
 }

@@ -214,6 +214,7 @@ impl Backend for Embedded {
             bell,
             kick: None,
             driven: Driven::default(),
+            served: false,
             keep: Arc::new(keep),
         })
     }

@@ -133,6 +133,8 @@ pub(crate) struct Shared {
     pub(crate) kick: Option<Arc<Doorbell>>,
     /// Of queues that this process drives.
     pub(crate) watch: Option<Watch>,
+    /// It is a device's, whose frames the server moves unless we drive it.
+    pub(crate) served: bool,
     pub(crate) keep: Arc<dyn Keep>,
 }
 
@@ -181,6 +183,11 @@ impl Shared {
         self.keep.undrive(queue);
     }
 
+    /// Whether nothing comes or goes without the server.
+    pub(crate) fn stands_with_server(&self) -> bool {
+        self.gear.is_none() || (self.served && self.watch.is_none())
+    }
+
     /// Whether the server (if there is one) is there.
     pub(crate) fn check_alive(&self) -> Result<()> {
         if self.keep.alive() {
@@ -217,6 +224,7 @@ impl Port {
             bell: a.bell,
             kick: a.kick,
             watch: a.driven.watch.take(),
+            served: a.served,
             keep: a.keep,
         });
         let driven = &mut a.driven;

@@ -124,9 +124,10 @@ pub(crate) fn until_ready<R: Awaited>(
         if slept.woken {
             shared.woken_in_vain(R::WHAT);
         }
-        if shared.gear.is_none() {
+        if shared.stands_with_server() {
             shared.check_alive()?;
-        } else {
+        }
+        if shared.gear.is_some() {
             rings.iter_mut().for_each(R::repair);
         }
         begin = Instant::now();
@@ -205,9 +206,13 @@ pub(crate) fn announce<R: Awaited>(shared: &Shared, rings: &mut [R]) -> Result<b
         }
     }
     let mut ready = any(rings);
-    if shared.watch.is_some() && matches!(ready, Ok(false)) && rings.iter().any(R::needs_server) {
+    let needs = match shared.watch {
         // The program that feeds the queues went with the server, and what
         // the server drives stands still.
+        Some(_) => rings.iter().any(R::needs_server),
+        None => shared.served,
+    };
+    if needs && matches!(ready, Ok(false)) {
         ready = shared.check_alive().map(|()| false);
     }
     if !matches!(ready, Ok(false)) {

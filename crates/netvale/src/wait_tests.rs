@@ -64,6 +64,7 @@ fn open(ns: &Embedded, name: &str, rings: u16) -> Seat {
         bell: a.bell,
         kick: a.kick,
         watch: None,
+        served: a.served,
         keep: a.keep,
     });
     let (reg, map) = (&shared.reg, &shared.map);
@@ -249,6 +250,12 @@ mod gone {
         shared.keep = Arc::new(Gone);
         assert!(announce(&shared, &mut [Idle(false), Idle(false)]).unwrap());
         let told = announce(&shared, &mut [Idle(false), Idle(true)]).unwrap_err();
+        assert_eq!(told.kind(), ErrorKind::Disconnected);
+        // At a device all takes it, but at queues that are driven.
+        shared.served = true;
+        assert!(announce(&shared, &mut [Idle(false), Idle(false)]).unwrap());
+        shared.watch = None;
+        let told = announce(&shared, &mut [Idle(false), Idle(false)]).unwrap_err();
         assert_eq!(told.kind(), ErrorKind::Disconnected);
     }
 }

@@ -10,6 +10,11 @@ use crate::bed::{Running, Shim};
 /// Runs a case of the program at both ends of a cable; it is told the server's
 /// process.
 fn wired(case: &str) {
+    wired_by(case, "1");
+}
+
+/// `drive`: whether it drives what it opens.
+fn wired_by(case: &str, drive: &str) {
     let test = format!("nic::{case}");
     let Some(net) = NetNs::new(&test) else {
         return;
@@ -23,6 +28,7 @@ fn wired(case: &str) {
     command.arg(case);
     shim.dress(&mut command);
     command.env("NETVALE_TEST_SERVER", server.to_string());
+    command.env("NETVALE_DRIVE", drive);
     let out = Running::start(command).finish();
     // If it failed while the server stood still.
     if let Some(pid) = rustix::process::Pid::from_raw(server.cast_signed()) {
@@ -58,6 +64,11 @@ fn a_daemon_drives_what_its_parent_opened() {
 #[test]
 fn whoever_waits_is_told_that_the_server_died() {
     wired("orphaned");
+}
+
+#[test]
+fn whoever_waits_for_what_the_server_drives_is_told_too() {
+    wired_by("orphaned", "0");
 }
 
 #[test]

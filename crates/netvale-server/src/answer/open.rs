@@ -187,6 +187,7 @@ impl Core {
         }
         let registered = Registered {
             drivable: matches!(owner, Owner::Trusted { .. }) && self.is_drivable(reg.owner),
+            served: self.devices.opened.iter().any(|o| o.user == reg.port),
             ..listing::registered(reg, file.len() as u64)
         };
         Ok((Reply::Registered(registered), fds))

@@ -195,6 +195,10 @@ pub struct Registered {
     /// The sockets behind it can be had ([`Request::Drive`](super::Request::Drive)).
     #[serde(default)]
     pub drivable: bool,
+    /// What it sends and gets goes through the server, also if both are
+    /// trusted: it is a device's, and stands still when the server has ended.
+    #[serde(default)]
+    pub served: bool,
 }
 
 /// A queue that a client may drive: the other side of its rings, which lie in

@@ -84,6 +84,7 @@ fn requests_in_netmaps_terms() {
             host_rings: [0, 0],
             offsets: None,
             drivable: false,
+            served: false,
             ..
         }))
     ));
@@ -133,6 +134,7 @@ fn replies_round_trip_and_unknown_kinds_survive() {
             min_gap: 1,
         }),
         drivable: true,
+        served: true,
     });
     let driven = Reply::Driven(Driven {
         port: 8,

@@ -183,6 +183,7 @@ impl Served {
         let driven = Driven::by_asking(&of, |request| link.ask(request));
         Ok(Attached {
             driven,
+            served: registered.served,
             reg,
             map,
             gear,

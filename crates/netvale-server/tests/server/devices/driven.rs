@@ -442,6 +442,40 @@ fn a_queue_that_is_left_to_the_server_is_left_in_both_directions() {
 }
 
 #[test]
+fn who_waits_at_a_tap_is_told_that_the_server_died() {
+    let test = "devices::driven::who_waits_at_a_tap_is_told_that_the_server_died";
+    let Some(mut alone) = Alone::new(test) else {
+        return;
+    };
+    let ns = alone.namespace();
+    let mut waits = ns.open("tap:t0").unwrap();
+    let mut polls = ns.open("tap:t1").unwrap();
+    let mut switched = ns.open("vale0:a").unwrap();
+    assert!(polls.arm().unwrap());
+    polls.disarm();
+    let told = std::thread::scope(|s| {
+        let waits = s.spawn(|| {
+            loop {
+                // What the host sends of its own accord.
+                match waits.wait_rx(None) {
+                    Ok(_) => while waits.rx(0).next().is_some() {},
+                    Err(e) => return e.kind(),
+                }
+            }
+        });
+        std::thread::sleep(Duration::from_millis(50));
+        alone.server.child.kill().unwrap();
+        alone.server.child.wait().unwrap();
+        ended(waits)
+    });
+    assert_eq!(told, netvale::ErrorKind::Disconnected);
+    let told = polls.arm().unwrap_err();
+    assert_eq!(told.kind(), netvale::ErrorKind::Disconnected);
+    // Programs at a switch do without.
+    assert!(!switched.wait_rx(Some(Duration::from_millis(700))).unwrap());
+}
+
+#[test]
 fn a_driver_is_told_that_its_interface_is_gone() {
     let test = "devices::driven::a_driver_is_told_that_its_interface_is_gone";
     let Some(alone) = Alone::new(test) else {
