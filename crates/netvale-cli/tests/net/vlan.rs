@@ -268,7 +268,7 @@ fn tags_beside_frames_are_kept() {
         ("inside", "by AF_XDP"),
         (
             "packet",
-            "by AF_PACKET (no AF_XDP: the parameter admode is 2)",
+            "by AF_PACKET (no AF_XDP: the parameter admode is 2",
         ),
         // Here the stack has taken them out before XDP in it could see them.
         ("stack", "by AF_PACKET (no AF_XDP: "),
