@@ -532,7 +532,15 @@ impl Outgoing {
             let slot = ring.slot(at);
             at = ring.next(at);
             slots += 1;
-            good &= u32::from(slot.len()) <= room;
+            let fits = u32::from(slot.len()) <= room;
+            // The commonest: a whole frame.
+            if pieces == 0 && good && fits && slot.len() > 0 && !slot.has(NS_MOREFRAG) {
+                self.batch.push_buf(slot.buf(), slot.len().into());
+                self.ends.push(at);
+                empty_end = None;
+                continue;
+            }
+            good &= fits;
             if slot.len() > 0 {
                 match chain.get_mut(pieces) {
                     Some(piece) => {

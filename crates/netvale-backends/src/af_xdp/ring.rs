@@ -126,6 +126,15 @@ impl End {
     }
 
     #[inline]
+    fn unread(&mut self, position: u32) {
+        // Never more than the ring has: whoever passes nonsense reads some entry
+        // again.
+        let n = self.next.wrapping_sub(position).min(self.size);
+        self.next = self.next.wrapping_sub(n);
+        self.ready = self.ready.saturating_add(n).min(self.size);
+    }
+
+    #[inline]
     fn word(&self, at: usize) -> u64 {
         let word = self.map.slots().get(at);
         word.map_or(0, |w| w.load(Ordering::Relaxed))
@@ -275,6 +284,12 @@ impl RxRing {
     #[inline]
     pub fn take(&mut self) -> Option<Desc> {
         self.0.take_desc()
+    }
+
+    /// Takes back what was taken since `position`, to be taken again at once.
+    #[inline]
+    pub fn unread(&mut self, position: u32) {
+        self.0.unread(position);
     }
 
     /// Gives the entries taken back to the kernel. Their *buffers* are ours
@@ -528,6 +543,14 @@ mod tests {
         assert_eq!(rx.pending(), 0, "not published");
         tx.publish();
         assert_eq!(rx.pending(), 3);
+        let mut other = RxRing::new(wire.socket(), wire.map(), SIZE);
+        other.refresh().unwrap();
+        let start = other.position();
+        assert_eq!([other.take(), other.take()], [0, 1].map(|i| Some(desc(i))));
+        other.unread(start);
+        assert_eq!([other.take(), other.take()], [0, 1].map(|i| Some(desc(i))));
+        other.unread(other.position());
+        assert_eq!([other.take(), other.take()], [Some(desc(2)), None]);
         wire.map().producer().store(100, Ordering::Relaxed);
         assert_eq!(rx.pending(), SIZE, "what a peer spoilt");
     }

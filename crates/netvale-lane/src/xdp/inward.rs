@@ -6,6 +6,7 @@ use netvale_ring::kring::KringId;
 
 use super::again::Again;
 use super::lane::{NOWHERE, corrupt, move_bytes, trouble};
+use super::memory::Exchange;
 use super::suspicion::Suspicion;
 use super::{Memory, Traits};
 use crate::books::{Books, Dir, Entry, Side};
@@ -122,7 +123,7 @@ impl Inward {
         self.frame.clear();
         loop {
             let Some(desc) = self.rx.take() else {
-                self.rx.seek(start);
+                self.rx.unread(start);
                 return Ok(false);
             };
             let Some(frame) = memory.umem().locate(desc) else {
@@ -136,6 +137,38 @@ impl Inward {
                 return Err(Trouble::Gone("a frame without an end".into()));
             }
         }
+    }
+
+    /// Gives a slot a received piece: their buffers change places, or the bytes
+    /// are copied. The slot's buffer from then on, and whether all bytes are in
+    /// it. The other buffer is lent to the kernel.
+    #[inline]
+    fn give(
+        &mut self,
+        on: Shared<'_>,
+        exchange: Option<&Exchange<'_>>,
+        pool: &BufPool,
+        frame: Frame,
+        slot: Piece,
+    ) -> (u32, bool) {
+        let swapped = frame.offset == 0
+            && on.traits.reaches(on.memory, slot.buf)
+            && exchange.is_some_and(|x| x.swap(slot.buf, frame.buf));
+        let (buf, back, good) = match swapped {
+            true => (frame.buf, slot.buf, true),
+            false => {
+                on.books.count_copy(Dir::In);
+                let good = move_bytes(on.memory.bufs(), frame, pool.bufs(), slot);
+                (slot.buf, frame.buf, good)
+            }
+        };
+        self.lend(on.memory, back);
+        if self.looks {
+            // Its first line comes from another core's cache; it is there when
+            // the whole batch has been taken.
+            pool.bufs().prefetch(buf);
+        }
+        (buf, good)
     }
 
     /// What was taken and lent so far becomes valid.
@@ -193,6 +226,21 @@ impl Inward {
         let mut used = 0;
         while batch.len() < AT_ONCE && used < free.len() {
             let start = self.rx.position();
+            // The commonest: a frame in one piece, which is kept in registers.
+            if let Some(desc) = self.rx.take()
+                && !desc.more
+                && let Some(&slot) = free.get(used)
+                && let Some(frame) = memory.umem().locate(desc)
+            {
+                let (buf, good) = self.give(on, exchange.as_ref(), pool, frame, slot);
+                batch.push_buf(buf, frame.len);
+                if !good {
+                    batch.set_len(batch.len() - 1, 0, true);
+                }
+                used += 1;
+                continue;
+            }
+            self.rx.unread(start);
             if !self.next(memory)? {
                 break;
             }
@@ -200,7 +248,7 @@ impl Inward {
             let slots = free.get(used..used + n).filter(|_| n <= MAX_PIECES);
             let Some(slots) = slots else {
                 if used > 0 {
-                    self.rx.seek(start);
+                    self.rx.unread(start);
                     break; // the next time
                 }
                 // No ring of this size can have it.
@@ -218,25 +266,8 @@ impl Inward {
                 let Some(&frame) = self.frame.get(i) else {
                     break;
                 };
-                let swapped = frame.offset == 0
-                    && on.traits.reaches(memory, slot.buf)
-                    && exchange
-                        .as_ref()
-                        .is_some_and(|x| x.swap(slot.buf, frame.buf));
-                let (buf, back) = match swapped {
-                    true => (frame.buf, slot.buf),
-                    false => {
-                        on.books.count_copy(Dir::In);
-                        good &= move_bytes(memory.bufs(), frame, pool.bufs(), *slot);
-                        (slot.buf, frame.buf)
-                    }
-                };
-                self.lend(memory, back);
-                if self.looks {
-                    // Its first line comes from another core's cache; it is
-                    // there when the whole batch has been taken.
-                    pool.bufs().prefetch(buf);
-                }
+                let (buf, fine) = self.give(on, exchange.as_ref(), pool, frame, *slot);
+                good &= fine;
                 if let Some(piece) = pieces.get_mut(i) {
                     *piece = Piece {
                         buf,
