@@ -100,7 +100,13 @@ mod devices {
         }
         assert_eq!(output.status.code(), Some(0), "{stderr}");
         let names: Vec<_> = cases.iter().filter_map(|c| c["name"].as_str()).collect();
-        for part in ["TAPs at a switch", "attach -h", "receive", "replay"] {
+        for part in [
+            "TAPs at a switch",
+            "attach -h",
+            "receive",
+            "small frames",
+            "replay",
+        ] {
             assert!(names.iter().any(|name| name.contains(part)), "{names:?}");
         }
     }
