@@ -8,9 +8,10 @@ use netvale_shm::{Bufs, prefetch_write};
 use crate::kring::{Kring, KringId};
 use crate::monitor;
 use crate::offsets::{self, Offsets};
+use crate::port::{PortId, PortRec, Seat};
 use crate::resv::{Lease, Refused, Resv};
 use crate::slot::{NS_BUF_CHANGED, NS_MOREFRAG, Ring, Slot};
-use crate::world::{Holder, Party, RegionMap, Waker};
+use crate::world::{Holder, Party, RegionMap, Waker, World};
 
 /// Slots filled before they are shown to a receiver that may be polling on
 /// another core: small enough to keep both busy, large enough that the record
@@ -56,6 +57,15 @@ pub struct Delivered {
     pub bytes: u64,
 }
 
+/// A ring of the port in a seat of a switch, as its seat led to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Outlet {
+    /// The ring.
+    pub ring: KringId,
+    /// The seat.
+    pub seat: Seat,
+}
+
 /// A destination ring, resolved and checked.
 #[derive(Debug, Clone, Copy)]
 pub struct Target<'a> {
@@ -76,17 +86,50 @@ pub struct Target<'a> {
 }
 
 impl<'a> Target<'a> {
-    /// The ring as its kring describes it, inside `map`. `None` if it does
-    /// not fit there.
+    /// The ring as its kring describes it, inside `map`.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused::Closed`] if it lies elsewhere: it was made anew since `map`
+    /// was found. Another region may have the same rings at the same places.
+    /// [`Refused::Fault`] if it does not fit there.
     #[inline]
-    #[must_use]
-    pub fn new(id: KringId, kring: Kring<'a>, map: &'a RegionMap) -> Option<Self> {
+    pub fn new(id: KringId, kring: Kring<'a>, map: &'a RegionMap) -> Result<Self, Refused> {
+        // First, so that whatever changes after it is found out by who reserves.
         let generation = kring.generation();
         let g = kring.geom();
-        let ring = map.ring(g.ofs, g.slots)?;
-        let mut target = Self::known(kring, map, ring, generation)?;
+        if (g.region, g.region_gen) != (map.id, map.generation) {
+            return Err(Refused::Closed);
+        }
+        let ring = map.ring(g.ofs, g.slots);
+        let target = ring.and_then(|ring| Self::known(kring, map, ring, generation));
+        let mut target = target.filter(|t| t.id == id).ok_or(Refused::Fault)?;
         target.offsets = kring.offsets();
-        (target.id == id).then_some(target)
+        Ok(target)
+    }
+
+    /// The same for a ring that was found by its port's seat.
+    ///
+    /// # Errors
+    ///
+    /// As [`Target::new`]; [`Refused::Closed`] too if its port has left that
+    /// seat. Seats, ports and rings are used again: between looking at one and
+    /// the next the port may have gone and another one come, which sits
+    /// elsewhere and gets the same frames there, or sits at another switch.
+    #[inline]
+    pub fn seated(
+        world: &World,
+        from: Outlet,
+        kring: Kring<'a>,
+        map: &'a RegionMap,
+    ) -> Result<Self, Refused> {
+        let target = Self::new(from.ring, kring, map)?;
+        // Looked at after the generation: it is the port of this very ring.
+        let rec = PortId(kring.port()).rec(world);
+        match rec.and_then(PortRec::seat) == Some(from.seat) {
+            true => Ok(target),
+            false => Err(Refused::Closed),
+        }
     }
 
     /// The same, with ring and generation found earlier, when the ring had no
@@ -116,10 +159,16 @@ impl<'a> Target<'a> {
     /// Counts frames that could not be delivered, by the reason.
     #[cold]
     pub fn refuse(&self, why: Refused, frames: u32) {
-        match why {
-            Refused::Full | Refused::Closed => self.kring.count_full(u64::from(frames)),
-            Refused::Fault => self.kring.count_fault(u64::from(frames)),
-        }
+        refuse(self.kring, why, frames.into());
+    }
+}
+
+/// Counts frames that could not be delivered to a ring, by the reason.
+#[cold]
+pub fn refuse(kring: Kring<'_>, why: Refused, frames: u64) {
+    match why {
+        Refused::Full | Refused::Closed => kring.count_full(frames),
+        Refused::Fault => kring.count_fault(frames),
     }
 }
 
@@ -133,23 +182,26 @@ impl<'a> Target<'a> {
 pub fn deliver(
     party: &Party<'_>,
     from: &Source<'_>,
-    to: KringId,
+    to: Outlet,
     ents: &[Ent],
     chain: impl Iterator<Item = usize> + Clone,
     frames: u32,
     need: u32,
 ) -> Delivered {
     let none = Delivered::default();
-    let Some(kring) = party.world.kring(to) else {
+    let Some(kring) = party.world.kring(to.ring) else {
         return none;
     };
     let Some(map) = party.map_of(kring) else {
         kring.count_fault(u64::from(frames));
         return none;
     };
-    let Some(to) = Target::new(to, kring, &map) else {
-        kring.count_fault(u64::from(frames));
-        return none;
+    let to = match Target::seated(party.world, to, kring, &map) {
+        Ok(to) => to,
+        Err(why) => {
+            refuse(kring, why, frames.into());
+            return none;
+        }
     };
     let choose = |free| {
         if kring.generation() != to.generation {

@@ -213,7 +213,7 @@ fn for_each(
         let Some(map) = party.map_of(kring) else {
             continue;
         };
-        if let Some(target) = Target::new(id, kring, &map) {
+        if let Ok(target) = Target::new(id, kring, &map) {
             f(&target);
         }
     }

@@ -66,7 +66,7 @@ pub fn txsync(party: &Party<'_>, tx: End<'_>) -> Result<Moved, BadWords> {
     let Some(map) = party.map_of(peer) else {
         return Ok(Moved::default());
     };
-    let to = Target::new(peer.id(), peer, &map);
+    let to = Target::new(peer.id(), peer, &map).ok();
     let Some(to) = to.filter(|t| t.ring.count() == count && t.kring.pipe_tail().idx() < count)
     else {
         tx.kring.count(Counter::FaultState, 1);

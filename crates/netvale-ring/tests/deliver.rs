@@ -6,10 +6,11 @@ mod deliver {
     use std::sync::Arc;
     use std::sync::atomic::AtomicU32;
 
-    use netvale_ring::deliver::{Ent, Source, deliver};
+    use netvale_ring::deliver::{Ent, Outlet, Source, deliver};
     use netvale_ring::kring::Geom;
     use netvale_ring::layout::{RegionGeom, StateGeom};
     use netvale_ring::offsets::Offsets;
+    use netvale_ring::port::{PortId, Seat};
     use netvale_ring::slot::NS_MOREFRAG;
     use netvale_ring::world::{Party, RegionMap, RegionSource, Regions, Waker, World};
     use netvale_ring::{KringId, Ring, Slot};
@@ -84,6 +85,12 @@ mod deliver {
             .kring(KringId(1))
             .unwrap()
             .set_monitors(Some(KringId(2)));
+        let seat = Seat { switch: 0, idx: 7 };
+        PortId(0).rec(&world).unwrap().set_seat(Some(seat));
+        let outlet = |idx| Outlet {
+            ring: KringId(1),
+            seat: Seat { idx, ..seat },
+        };
         let regions = Regions::new(Arc::new(Maps(vec![other.clone(), third.clone()])));
         let party = Party {
             world: &world,
@@ -115,7 +122,7 @@ mod deliver {
             gives: true, // but not into another region
             offsets: Offsets::NONE,
         };
-        let done = deliver(&party, &source, KringId(1), &ents, [0].into_iter(), 1, 4);
+        let done = deliver(&party, &source, outlet(7), &ents, [0].into_iter(), 1, 4);
         assert_eq!((done.frames, done.bytes), (1, 613));
         for (i, want) in (0..).zip([100u16, 0, 512, 1]) {
             let slot = to.slot(i);
@@ -142,12 +149,17 @@ mod deliver {
             ..ents[0]
         }];
         for _ in 0..11 {
-            deliver(&party, &source, KringId(1), &one, [0].into_iter(), 1, 1);
+            deliver(&party, &source, outlet(7), &one, [0].into_iter(), 1, 1);
         }
         assert_eq!(before.distance(tail.given_out(), SLOTS), 11);
-        let none = deliver(&party, &source, KringId(1), &one, [0].into_iter(), 1, 1);
+        let none = deliver(&party, &source, outlet(7), &one, [0].into_iter(), 1, 1);
         assert_eq!((none.frames, none.bytes), (0, 0));
+        // Nor is one whose port sits elsewhere by now.
+        world.kring(KringId(1)).unwrap().set_rhead(tail.given_out());
+        let none = deliver(&party, &source, outlet(8), &one, [0].into_iter(), 1, 1);
+        assert_eq!((none.frames, none.bytes), (0, 0));
+        assert_eq!(before.distance(tail.given_out(), SLOTS), 11);
         let [frames, _, full, fault] = world.kring(KringId(1)).unwrap().in_counters();
-        assert_eq!((frames, full, fault), (0, 1, 0), "counted when collected");
+        assert_eq!((frames, full, fault), (0, 2, 0), "counted when collected");
     }
 }

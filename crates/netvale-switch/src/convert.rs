@@ -11,8 +11,7 @@
 
 use alloc::vec::Vec;
 
-use netvale_ring::deliver::{Ent, Source, Target};
-use netvale_ring::kring::KringId;
+use netvale_ring::deliver::{Ent, Outlet, Source, Target, refuse};
 use netvale_ring::monitor;
 use netvale_ring::port::Opts;
 use netvale_ring::resv::{Lease, Refused};
@@ -46,20 +45,26 @@ enum Form {
 pub(crate) fn deliver(
     party: &Party<'_>,
     from: &Source<'_>,
-    to: KringId,
+    to: Outlet,
     ents: &[Ent],
     chain: impl Iterator<Item = usize>,
     (src, dst): (Opts, Opts),
     conv: &mut Converter,
 ) -> u64 {
     let frames = chain;
-    let Some(kring) = party.world.kring(to) else {
+    let Some(kring) = party.world.kring(to.ring) else {
         return 0;
     };
-    let map = party.map_of(kring);
-    let Some(to) = map.as_ref().and_then(|map| Target::new(to, kring, map)) else {
+    let Some(map) = party.map_of(kring) else {
         kring.count_fault(frames.count() as u64);
         return 0;
+    };
+    let to = match Target::seated(party.world, to, kring, &map) {
+        Ok(to) => to,
+        Err(why) => {
+            refuse(kring, why, frames.count() as u64);
+            return 0;
+        }
     };
     let (mut bad, mut full) = (0, 0);
     for i in frames {

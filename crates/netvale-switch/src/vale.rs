@@ -19,7 +19,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt;
 
-use netvale_ring::deliver::{Ent, Source, Target, deliver_run};
+use netvale_ring::deliver::{Ent, Outlet, Source, Target, deliver_run, refuse};
 use netvale_ring::kring::{Counter, Kring, KringId};
 use netvale_ring::layout::SWITCH_PORTS;
 use netvale_ring::monitor::{self, Run};
@@ -339,14 +339,26 @@ impl Sender<'_> {
         Some((a, b & 0xffff_ffff))
     }
 
-    fn with_target(&self, ring: KringId, n: u32, f: impl FnOnce(&Target<'_>)) {
-        let Some(kring) = self.party.world.kring(ring) else {
+    /// A ring of the port in seat `p`.
+    #[inline]
+    fn outlet(&self, ring: KringId, p: u16) -> Outlet {
+        let seat = Seat {
+            idx: p,
+            ..self.seat
+        };
+        Outlet { ring, seat }
+    }
+
+    fn with_target(&self, to: Outlet, n: u32, f: impl FnOnce(&Target<'_>)) {
+        let Some(kring) = self.party.world.kring(to.ring) else {
             return;
         };
-        let map = self.party.map_of(kring);
-        match map.as_deref().and_then(|map| Target::new(ring, kring, map)) {
-            Some(to) => f(&to),
-            None => kring.count_fault(u64::from(n)),
+        let Some(map) = self.party.map_of(kring) else {
+            return kring.count_fault(n.into());
+        };
+        match Target::seated(self.party.world, to, kring, &map) {
+            Ok(to) => f(&to),
+            Err(why) => refuse(kring, why, n.into()),
         }
     }
 
@@ -424,9 +436,10 @@ impl Sender<'_> {
 
     /// Ring `ring` (modulo their number) of port `p`, and its options.
     #[inline]
-    fn rings_of(&self, p: u16, ring: u16) -> Option<(KringId, Opts)> {
+    fn rings_of(&self, p: u16, ring: u16) -> Option<(Outlet, Opts)> {
         let rec = self.switch.port(p)?.rec(self.party.world)?;
-        (rec.kind() == PortKind::Vale).then_some((rec.rx().wrap(ring)?, rec.opts()))
+        let is_vale = rec.kind() == PortKind::Vale;
+        is_vale.then_some((self.outlet(rec.rx().wrap(ring)?, p), rec.opts()))
     }
 
     /// Pass 2: each frame to its destination's chain.

@@ -6,13 +6,15 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use crate::{PATIENCE, roles, within};
 
 const SPEC: &str = "NETVALE_PEER";
+/// What a process that fails says first, on its standard output.
+const FAILED: &str = "PEER FAILED: ";
 
 /// What a process is to do: a role and its settings.
 #[derive(Debug, Clone, Default)]
@@ -92,7 +94,7 @@ impl Peer {
             .env(SPEC, spec.to_text())
             .env_remove("NETVALE_SKIP_LOG")
             .stdin(Stdio::piped())
-            .stdout(Stdio::null());
+            .stdout(Stdio::piped());
         Self {
             child: command.spawn().unwrap(),
         }
@@ -102,6 +104,7 @@ impl Peer {
     pub fn main() {
         if let Ok(text) = std::env::var(SPEC) {
             die_with_parent();
+            say_first();
             roles::play(&Spec::from_text(&text));
         }
     }
@@ -125,7 +128,7 @@ impl Peer {
     ///
     /// # Panics
     ///
-    /// If it had ended before.
+    /// If it had ended before, or had begun to fail.
     #[track_caller]
     pub fn kill(&mut self) {
         if let Some(status) = self.ended() {
@@ -133,6 +136,13 @@ impl Peer {
         }
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+        let mut said = Vec::new();
+        let mut stdout = self.child.stdout.take().unwrap();
+        stdout.read_to_end(&mut said).unwrap();
+        let said = String::from_utf8_lossy(&said);
+        if let Some((_, why)) = said.split_once(FAILED) {
+            panic!("the process was failing: {why}");
+        }
     }
 
     /// Closes its standard input, which asks it to end; how it did.
@@ -158,6 +168,16 @@ impl Drop for Peer {
         let _ = self.child.kill(); // it may be dead
         let _ = self.child.wait();
     }
+}
+
+/// To fail takes a process some time, in which it may be killed.
+fn say_first() {
+    let then = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        println!("{FAILED}{info}");
+        let _ = std::io::stdout().flush();
+        then(info);
+    }));
 }
 
 /// A test that is killed leaves no process behind.

@@ -35,7 +35,8 @@ pub(crate) fn play(spec: &Spec) {
         "sender" => sender(spec),
         "receiver" => receiver(spec),
         "monitor" => monitor(spec),
-        "mover" => mover(spec),
+        "mover" => mover(spec, true),
+        "carrier" => mover(spec, false),
         "pipe" => pipe(spec),
         "churn" => churn(spec),
         "tolerant" => tolerant(spec),
@@ -265,7 +266,8 @@ fn monitor(spec: &Spec) {
     }
 }
 
-fn mover(spec: &Spec) {
+/// Moves frames from one port to another, and perhaps back.
+fn mover(spec: &Spec, back: bool) {
     let mut rng = rng(spec);
     let Some(mut a) = open(spec, spec.get("port"), &mut rng) else {
         return;
@@ -275,7 +277,12 @@ fn mover(spec: &Spec) {
     };
     while goes_on() {
         move_some(&mut a, &mut b);
-        move_some(&mut b, &mut a);
+        if back {
+            move_some(&mut b, &mut a);
+        } else {
+            let all = b.rx(0).sync().unwrap();
+            b.rx(0).discard(all);
+        }
         rest(&mut rng);
     }
 }

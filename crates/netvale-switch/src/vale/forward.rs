@@ -1,7 +1,7 @@
 //! Pass 3: every chain of a batch to its destination.
 
-use netvale_ring::deliver::{Ent, Source, deliver};
-use netvale_ring::kring::{Counter, KringId};
+use netvale_ring::deliver::{Ent, Outlet, Source, deliver};
+use netvale_ring::kring::Counter;
 use netvale_ring::port::{Opts, PortKind, Rings};
 
 use super::chain::{Chain, Merged, NIL};
@@ -47,10 +47,11 @@ impl Sender<'_> {
         let (Some(unicast), Some(ring0)) = (rings.wrap(self.ring), rings.wrap(0)) else {
             return lost(own.frames);
         };
+        let (unicast, ring0) = (self.outlet(unicast, p), self.outlet(ring0, p));
         let opts = rec.opts();
         let gives = self.from.gives && flood.first == NIL;
         if self.kind == LookupKind::HashToRing && rings.count > 1 {
-            self.spread(scratch, own, rings, opts, gives);
+            self.spread(scratch, own, (rings, p), opts, gives);
         } else if unicast == ring0 && flood.first != NIL && own.first != NIL {
             let both = Chain {
                 frames: own.frames + flood.frames,
@@ -97,7 +98,14 @@ impl Sender<'_> {
     }
 
     /// Spreads a chain over all rings of its destination by flow.
-    fn spread(&self, scratch: &mut Scratch, own: Chain, rings: Rings, opts: Opts, gives: bool) {
+    fn spread(
+        &self,
+        scratch: &mut Scratch,
+        own: Chain,
+        (rings, p): (Rings, u16),
+        opts: Opts,
+        gives: bool,
+    ) {
         let ents = &scratch.ents;
         let hdr = usize::from(self.opts.vnet_hdr);
         let ring_of = |i: usize| {
@@ -121,7 +129,8 @@ impl Sender<'_> {
                     slots,
                     ..own
                 };
-                self.put(ents, &mut scratch.converter, ring, opts, sum, mine, gives);
+                let to = self.outlet(ring, p);
+                self.put(ents, &mut scratch.converter, to, opts, sum, mine, gives);
             }
         }
     }
@@ -131,7 +140,7 @@ impl Sender<'_> {
         &self,
         ents: &[Ent],
         converter: &mut Converter,
-        to: KringId,
+        to: Outlet,
         opts: Opts,
         sum: Chain,
         chain: impl Iterator<Item = usize> + Clone,

@@ -1,7 +1,9 @@
 //! Regions and extra buffers.
 
 use netvale_ring::Slot;
+use netvale_ring::deliver::Target;
 use netvale_ring::layout::RegionGeom;
+use netvale_ring::resv::Refused;
 use netvale_switch::domain::Want;
 
 use crate::bed::{assert_empty, frame, send};
@@ -36,6 +38,33 @@ fn frames_cross_regions() {
     bed.close(a);
     bed.close(b);
     assert_empty(&bed);
+}
+
+/// A sender has found the region of a ring, whose port then goes. The next
+/// port's ring has the same identifier and lies in another region, at the same
+/// place: what is sent there must not be written into the old one.
+#[test]
+fn rings_made_anew_elsewhere_are_noticed() {
+    let bed = Bed::new(small());
+    let like = small().global;
+    let [first, second] = [(); 2].map(|()| bed.with(|d| d.new_region(like)).unwrap());
+    let before = bed.open(&format!("vale0:a@{first}"), &want(1, 1, 16, 16));
+    let (old, ring) = (before.map.clone(), before.reg.rx[0].kring);
+    let found = |map| {
+        let kring = bed.world.kring(ring).unwrap();
+        Target::new(ring, kring, map).map(|to| to.id)
+    };
+    assert_eq!(found(&old), Ok(ring));
+    bed.close(before);
+    let after = bed.open(&format!("vale0:b@{second}"), &want(1, 1, 16, 16));
+    assert_eq!(after.reg.rx[0].kring, ring);
+    let at = |map: &netvale_ring::world::RegionMap| {
+        let g = bed.world.kring(ring).unwrap().geom();
+        map.ring(g.ofs, g.slots).is_some()
+    };
+    assert!(at(&old) && at(&after.map), "both have a ring there");
+    assert_eq!(found(&after.map), Ok(ring));
+    assert_eq!(found(&old), Err(Refused::Closed));
 }
 
 /// Extra-buffer lists as programs leave them: whatever they say, no buffer

@@ -63,7 +63,7 @@ mod tests {
         herd.fill(&mut rng);
         rampage(&mut herd, &mut rng, &survivors, kills(1000), 300);
         survivors.still_going();
-        drop(herd);
+        herd.end();
         let sources = survivors.end();
         assert!(
             sources > 20,
@@ -81,7 +81,7 @@ mod tests {
         herd.fill(&mut rng);
         rampage(&mut herd, &mut rng, &survivors, kills(1000) / 5, 60);
         survivors.still_going();
-        drop(herd);
+        herd.end();
         let sources = survivors.end();
         assert!(
             sources > 5,
