@@ -19,6 +19,8 @@ use crate::world::{Holder, Party, RegionMap, World};
 /// Monitors of one ring that are looked at: bounds the walk along links that
 /// lie in shared memory.
 pub const MAX_MONITORS: usize = 64;
+/// Times that their list is walked along while ports come and go.
+const MAX_WALKS: u32 = 16;
 
 /// Slots handed to a monitor in one reservation.
 const CHUNK: u32 = 1024;
@@ -193,6 +195,11 @@ pub fn orphan(world: &World, watched: Kring<'_>, tx: bool, mut gone: impl FnMut(
 }
 
 /// Calls `f` for each monitor ring of `watched` of the wanted sort.
+///
+/// A monitor may go while we look at it, and its ring's identifier be another
+/// ring's then, which must not get these frames. The topology changes after the
+/// monitor was taken from the list and before that: as long as it is the same
+/// after the target was found, the target is what the list named.
 fn for_each(
     party: &Party<'_>,
     watched: Kring<'_>,
@@ -200,21 +207,37 @@ fn for_each(
     zcopy: bool,
     mut f: impl FnMut(&Target<'_>),
 ) {
-    let mut next = watched.monitors();
-    for _ in 0..MAX_MONITORS {
-        let Some(id) = next else { return };
-        let Some(kring) = party.world.kring(id) else {
-            return;
-        };
-        next = kring.next_monitor(tx);
-        if kring.is_zcopy() != zcopy {
-            continue;
+    let mut done = [KringId(u32::MAX); MAX_MONITORS];
+    let mut n = 0;
+    for _ in 0..MAX_WALKS {
+        let topology = party.world.topology();
+        let same = || party.world.topology() == topology;
+        let mut next = watched.monitors();
+        for _ in 0..MAX_MONITORS {
+            let Some(kring) = next.and_then(|id| party.world.kring(id)) else {
+                break;
+            };
+            let id = kring.id();
+            next = kring.next_monitor(tx);
+            if kring.is_zcopy() != zcopy || done[..n].contains(&id) {
+                continue;
+            }
+            let Some(map) = party.map_of(kring) else {
+                continue;
+            };
+            let target = Target::new(id, kring, &map);
+            if !same() {
+                break;
+            }
+            if let Ok(target) = target {
+                f(&target);
+            }
+            let Some(last) = done.get_mut(n) else { return };
+            *last = id;
+            n += 1;
         }
-        let Some(map) = party.map_of(kring) else {
-            continue;
-        };
-        if let Ok(target) = Target::new(id, kring, &map) {
-            f(&target);
+        if same() {
+            return;
         }
     }
 }

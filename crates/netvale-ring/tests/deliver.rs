@@ -29,6 +29,18 @@ mod deliver {
         RegionMap::new(id, 1, None, geom, Mem::heap(geom.file_len())).unwrap()
     }
 
+    fn world() -> World {
+        let geom = StateGeom {
+            ports: 1,
+            krings: 4,
+            regions: 4,
+            shared_regions: 1,
+            holders: 1,
+            switches: 1,
+        };
+        World::format(Mem::heap(geom.file_len()), geom).unwrap()
+    }
+
     /// Makes ring object `obj` of a region, held by kring `obj`.
     fn ring<'a>(world: &World, map: &'a RegionMap, obj: u32, kring: u32) -> Ring<'a> {
         let ofs = map.geom.ring_ofs(obj);
@@ -59,6 +71,21 @@ mod deliver {
             self.0.iter().find(|m| m.id == id).cloned()
         }
     }
+    /// Finds a region, and meanwhile a monitor's ring becomes another ring.
+    struct Meanwhile {
+        world: World,
+        found: RegionMap,
+    }
+    impl RegionSource for Meanwhile {
+        fn map(&self, _: u16, _: u32) -> Option<RegionMap> {
+            let watched = self.world.kring(KringId(1)).unwrap();
+            watched.set_monitors(None);
+            self.world.topology_changed();
+            ring(&self.world, &self.found, 0, 2);
+            Some(self.found.clone())
+        }
+    }
+
     struct Nobody;
     impl Waker for Nobody {
         fn wake(&self, _: &AtomicU32, _: u32) {}
@@ -68,15 +95,7 @@ mod deliver {
     /// others arrive; a monitor shows as much of each as its buffer takes.
     #[test]
     fn smaller_buffers() {
-        let geom = StateGeom {
-            ports: 1,
-            krings: 4,
-            regions: 4,
-            shared_regions: 1,
-            holders: 1,
-            switches: 1,
-        };
-        let world = World::format(Mem::heap(geom.file_len()), geom).unwrap();
+        let world = world();
         let (own, other, third) = (region(1, 2048), region(2, 512), region(3, 64));
         let from = ring(&world, &own, 0, 0);
         let to = ring(&world, &other, 0, 1);
@@ -161,5 +180,54 @@ mod deliver {
         assert_eq!(before.distance(tail.given_out(), SLOTS), 11);
         let [frames, _, full, fault] = world.kring(KringId(1)).unwrap().in_counters();
         assert_eq!((frames, full, fault), (0, 2, 0), "counted when collected");
+    }
+
+    /// What is sent to a watched ring is not put into a ring that was its
+    /// monitor's a moment ago.
+    #[test]
+    fn a_monitor_goes_while_it_is_looked_at() {
+        let world = world();
+        let (own, third) = (region(1, 2048), region(3, 2048));
+        let from = ring(&world, &own, 0, 0);
+        ring(&world, &own, 1, 1);
+        ring(&world, &third, 0, 2);
+        let kring = |i| world.kring(KringId(i)).unwrap();
+        kring(1).set_monitors(Some(KringId(2)));
+        let seat = Seat { switch: 0, idx: 7 };
+        PortId(0).rec(&world).unwrap().set_seat(Some(seat));
+        let regions = Regions::new(Arc::new(Meanwhile {
+            world: world.clone(),
+            found: third,
+        }));
+        let party = Party {
+            world: &world,
+            regions: &regions,
+            own: &own,
+            waker: &Nobody,
+            owner: 1,
+        };
+        let source = Source {
+            kring: KringId(0),
+            ring: from,
+            map: &own,
+            gives: false,
+            offsets: Offsets::NONE,
+        };
+        let one = [Ent {
+            slot: Slot::new(from.slot(0).buf(), 60, 0),
+            frags: 1,
+            ..Ent::default()
+        }];
+        let to = Outlet {
+            ring: KringId(1),
+            seat,
+        };
+        let done = deliver(&party, &source, to, &one, [0].into_iter(), 1, 1);
+        assert_eq!(done.frames, 1);
+        let [mine, theirs] = [1, 2].map(|i| {
+            let resv = kring(i).resv(SLOTS).unwrap();
+            kring(i).cursor().start.distance(resv.given_out(), SLOTS)
+        });
+        assert_eq!((mine, theirs), (1, 0));
     }
 }
