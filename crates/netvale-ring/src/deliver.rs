@@ -159,16 +159,19 @@ impl<'a> Target<'a> {
     /// Counts frames that could not be delivered, by the reason.
     #[cold]
     pub fn refuse(&self, why: Refused, frames: u32) {
-        refuse(self.kring, why, frames.into());
+        match why {
+            Refused::Full | Refused::Closed => self.kring.count_full(frames.into()),
+            Refused::Fault => self.kring.count_fault(frames.into()),
+        }
     }
 }
 
-/// Counts frames that could not be delivered to a ring, by the reason.
+/// Counts frames for a ring that was not found. If it is closed it is another's
+/// ring by now, who has lost nothing: the port that they were for has gone.
 #[cold]
-pub fn refuse(kring: Kring<'_>, why: Refused, frames: u64) {
-    match why {
-        Refused::Full | Refused::Closed => kring.count_full(frames),
-        Refused::Fault => kring.count_fault(frames),
+pub fn not_found(kring: Kring<'_>, why: Refused, frames: u64) {
+    if why == Refused::Fault {
+        kring.count_fault(frames);
     }
 }
 
@@ -199,7 +202,7 @@ pub fn deliver(
     let to = match Target::seated(party.world, to, kring, &map) {
         Ok(to) => to,
         Err(why) => {
-            refuse(kring, why, frames.into());
+            not_found(kring, why, frames.into());
             return none;
         }
     };

@@ -24,6 +24,7 @@ pub fn is_dead(pid: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use std::process::{Command, Stdio};
+    use std::time::{Duration, Instant};
 
     use super::is_dead;
 
@@ -33,9 +34,11 @@ mod tests {
         let pid = child.id();
         assert!(!is_dead(pid) && !is_dead(std::process::id()));
         child.kill().unwrap();
-        while !is_dead(pid) {
+        let end = Instant::now() + Duration::from_secs(60);
+        while !is_dead(pid) && Instant::now() < end {
             std::thread::yield_now();
         }
+        assert!(is_dead(pid));
         child.wait().unwrap();
         assert!(is_dead(pid) && is_dead(0));
     }

@@ -11,7 +11,7 @@
 
 use alloc::vec::Vec;
 
-use netvale_ring::deliver::{Ent, Outlet, Source, Target, refuse};
+use netvale_ring::deliver::{Ent, Outlet, Source, Target, not_found};
 use netvale_ring::monitor;
 use netvale_ring::port::Opts;
 use netvale_ring::resv::{Lease, Refused};
@@ -62,7 +62,7 @@ pub(crate) fn deliver(
     let to = match Target::seated(party.world, to, kring, &map) {
         Ok(to) => to,
         Err(why) => {
-            refuse(kring, why, frames.count() as u64);
+            not_found(kring, why, frames.count() as u64);
             return 0;
         }
     };

@@ -19,7 +19,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt;
 
-use netvale_ring::deliver::{Ent, Outlet, Source, Target, deliver_run, refuse};
+use netvale_ring::deliver::{Ent, Outlet, Source, Target, deliver_run, not_found};
 use netvale_ring::kring::{Counter, Kring, KringId};
 use netvale_ring::layout::SWITCH_PORTS;
 use netvale_ring::monitor::{self, Run};
@@ -358,7 +358,7 @@ impl Sender<'_> {
         };
         match Target::seated(self.party.world, to, kring, &map) {
             Ok(to) => f(&to),
-            Err(why) => refuse(kring, why, n.into()),
+            Err(why) => not_found(kring, why, n.into()),
         }
     }
 
