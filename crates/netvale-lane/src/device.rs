@@ -5,7 +5,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
-use netvale_backends::batch::{Batch, BufPool, Piece};
+use netvale_backends::batch::{Batch, BufPool, Piece, Sent};
 use netvale_ring::Slot;
 use netvale_shm::Mem;
 
@@ -123,6 +123,15 @@ pub struct Pushed {
     pub done: usize,
     /// Those among them that the device refused.
     pub refused: u64,
+}
+
+impl From<Sent> for Pushed {
+    fn from(sent: Sent) -> Self {
+        Self {
+            done: sent.next,
+            refused: sent.refused as u64,
+        }
+    }
 }
 
 /// Why a device moves nothing.

@@ -93,6 +93,17 @@ pub struct Piece {
     pub len: u32,
 }
 
+/// What became of the frames of a batch that were to be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Sent {
+    /// Where to go on: frames before it are done with, there is no room for
+    /// those from it on.
+    pub next: usize,
+    /// Frames before `next` that can never be sent: too short or too long,
+    /// outside the pool, or with a virtio-net header that makes no sense.
+    pub refused: usize,
+}
+
 /// Frames to be sent, or room for frames to be received.
 ///
 /// To send, push chains as long as the frames. To receive, push chains that

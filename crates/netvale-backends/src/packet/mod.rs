@@ -32,7 +32,7 @@ use netvale_wire::vnet::{HdrLen, VnetHdr};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use crate::OsError;
-use crate::batch::{Batch, BufPool};
+use crate::batch::{Batch, BufPool, Sent};
 use crate::net::bad_name;
 use crate::net::mmsg::{Ask, Messages, Out, recv, send};
 use crate::net::sys::set_int;
@@ -163,18 +163,6 @@ pub enum PacketError {
     Os(#[from] OsError),
 }
 
-/// What became of frames that were to be sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct PacketSent {
-    /// Where to go on: frames before it are done with, there is no room for
-    /// those from it on.
-    pub next: usize,
-    /// Frames before `next` that can never be sent: longer than the interface
-    /// allows, too short, outside the pool, or with a virtio-net header that
-    /// makes no sense.
-    pub refused: usize,
-}
-
 /// Frames since the socket was opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PacketStats {
@@ -269,7 +257,7 @@ impl PacketSocket {
         pool: &BufPool,
         batch: &Batch,
         first: usize,
-    ) -> Result<PacketSent, PacketError> {
+    ) -> Result<Sent, PacketError> {
         self.base
             .send(&mut self.tx, &mut self.outs, pool, batch, first)
     }
@@ -436,8 +424,8 @@ impl Base {
         pool: &BufPool,
         batch: &Batch,
         first: usize,
-    ) -> Result<PacketSent, PacketError> {
-        let mut sent = PacketSent {
+    ) -> Result<Sent, PacketError> {
+        let mut sent = Sent {
             next: first,
             refused: 0,
         };
@@ -487,8 +475,8 @@ impl Base {
         outs: &mut Vec<Out>,
         pool: &BufPool,
         batch: &Batch,
-        mut sent: PacketSent,
-    ) -> Result<PacketSent, PacketError> {
+        mut sent: Sent,
+    ) -> Result<Sent, PacketError> {
         outs.truncate(1);
         match send(self.fd.as_fd(), messages, pool, batch, outs, &[]) {
             Ok(_) => sent.next += 1,

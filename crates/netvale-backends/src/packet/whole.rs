@@ -13,8 +13,8 @@ use netvale_wire::offload::{self, Plan};
 use netvale_wire::vnet::{GSO_NONE, HdrLen, VnetHdr};
 
 use super::ring::{RingConfig, Slots, slots};
-use super::{Base, PacketConfig, PacketError, PacketSent, PacketSocket, Tag, tag_of};
-use crate::batch::{Batch, BufPool, Piece};
+use super::{Base, PacketConfig, PacketError, PacketSocket, Tag, tag_of};
+use crate::batch::{Batch, BufPool, Piece, Sent};
 use crate::net::mmsg::{Ask, Got, Messages, recv};
 
 /// Frames of one system call.
@@ -400,7 +400,7 @@ impl WholeSocket {
         pool: &BufPool,
         batch: &Batch,
         first: usize,
-    ) -> Result<PacketSent, PacketError> {
+    ) -> Result<Sent, PacketError> {
         self.out.send(pool, batch, first)
     }
 }

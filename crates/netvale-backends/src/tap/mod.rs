@@ -35,7 +35,7 @@ use crate::OsError;
 use crate::net::bad_name;
 use crate::net::sys::Control;
 
-pub use queue::{Packed, Sent, TapQueue};
+pub use queue::{Packed, TapQueue};
 pub use uring::{NoUring, TapUring, WORTH};
 
 /// Most queues of one interface; the kernel's own limit.

@@ -8,19 +8,7 @@ use netvale_wire::vnet::HdrLen;
 use super::TapError;
 use super::sys::{readv, writev};
 use crate::OsError;
-use crate::batch::{Batch, BufPool, MAX_PIECES, Piece};
-
-/// What became of the frames that were to be sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Sent {
-    /// Where to go on: frames before it are done with, the kernel has no room
-    /// for those from it on.
-    pub next: usize,
-    /// Frames before `next` that the kernel refused: shorter than an Ethernet
-    /// header, with a virtio-net header that makes no sense, or outside the
-    /// pool.
-    pub refused: usize,
-}
+use crate::batch::{Batch, BufPool, MAX_PIECES, Piece, Sent};
 
 /// What [`TapQueue::recv_packed`] received.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

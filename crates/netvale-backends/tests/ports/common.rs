@@ -12,6 +12,7 @@ use netvale_wire::eth::{EthHdr, ethertype};
 use netvale_wire::ip::{Ipv4Hdr, proto};
 use netvale_wire::l4::{UdpHdr, set_checksum};
 use netvale_wire::mac::MacAddr;
+use netvale_wire::vnet::{F_NEEDS_CSUM, GSO_TCPV4, VnetHdr};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::thread::{CpuSet, sched_getcpu, sched_setaffinity};
 
@@ -137,4 +138,17 @@ pub(crate) fn udp_payload(frame: &[u8], port: u16) -> Option<&[u8]> {
 /// `ip:port`.
 pub(crate) fn at(ip: [u8; 4], port: u16) -> SocketAddrV4 {
     SocketAddrV4::new(Ipv4Addr::from(ip), port)
+}
+
+/// Of a TCP packet over IPv4 that waits for segmentation.
+pub(crate) fn to_be_cut() -> VnetHdr {
+    VnetHdr {
+        flags: F_NEEDS_CSUM,
+        gso_type: GSO_TCPV4,
+        hdr_len: 54,
+        gso_size: 1400,
+        csum_start: 34,
+        csum_offset: 16,
+        ..VnetHdr::default()
+    }
 }

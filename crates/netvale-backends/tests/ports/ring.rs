@@ -2,10 +2,10 @@ use netvale_backends::batch::{Batch, BufPool, Piece};
 use netvale_backends::packet::{PacketConfig, PacketError, PacketRing, PacketSocket, RingConfig};
 use netvale_testkit::net::NetNs;
 use netvale_testkit::{PATIENCE, eventually, frame};
-use netvale_wire::vnet::{F_NEEDS_CSUM, GSO_TCPV4, HdrLen, VnetHdr};
+use netvale_wire::vnet::{HdrLen, VnetHdr};
 
-use crate::common::{at, cable, get, mac, pool, put, readable, udp};
-use crate::packet::{frames, open};
+use crate::common::{at, cable, get, mac, pool, put, readable, to_be_cut, udp};
+use crate::packet::{assert_undone_on_a_vlan, frames, left_undone_on_a_vlan, open};
 
 /// 32 slots.
 const SMALL: u32 = 64 << 10;
@@ -16,6 +16,20 @@ fn ring(ns: &NetNs, header: HdrLen, bytes: u32) -> PacketRing {
     config.receive_buffer = Some(8 << 20);
     ns.enter(|| PacketRing::open(&config, RingConfig::for_mtu(1500, bytes)))
         .unwrap()
+}
+
+/// Both ends of a cable, and a socket with these headers at the left one.
+fn wired(test: &str, settings: &str, header: HdrLen) -> Option<(NetNs, NetNs, PacketSocket)> {
+    let (a, b) = (NetNs::new(&format!("ring::{test}"))?, NetNs::make());
+    cable(&a, &b, settings);
+    let left = sender(&a, header);
+    Some((a, b, left))
+}
+
+fn sender(ns: &NetNs, header: HdrLen) -> PacketSocket {
+    let mut config = PacketConfig::new("left");
+    config.header = header;
+    open(ns, &config)
 }
 
 /// Receives into the first `n` buffers; the frames, after it has been checked
@@ -39,17 +53,8 @@ fn receive(ring: &mut PacketRing, pool: &BufPool, n: u32) -> Vec<Vec<u8>> {
 /// A packet of TCP that waits for segmentation, with a header of 10 bytes. It
 /// says which one it is and has a checksum of itself.
 fn large(len: usize, seq: u64) -> Vec<u8> {
-    let vnet = VnetHdr {
-        flags: F_NEEDS_CSUM,
-        gso_type: GSO_TCPV4,
-        hdr_len: 54,
-        gso_size: 1400,
-        csum_start: 34,
-        csum_offset: 16,
-        ..VnetHdr::default()
-    };
     let mut bytes = vec![0; 10];
-    vnet.write(&mut bytes, HdrLen::SHORT).unwrap();
+    to_be_cut().write(&mut bytes, HdrLen::SHORT).unwrap();
     let payload: Vec<u8> = (0..len as u64 - 54)
         .map(|i| (i * 31 + seq * 7 + i / 251).to_le_bytes()[0])
         .collect();
@@ -74,9 +79,7 @@ fn frames_pass_exactly_through_a_ring() {
     let b = NetNs::make();
     cable(&a, &b, "mtu 1500");
     for header in [HdrLen::NONE, HdrLen::SHORT, HdrLen::MERGED] {
-        let mut left = PacketConfig::new("left");
-        left.header = header;
-        let mut left = open(&a, &left);
+        let mut left = sender(&a, header);
         let mut right = ring(&b, header, 1 << 20);
         assert_eq!(right.header(), header);
         let pool = pool(128);
@@ -121,14 +124,10 @@ fn frames_pass_exactly_through_a_ring() {
 
 #[test]
 fn packets_longer_than_a_slot_keep_their_place() {
-    let Some(a) = NetNs::new("ring::packets_longer_than_a_slot_keep_their_place") else {
+    let test = "packets_longer_than_a_slot_keep_their_place";
+    let Some((_a, b, mut left)) = wired(test, "mtu 1500", HdrLen::SHORT) else {
         return;
     };
-    let b = NetNs::make();
-    cable(&a, &b, "mtu 1500");
-    let mut left = PacketConfig::new("left");
-    left.header = HdrLen::SHORT;
-    let mut left = open(&a, &left);
     for header in [HdrLen::SHORT, HdrLen::MERGED] {
         let mut right = ring(&b, header, SMALL);
         let pool = pool(256);
@@ -196,28 +195,12 @@ fn packets_longer_than_a_slot_keep_their_place() {
 
 #[test]
 fn checksum_offsets_count_the_tag_in_a_slot() {
-    let Some(a) = NetNs::new("ring::checksum_offsets_count_the_tag_in_a_slot") else {
+    let test = "checksum_offsets_count_the_tag_in_a_slot";
+    let Some((_a, b, mut left)) = wired(test, "", HdrLen::SHORT) else {
         return;
     };
-    let b = NetNs::make();
-    cable(&a, &b, "");
-    let mut left = PacketConfig::new("left");
-    left.header = HdrLen::SHORT;
-    let mut left = open(&a, &left);
     let mut right = ring(&b, HdrLen::MERGED, SMALL);
-    let ends = [1, 2].map(|n| (mac(n), at([10, 77, 0, n], 5000)));
-    let plain = udp(ends[0], ends[1], b"on a vlan");
-    let vnet = VnetHdr {
-        flags: F_NEEDS_CSUM,
-        csum_start: 38,
-        csum_offset: 6,
-        ..VnetHdr::default()
-    };
-    let mut frame = vec![0; 10];
-    vnet.write(&mut frame, HdrLen::SHORT).unwrap();
-    frame.extend(&plain[..12]);
-    frame.extend([0x81, 0, 0, 5]);
-    frame.extend(&plain[12..]);
+    let frame = left_undone_on_a_vlan();
     let pool = pool(32);
     let mut batch = Batch::new();
     put(&mut batch, &pool, 20, &frame);
@@ -227,21 +210,15 @@ fn checksum_offsets_count_the_tag_in_a_slot() {
         got = receive(&mut right, &pool, 1);
         got.len() == 1
     });
-    assert_eq!(got[0][12..], frame[10..]);
-    let seen = VnetHdr::parse(&got[0], HdrLen::MERGED).unwrap();
-    assert_eq!(seen.flags, F_NEEDS_CSUM);
-    assert_eq!((seen.csum_start, seen.csum_offset), (38, 6));
+    assert_undone_on_a_vlan(&got[0], &frame);
 }
 
 #[test]
 fn the_ring_goes_round_many_times_and_what_does_not_fit_is_counted() {
-    let test = "ring::the_ring_goes_round_many_times_and_what_does_not_fit_is_counted";
-    let Some(a) = NetNs::new(test) else {
+    let test = "the_ring_goes_round_many_times_and_what_does_not_fit_is_counted";
+    let Some((_a, b, mut left)) = wired(test, "mtu 1500", HdrLen::NONE) else {
         return;
     };
-    let b = NetNs::make();
-    cable(&a, &b, "mtu 1500");
-    let mut left = open(&a, &PacketConfig::new("left"));
     let mut right = ring(&b, HdrLen::NONE, SMALL);
     let pool = pool(64);
     let send = |left: &mut PacketSocket, first: u64, n: u64| {
@@ -292,15 +269,10 @@ fn the_ring_goes_round_many_times_and_what_does_not_fit_is_counted() {
 
 #[test]
 fn long_packets_that_there_is_no_memory_for_are_counted() {
-    let test = "ring::long_packets_that_there_is_no_memory_for_are_counted";
-    let Some(a) = NetNs::new(test) else {
+    let test = "long_packets_that_there_is_no_memory_for_are_counted";
+    let Some((_a, b, mut left)) = wired(test, "mtu 1500", HdrLen::SHORT) else {
         return;
     };
-    let b = NetNs::make();
-    cable(&a, &b, "mtu 1500");
-    let mut left = PacketConfig::new("left");
-    left.header = HdrLen::SHORT;
-    let mut left = open(&a, &left);
     let mut config = PacketConfig::new("right");
     config.header = HdrLen::SHORT;
     // Room for two or so.
@@ -328,14 +300,10 @@ fn long_packets_that_there_is_no_memory_for_are_counted() {
 
 #[test]
 fn a_frame_longer_than_all_buffers_is_cut() {
-    let Some(a) = NetNs::new("ring::a_frame_longer_than_all_buffers_is_cut") else {
+    let test = "a_frame_longer_than_all_buffers_is_cut";
+    let Some((_a, b, mut left)) = wired(test, "mtu 1500", HdrLen::SHORT) else {
         return;
     };
-    let b = NetNs::make();
-    cable(&a, &b, "mtu 1500");
-    let mut left = PacketConfig::new("left");
-    left.header = HdrLen::SHORT;
-    let mut left = open(&a, &left);
     let mut right = ring(&b, HdrLen::SHORT, SMALL);
     let pool = pool(128);
     let short = [

@@ -9,9 +9,9 @@ use netvale_testkit::net::NetNs;
 use netvale_testkit::{PATIENCE, frame};
 use netvale_wire::eth::{EthHdr, ethertype};
 use netvale_wire::ip::{Ipv4Hdr, proto};
-use netvale_wire::vnet::{F_NEEDS_CSUM, GSO_TCPV4, HdrLen, VnetHdr};
+use netvale_wire::vnet::HdrLen;
 
-use crate::common::{cable, get, mac, pool, put, readable, room};
+use crate::common::{cable, get, mac, pool, put, readable, room, to_be_cut};
 use crate::packet::open;
 
 const PAYLOAD: usize = 1400;
@@ -20,17 +20,8 @@ const HEADERS: usize = 54;
 /// A TCP packet of three segments with its virtio-net header, and its payload.
 fn large() -> (Vec<u8>, Vec<u8>) {
     let payload: Vec<u8> = (0..3 * PAYLOAD).map(|i| (i / 7).to_le_bytes()[0]).collect();
-    let vnet = VnetHdr {
-        flags: F_NEEDS_CSUM,
-        gso_type: GSO_TCPV4,
-        hdr_len: 54,
-        gso_size: 1400,
-        csum_start: 34,
-        csum_offset: 16,
-        ..VnetHdr::default()
-    };
     let mut bytes = vec![0; 12 + 34];
-    vnet.write(&mut bytes, HdrLen::MERGED).unwrap();
+    to_be_cut().write(&mut bytes, HdrLen::MERGED).unwrap();
     let eth = EthHdr::new(mac(2), mac(1), ethertype::IPV4);
     eth.write(&mut bytes[12..]).unwrap();
     let [from, to] = [1, 2].map(|n| [10, 77, 0, n].into());

@@ -37,6 +37,18 @@ pub(crate) use tap::{lanes as tap_lanes, queues, refusal as tap_refusal};
 
 use crate::listing::Refusal;
 
+/// How many of the frames that a device counts itself have been told of.
+#[derive(Debug, Default)]
+struct Told(u64);
+
+impl Told {
+    /// Those that have come since, if any. `all`: what the device counts.
+    fn since(&mut self, loss: Loss, all: u64) -> Option<(Loss, u64)> {
+        let new = all - std::mem::replace(&mut self.0, all);
+        (new > 0).then_some((loss, new))
+    }
+}
+
 /// A device that is open.
 #[derive(Debug)]
 pub(crate) struct Device {

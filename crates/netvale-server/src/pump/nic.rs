@@ -496,11 +496,8 @@ impl DeviceLane for NicLane {
     }
 
     fn push(&mut self, pool: &BufPool, batch: &Batch) -> Result<Pushed, Trouble> {
-        let sent = self.socket.send(pool, batch, 0).map_err(|e| trouble(&e))?;
-        Ok(Pushed {
-            done: sent.next,
-            refused: sent.refused as u64,
-        })
+        let sent = self.socket.send(pool, batch, 0);
+        sent.map(Pushed::from).map_err(|e| trouble(&e))
     }
 }
 

@@ -9,7 +9,7 @@ use netvale_wire::proto::ErrorKind;
 use netvale_wire::vnet::HdrLen;
 
 use super::nic::{LONGEST, Nic, NicLane, packet_refusal, socket, trouble};
-use super::{DeviceLane, Loss, Pushed, Trouble};
+use super::{DeviceLane, Loss, Pushed, Told, Trouble};
 use crate::listing::Refusal;
 
 /// Bytes of a ring: 2048 frames of the usual size.
@@ -102,8 +102,8 @@ pub(super) fn whole(
         let opened = WholeSocket::open(config, max_frame, size);
         opened.map(|socket| WholeLane {
             socket,
-            odd: 0,
-            missed: 0,
+            odd: Told::default(),
+            missed: Told::default(),
             _seat: seat,
         })
     };
@@ -142,8 +142,8 @@ struct SlotLane {
     ring: PacketRing,
     /// There was no buffer for all that was there.
     more: bool,
-    /// Of those that it missed, as many have been counted.
-    told: u64,
+    /// Of those that it missed.
+    told: Told,
     _seat: Seat,
 }
 
@@ -168,7 +168,7 @@ impl SlotLane {
         Ok(Self {
             ring: opened.map_err(|e| crate::files::chain(&e))?,
             more: false,
-            told: 0,
+            told: Told::default(),
             _seat: seat,
         })
     }
@@ -204,9 +204,7 @@ impl DeviceLane for SlotLane {
     }
 
     fn left_out(&mut self) -> Option<(Loss, u64)> {
-        let all = self.ring.missed();
-        let new = all - std::mem::replace(&mut self.told, all);
-        (new > 0).then_some((Loss::Missed, new))
+        self.told.since(Loss::Missed, self.ring.missed())
     }
 
     fn appetite(&self) -> usize {
@@ -215,11 +213,8 @@ impl DeviceLane for SlotLane {
     }
 
     fn push(&mut self, pool: &BufPool, batch: &Batch) -> Result<Pushed, Trouble> {
-        let sent = self.ring.send(pool, batch, 0).map_err(|e| trouble(&e))?;
-        Ok(Pushed {
-            done: sent.next,
-            refused: sent.refused as u64,
-        })
+        let sent = self.ring.send(pool, batch, 0);
+        sent.map(Pushed::from).map_err(|e| trouble(&e))
     }
 }
 
@@ -227,10 +222,9 @@ impl DeviceLane for SlotLane {
 #[derive(Debug)]
 struct WholeLane {
     socket: WholeSocket,
-    /// Of those that it could not make whole, and that it missed, as many have
-    /// been counted.
-    odd: u64,
-    missed: u64,
+    /// Of those that it could not make whole, and that it missed.
+    odd: Told,
+    missed: Told,
     /// For its ring, if it has one.
     _seat: Option<Seat>,
 }
@@ -259,24 +253,13 @@ impl DeviceLane for WholeLane {
     }
 
     fn left_out(&mut self) -> Option<(Loss, u64)> {
-        for (loss, all, told) in [
-            (Loss::Odd, self.socket.incomplete(), &mut self.odd),
-            (Loss::Missed, self.socket.missed(), &mut self.missed),
-        ] {
-            let new = all - std::mem::replace(told, all);
-            if new > 0 {
-                return Some((loss, new)); // the other one the next time
-            }
-        }
-        None
+        let odd = self.odd.since(Loss::Odd, self.socket.incomplete());
+        // The other one the next time.
+        odd.or_else(|| self.missed.since(Loss::Missed, self.socket.missed()))
     }
 
     fn push(&mut self, pool: &BufPool, batch: &Batch) -> Result<Pushed, Trouble> {
         let sent = self.socket.send(pool, batch, 0);
-        let sent = sent.map_err(|e| trouble(&e))?;
-        Ok(Pushed {
-            done: sent.next,
-            refused: sent.refused as u64,
-        })
+        sent.map(Pushed::from).map_err(|e| trouble(&e))
     }
 }

@@ -2,10 +2,8 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
-use netvale_backends::batch::{Batch, BufPool, Piece};
-use netvale_backends::tap::{
-    NoUring, Offloads, Sent, Tap, TapConfig, TapError, TapQueue, TapUring,
-};
+use netvale_backends::batch::{Batch, BufPool, Piece, Sent};
+use netvale_backends::tap::{NoUring, Offloads, Tap, TapConfig, TapError, TapQueue, TapUring};
 use netvale_wire::proto::ErrorKind;
 use netvale_wire::vnet::HdrLen;
 
@@ -219,13 +217,7 @@ impl DeviceLane for TapWriter {
 }
 
 fn pushed(sent: Result<Sent, TapError>) -> Result<Pushed, Trouble> {
-    match sent {
-        Ok(sent) => Ok(Pushed {
-            done: sent.next,
-            refused: sent.refused as u64,
-        }),
-        Err(e) => Err(trouble(&e)),
-    }
+    sent.map(Pushed::from).map_err(|e| trouble(&e))
 }
 
 fn trouble(e: &TapError) -> Trouble {

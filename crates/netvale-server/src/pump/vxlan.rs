@@ -7,7 +7,7 @@ use netvale_backends::batch::{Batch, BufPool, Piece};
 use netvale_backends::vxlan::{Vxlan, VxlanConfig, VxlanError, VxlanSockets};
 use netvale_wire::proto::ErrorKind;
 
-use super::{Device, DeviceLane, Keep, Loss, Pushed, Trouble};
+use super::{Device, DeviceLane, Keep, Loss, Pushed, Told, Trouble};
 use crate::listing::Refusal;
 
 /// Longest frame that is received: one of the largest usual underlay. Room for
@@ -28,7 +28,7 @@ pub(super) fn open(config: &VxlanConfig, sockets: &VxlanSockets) -> Result<Devic
     let lane = VxlanLane {
         endpoint,
         start: Instant::now(),
-        told: 0,
+        told: Told::default(),
     };
     Ok(Device {
         name: format!("vxlan{}", config.vni),
@@ -45,8 +45,8 @@ pub(super) fn open(config: &VxlanConfig, sockets: &VxlanSockets) -> Result<Devic
 struct VxlanLane {
     endpoint: Vxlan,
     start: Instant,
-    /// Useless datagrams that have been told of.
-    told: u64,
+    /// Of useless datagrams.
+    told: Told,
 }
 
 impl DeviceLane for VxlanLane {
@@ -72,9 +72,8 @@ impl DeviceLane for VxlanLane {
 
     fn left_out(&mut self) -> Option<(Loss, u64)> {
         let c = self.endpoint.counters();
-        let all = c.foreign + c.short + c.overrun;
-        let new = all - std::mem::replace(&mut self.told, all);
-        (new > 0).then_some((Loss::Foreign, new))
+        self.told
+            .since(Loss::Foreign, c.foreign + c.short + c.overrun)
     }
 
     fn push(&mut self, pool: &BufPool, batch: &Batch) -> Result<Pushed, Trouble> {

@@ -20,8 +20,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use netvale_wire::vnet::{HdrLen, VnetHdr};
 
-use super::{Base, PacketConfig, PacketError, PacketSent, PacketStats, insert_tag};
-use crate::batch::{Batch, BufPool, MAX_PIECES, Piece};
+use super::{Base, PacketConfig, PacketError, PacketStats, insert_tag};
+use crate::batch::{Batch, BufPool, MAX_PIECES, Piece, Sent};
 use crate::net::mmsg::{Ask, Messages, Out, recv};
 use crate::net::sys::set_int;
 
@@ -202,7 +202,7 @@ impl PacketRing {
         pool: &BufPool,
         batch: &Batch,
         first: usize,
-    ) -> Result<PacketSent, PacketError> {
+    ) -> Result<Sent, PacketError> {
         self.base
             .send(&mut self.tx, &mut self.outs, pool, batch, first)
     }

@@ -12,9 +12,9 @@ mod sys;
 use std::os::fd::AsFd;
 
 use super::TapError;
-use super::queue::{Sent, TapQueue, Verdict};
+use super::queue::{TapQueue, Verdict};
 use crate::OsError;
-use crate::batch::{Batch, BufPool};
+use crate::batch::{Batch, BufPool, Sent};
 
 pub(super) use sys::Ring;
 

@@ -55,6 +55,16 @@ fn exact(from: &mut Port, to: &mut Port) {
     }
 }
 
+/// The near end of its cable.
+fn interface(host: &Host) -> Interface {
+    Interface {
+        index: host.ns.index("v0"),
+        queues: 1,
+        mtu: 1500,
+        sends_in_place: false,
+    }
+}
+
 #[test]
 fn the_stock_is_in_the_books_and_comes_back() {
     let Some(host) = Host::with_cable("in_place::the_stock_is_in_the_books_and_comes_back") else {
@@ -84,12 +94,7 @@ fn a_queue_that_is_still_busy_keeps_others_from_nothing() {
     let Some(host) = Host::with_cable(TEST) else {
         return;
     };
-    let interface = Interface {
-        index: host.ns.index("v0"),
-        queues: 1,
-        mtu: 1500,
-        sends_in_place: false,
-    };
+    let interface = interface(&host);
     // Patience has an end, which a machine with much to do may come to.
     eventually("it waits for the queue, and others are served", || {
         let memory = Memory::own(512).unwrap();
@@ -269,12 +274,7 @@ fn what_cannot_be_made_whole_is_counted() {
     let Some(host) = Host::with_cable(TEST) else {
         return;
     };
-    let interface = Interface {
-        index: host.ns.index("v0"),
-        queues: 1,
-        mtu: 1500,
-        sends_in_place: false,
-    };
+    let interface = interface(&host);
     let memory = Memory::own(512).unwrap();
     let held = host.ns.enter(|| Sockets::open(&interface, &memory));
     let ns = host.namespace();
