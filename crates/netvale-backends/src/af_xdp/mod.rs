@@ -68,6 +68,7 @@ mod ring;
 mod socket;
 mod suspects;
 mod sys;
+mod tags;
 mod umem;
 
 pub use error::{RingCorrupt, XskError};

@@ -2,14 +2,18 @@
 
 use std::os::fd::AsFd;
 
+use super::tags::Tags;
 use super::{Suspects, XskSocket};
-use crate::bpf::{Asm, BpfError, Helper, Link, Program, ProgramKind, Reg, Width, XdpMode, XskMap};
+use crate::bpf::{
+    Asm, BpfError, Helper, Insn, Link, Program, ProgramKind, Reg, Width, XdpMode, XskMap,
+};
 
 /// In `xdp_md`: a frame's beginning, its end, its queue.
-const DATA: i16 = 0;
-const DATA_END: i16 = 4;
+pub(super) const DATA: i16 = 0;
+pub(super) const DATA_END: i16 = 4;
 const RX_QUEUE_INDEX: i16 = 16;
-const XDP_PASS: i32 = 2;
+pub(super) const XDP_DROP: i32 = 1;
+pub(super) const XDP_PASS: i32 = 2;
 
 /// An interface's XDP program: each queue's frames go to the queue's socket,
 /// or to the stack where there is none. Detached when dropped, or when the
@@ -18,6 +22,7 @@ const XDP_PASS: i32 = 2;
 pub struct Redirect {
     map: XskMap,
     mode: XdpMode,
+    puts_tags_back: bool,
     _link: Link,
 }
 
@@ -58,27 +63,36 @@ impl Redirect {
             crate::bpf::refuse_loop(ifindex)?;
         }
         let map = XskMap::new(queues)?;
-        let mut asm = Asm::new();
-        asm.load(Width::Word, Reg::R7, Reg::R1, RX_QUEUE_INDEX);
-        if let Some(counts) = counts {
-            asm.load(Width::Word, Reg::R2, Reg::R1, DATA);
-            asm.load(Width::Word, Reg::R3, Reg::R1, DATA_END);
-            counts.count(&mut asm);
-        }
-        asm.copy(Reg::R2, Reg::R7);
-        map.load(&mut asm, Reg::R1);
-        // The answer where there is no socket.
-        asm.set(Reg::R3, XDP_PASS);
-        asm.call(Helper::RedirectMap);
-        asm.exit();
-        let kind = ProgramKind::Xdp { frags: true };
-        let program = Program::load(kind, "nv_redirect", &asm.finish())?;
+        let native = mode == XdpMode::Native;
+        // A kernel may tell tags and yet not take such a program, with frames
+        // in several pieces for one.
+        let tags = native.then(|| Tags::of(ifindex)).flatten();
+        let tagged = tags.and_then(|tags| {
+            let insns = direct(&map, counts, Some(tags));
+            Program::load(ProgramKind::XdpOf(ifindex), "nv_redirect", &insns).ok()
+        });
+        let puts_tags_back = tagged.is_some();
+        let program = match tagged {
+            Some(program) => program,
+            None => {
+                let kind = ProgramKind::Xdp { frags: true };
+                Program::load(kind, "nv_redirect", &direct(&map, counts, None))?
+            }
+        };
         let link = program.attach_xdp(ifindex, mode)?;
         Ok(Self {
             map,
             mode,
+            puts_tags_back,
             _link: link,
         })
+    }
+
+    /// Whether VLAN tags that the kernel keeps beside frames are put back into
+    /// them. Otherwise sockets get those frames without.
+    #[must_use]
+    pub fn puts_tags_back(&self) -> bool {
+        self.puts_tags_back
     }
 
     /// Who runs it.
@@ -111,4 +125,27 @@ impl Redirect {
     pub fn disconnect(&self, queue: u32) -> Result<(), BpfError> {
         self.map.clear(queue)
     }
+}
+
+/// The program.
+fn direct(map: &XskMap, counts: Option<&Suspects>, tags: Option<Tags>) -> Vec<Insn> {
+    let mut asm = Asm::new();
+    asm.copy(Reg::R6, Reg::R1);
+    asm.load(Width::Word, Reg::R7, Reg::R6, RX_QUEUE_INDEX);
+    // The answer where there is no socket.
+    asm.set(Reg::R9, XDP_PASS);
+    if let Some(tags) = tags {
+        tags.put_back(&mut asm, map);
+    }
+    if let Some(counts) = counts {
+        asm.load(Width::Word, Reg::R2, Reg::R6, DATA);
+        asm.load(Width::Word, Reg::R3, Reg::R6, DATA_END);
+        counts.count(&mut asm);
+    }
+    asm.copy(Reg::R2, Reg::R7);
+    map.load(&mut asm, Reg::R1);
+    asm.copy(Reg::R3, Reg::R9);
+    asm.call(Helper::RedirectMap);
+    asm.exit();
+    asm.finish()
 }

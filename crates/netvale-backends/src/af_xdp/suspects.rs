@@ -39,7 +39,7 @@ impl Suspects {
     }
 
     /// Counts the frame in a program: `R2` and `R3` are its beginning and its
-    /// end, `R7` its queue, and nothing else is kept but `R6`. What is counted
+    /// end, `R7` its queue, which is kept as `R6` and `R9` are. What is counted
     /// is all that [`netvale_wire::offload::unfinished`] finds, and more:
     /// frames that it takes long to look into.
     pub(super) fn count(&self, asm: &mut Asm) {

@@ -48,8 +48,12 @@ pub struct Label(usize);
 /// Kernel functions that programs call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Helper {
+    /// `bpf_map_lookup_elem(map, key)`.
+    MapLookup = 1,
     /// `bpf_redirect(ifindex, flags)`.
     Redirect = 23,
+    /// `bpf_xdp_adjust_head(ctx, delta)`.
+    XdpAdjustHead = 44,
     /// `bpf_redirect_map(map, key, flags)`.
     RedirectMap = 51,
 }
@@ -82,6 +86,10 @@ const JMP_EXIT: u8 = 0x90;
 const PSEUDO_MAP_FD: u8 = 1;
 /// The same: the value of an array of one, by descriptor and offset.
 const PSEUDO_MAP_VALUE: u8 = 2;
+
+/// In the source field of a call: a kernel function, by its number among the
+/// kernel's types.
+const PSEUDO_KFUNC: u8 = 2;
 
 /// Collects instructions; jumps are filled in when their label is placed.
 ///
@@ -185,6 +193,12 @@ impl Asm {
         self.push(CLASS_ST | MODE_MEM | width as u8, dst, 0, off, value);
     }
 
+    /// `[dst + off] = src`.
+    pub fn store_reg(&mut self, width: Width, dst: Reg, off: i16, src: Reg) {
+        let code = CLASS_STX | MODE_MEM | width as u8;
+        self.push(code, dst, src as u8, off, 0);
+    }
+
     /// `[dst + off] += src` in one piece, eight bytes.
     pub fn atomic_add(&mut self, dst: Reg, off: i16, src: Reg) {
         let code = CLASS_STX | MODE_ATOMIC | Width::Double as u8;
@@ -234,6 +248,14 @@ impl Asm {
     /// Calls a kernel function; the result is in `R0`.
     pub fn call(&mut self, helper: Helper) {
         self.push(CLASS_JMP | JMP_CALL, Reg::R0, 0, 0, helper as i32);
+    }
+
+    /// The same for a function that is known by its number among the kernel's
+    /// types.
+    #[cfg(feature = "af_xdp")]
+    pub(crate) fn call_kernel(&mut self, function: u32) {
+        let number = function.cast_signed();
+        self.push(CLASS_JMP | JMP_CALL, Reg::R0, PSEUDO_KFUNC, 0, number);
     }
 
     /// Ends the program with `R0` as its answer.
@@ -314,6 +336,7 @@ mod tests {
         asm.load_map(Reg::R1, 9);
         asm.load_value(Reg::R3, 9, 8);
         asm.store(Width::Word, Reg::R6, 8, 7);
+        asm.store_reg(Width::Half, Reg::R2, 12, Reg::R3);
         asm.atomic_add(Reg::R3, 24, Reg::R4);
         asm.copy(Reg::R6, Reg::R1);
         asm.call(Helper::RedirectMap);
@@ -333,13 +356,14 @@ mod tests {
         asm.answer(-1);
         let expected = [
             insn(0x61, 0x12, 16, 0),
-            insn(0x15, 0x02, 21, -1),
-            insn(0x55, 0x02, 20, 5),
+            insn(0x15, 0x02, 22, -1),
+            insn(0x55, 0x02, 21, 5),
             insn(0x18, 0x11, 0, 9),
             insn(0, 0, 0, 0),
             insn(0x18, 0x23, 0, 9),
             insn(0, 0, 0, 8),
             insn(0x62, 0x06, 8, 7),
+            insn(0x6b, 0x32, 12, 0),
             insn(0xdb, 0x43, 24, 0),
             insn(0xbf, 0x16, 0, 0),
             insn(0x85, 0, 0, 51),

@@ -11,6 +11,10 @@
 //! Needs CAP_BPF and CAP_NET_ADMIN; XDP as a link needs Linux 5.9, tcx 6.6.
 
 mod asm;
+#[cfg(feature = "af_xdp")]
+mod btf;
+#[cfg(feature = "af_xdp")]
+mod features;
 mod map;
 mod prog;
 mod query;
@@ -19,6 +23,10 @@ mod sys;
 use std::io;
 
 pub use asm::{Asm, Helper, Insn, Label, Reg, Width};
+#[cfg(feature = "af_xdp")]
+pub(crate) use btf::kernel_function;
+#[cfg(feature = "af_xdp")]
+pub use features::XdpFeatures;
 pub use map::{Cell, XskMap};
 pub use prog::{Link, Program, ProgramKind, XdpMode};
 #[cfg(feature = "af_xdp")]

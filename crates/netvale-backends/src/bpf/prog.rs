@@ -1,5 +1,6 @@
 //! Programs and what attaches them.
 
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -12,6 +13,11 @@ const ATTACH_XDP: u32 = 37;
 pub(super) const ATTACH_TCX_INGRESS: u32 = 46;
 pub(super) const ATTACH_TCX_EGRESS: u32 = 47;
 const FLAG_HAS_FRAGS: u32 = 1 << 5;
+const FLAG_DEV_BOUND_ONLY: u32 = 1 << 6;
+const LICENCE: &CStr = c"MIT OR Apache-2.0";
+/// The same licence, of which this takes the first, in words that the kernel
+/// knows: it lets no other program call its functions.
+const LICENCE_OF_CALLERS: &CStr = c"Dual MIT/GPL";
 const XDP_FLAG_GENERIC: u32 = 1 << 1;
 const XDP_FLAG_NATIVE: u32 = 1 << 2;
 /// Of the verifier's words, those at the end say what is wrong.
@@ -27,8 +33,42 @@ pub enum ProgramKind {
         /// Takes frames in several pieces.
         frags: bool,
     },
+    /// Sees received frames of this interface alone, also those in several
+    /// pieces, and may ask its driver what the kernel keeps beside them.
+    XdpOf(u32),
     /// Sees packets on their way into or out of the stack.
     Tc,
+}
+
+impl ProgramKind {
+    fn loaded_as(self, name: &str) -> LoadAs<'_> {
+        let xdp = LoadAs {
+            kind: PROG_XDP,
+            name,
+            flags: 0,
+            attach_type: ATTACH_XDP,
+            ifindex: 0,
+            licence: LICENCE,
+        };
+        match self {
+            Self::Xdp { frags: false } => xdp,
+            Self::Xdp { frags: true } => LoadAs {
+                flags: FLAG_HAS_FRAGS,
+                ..xdp
+            },
+            Self::XdpOf(ifindex) => LoadAs {
+                flags: FLAG_HAS_FRAGS | FLAG_DEV_BOUND_ONLY,
+                ifindex,
+                licence: LICENCE_OF_CALLERS,
+                ..xdp
+            },
+            Self::Tc => LoadAs {
+                kind: PROG_SCHED_CLS,
+                attach_type: 0,
+                ..xdp
+            },
+        }
+    }
 }
 
 /// Who runs an XDP program.
@@ -65,17 +105,7 @@ impl Program {
     /// Without the privilege, and [`BpfError::Verifier`] with the verifier's
     /// words.
     pub fn load(kind: ProgramKind, name: &str, insns: &[Insn]) -> Result<Self, BpfError> {
-        let (kind, flags, attach_type) = match kind {
-            ProgramKind::Xdp { frags: true } => (PROG_XDP, FLAG_HAS_FRAGS, ATTACH_XDP),
-            ProgramKind::Xdp { frags: false } => (PROG_XDP, 0, ATTACH_XDP),
-            ProgramKind::Tc => (PROG_SCHED_CLS, 0, 0),
-        };
-        let what = LoadAs {
-            kind,
-            name,
-            flags,
-            attach_type,
-        };
+        let what = kind.loaded_as(name);
         let refused = match sys::prog_load(what, insns, &mut []) {
             Ok(fd) => {
                 return Ok(Self {

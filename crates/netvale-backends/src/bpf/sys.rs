@@ -230,17 +230,19 @@ pub(super) struct LoadAs<'a> {
     pub(super) name: &'a str,
     pub(super) flags: u32,
     pub(super) attach_type: u32,
+    /// The interface it is for, or 0.
+    pub(super) ifindex: u32,
+    pub(super) licence: &'a CStr,
 }
 
 /// Loads a program. With a buffer, the verifier writes its reasons there.
 pub(super) fn prog_load(what: LoadAs<'_>, insns: &[Insn], log: &mut [u8]) -> io::Result<OwnedFd> {
-    const LICENCE: &CStr = c"MIT OR Apache-2.0";
     let len = |n: usize| u32::try_from(n).ok().ok_or(io::ErrorKind::InvalidInput);
     let mut attr = ProgLoad {
         prog_type: what.kind,
         insn_cnt: len(insns.len())?,
         insns: insns.as_ptr().expose_provenance() as u64,
-        license: LICENCE.as_ptr().expose_provenance() as u64,
+        license: what.licence.as_ptr().expose_provenance() as u64,
         log_level: u32::from(!log.is_empty()),
         log_size: len(log.len())?,
         log_buf: match log.len() {
@@ -250,7 +252,7 @@ pub(super) fn prog_load(what: LoadAs<'_>, insns: &[Insn], log: &mut [u8]) -> io:
         kern_version: 0,
         prog_flags: what.flags,
         name: Name::new(what.name),
-        prog_ifindex: 0,
+        prog_ifindex: what.ifindex,
         expected_attach_type: what.attach_type,
     };
     // SAFETY: instructions, licence and log are as long as said and alive.

@@ -166,6 +166,10 @@ impl Interface {
     }
 
     fn tags(&self) -> Option<Finding> {
+        if self.features.is_some_and(|f| f.native && f.tells_tags) {
+            let text = "those beside frames are told to AF_XDP, which puts them back";
+            return Some(finding("VLAN tags", Verdict::Good, text));
+        }
         let text = match self.driver.as_deref() {
             Some("veth") => "tags that the other end has beside its frames, as a bridge or a VLAN \
                              interface there, are lost through AF_XDP (there: ethtool -K PEER \
@@ -217,6 +221,7 @@ mod tests {
                 zero_copy: true,
                 pieces: true,
                 zero_copy_pieces: 5,
+                tells_tags: true,
             }),
             tcx: Some((vec![], vec![])),
         }
@@ -259,6 +264,11 @@ mod tests {
         assert!(of("checksums", &i).is_some());
         assert!(of("VLAN tags", &i).unwrap().1.contains("txvlan off"));
         i.driver = Some("ixgbe".into());
+        // To programs in the stack it does not tell them.
+        i.features = Some(XdpFeatures {
+            tells_tags: true,
+            ..XdpFeatures::default()
+        });
         let (verdict, text) = of("VLAN tags", &i).unwrap();
         assert!(verdict == Verdict::Limited && text.contains("eth9 rxvlan off"));
         i.tcx = Some((vec!["cil_from_netdev".into()], vec!["nv_host_out".into()]));

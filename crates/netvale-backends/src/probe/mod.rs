@@ -4,7 +4,6 @@
 //! a moment, which some drivers answer with a reset of their queues, and
 //! [`try_zero_copy`] binds a socket: they are for those who ask for them.
 
-mod features;
 mod findings;
 mod sys;
 
@@ -15,7 +14,7 @@ use netvale_shm::{HugePages, Memfd};
 use rustix::net::{AddressFamily, SocketType, netdevice};
 use rustix::thread::CapabilitySet;
 
-pub use features::XdpFeatures;
+pub use crate::bpf::XdpFeatures;
 pub use findings::{Finding, Verdict};
 
 use crate::OsError;

@@ -19,3 +19,5 @@ mod life;
 mod probe;
 #[cfg(test)]
 mod processes;
+#[cfg(test)]
+mod tags;

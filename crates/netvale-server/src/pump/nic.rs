@@ -229,6 +229,12 @@ impl Nic {
         generic: bool,
     ) -> Result<(Keep, XdpMode), String> {
         let redirect = xdp::redirect(self.index, sockets, generic)?;
+        if !redirect.puts_tags_back() && !self.tags {
+            tracing::info!(
+                interface = self.name,
+                "VLAN tags beside frames would be lost: netvale doctor says how to avoid it"
+            );
+        }
         let (mut keep, mode) = (Keep::default(), redirect.mode());
         keep.add(redirect);
         Ok((keep, mode))

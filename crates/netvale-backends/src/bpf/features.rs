@@ -4,7 +4,7 @@ use std::io;
 
 use rustix::net::netlink;
 
-use crate::bpf::{attributes, exchange};
+use super::{attributes, exchange};
 
 /// What a driver can do with XDP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -21,6 +21,9 @@ pub struct XdpFeatures {
     pub pieces: bool,
     /// Pieces that a frame may have with zero copy.
     pub zero_copy_pieces: u32,
+    /// Tells programs which VLAN tag the kernel keeps beside a frame
+    /// (Linux 6.8).
+    pub tells_tags: bool,
 }
 
 const GENL_ID_CTRL: u16 = 0x10;
@@ -31,12 +34,13 @@ const NETDEV_CMD_DEV_GET: u8 = 1;
 const NETDEV_A_DEV_IFINDEX: u16 = 1;
 const NETDEV_A_DEV_XDP_FEATURES: u16 = 3;
 const NETDEV_A_DEV_XDP_ZC_MAX_SEGS: u16 = 4;
+const NETDEV_A_DEV_XDP_RX_METADATA_FEATURES: u16 = 5;
 /// Bytes of `genlmsghdr`.
 const HEADER: usize = 4;
 
 impl XdpFeatures {
     /// Asks for those of an interface.
-    pub(super) fn ask(index: u32) -> io::Result<Self> {
+    pub(crate) fn ask(index: u32) -> io::Result<Self> {
         let name = attribute(CTRL_ATTR_FAMILY_NAME, b"netdev\0");
         let family = call(GENL_ID_CTRL, CTRL_CMD_GETFAMILY, &name)?;
         let id = find(&family, CTRL_ATTR_FAMILY_ID).and_then(|v| v.first_chunk());
@@ -44,8 +48,12 @@ impl XdpFeatures {
 
         let which = attribute(NETDEV_A_DEV_IFINDEX, &index.to_ne_bytes());
         let answer = call(id, NETDEV_CMD_DEV_GET, &which)?;
-        let bits = find(&answer, NETDEV_A_DEV_XDP_FEATURES).and_then(|v| v.first_chunk());
-        let bits = u64::from_ne_bytes(*bits.ok_or(io::ErrorKind::InvalidData)?);
+        let bits = |of| {
+            let bits = find(&answer, of).and_then(|v| v.first_chunk());
+            bits.map(|bits| u64::from_ne_bytes(*bits))
+        };
+        let told = bits(NETDEV_A_DEV_XDP_RX_METADATA_FEATURES).unwrap_or(0);
+        let bits = bits(NETDEV_A_DEV_XDP_FEATURES).ok_or(io::ErrorKind::InvalidData)?;
         let pieces = find(&answer, NETDEV_A_DEV_XDP_ZC_MAX_SEGS).and_then(|v| v.first_chunk());
         Ok(Self {
             native: bits & 1 != 0,
@@ -54,6 +62,7 @@ impl XdpFeatures {
             zero_copy: bits & 8 != 0,
             pieces: bits & 32 != 0,
             zero_copy_pieces: pieces.map_or(0, |&b| u32::from_ne_bytes(b)),
+            tells_tags: told & 4 != 0,
         })
     }
 }
