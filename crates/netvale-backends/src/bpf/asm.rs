@@ -89,6 +89,7 @@ const PSEUDO_MAP_VALUE: u8 = 2;
 
 /// In the source field of a call: a kernel function, by its number among the
 /// kernel's types.
+#[cfg(feature = "af_xdp")]
 const PSEUDO_KFUNC: u8 = 2;
 
 /// Collects instructions; jumps are filled in when their label is placed.
