@@ -251,10 +251,13 @@ timeout(void)
 	FAILS(select(b.fd + 1, &set, NULL, NULL, &tv), EINVAL);
 }
 
+static volatile int waited;
+
+/* Again and again: the first may come before the other one waits. */
 static void *
 killer(void *arg)
 {
-	for (int i = 0; i < 200 && !handled; i++) {
+	for (int i = 0; i < 1000 && !waited; i++) {
 		pause_ms(20);
 		pthread_kill(*(pthread_t *)arg, SIGUSR1);
 	}
@@ -274,7 +277,7 @@ interrupted(void)
 	catch(SIGUSR1);
 	f.fd = b.fd;
 	for (int round = 0; round < 3; round++) {
-		handled = 0;
+		handled = waited = 0;
 		pthread_create(&t, NULL, killer, &self);
 		if (round == 0) {
 			FAILS(poll(&f, 1, -1), EINTR);
@@ -288,6 +291,7 @@ interrupted(void)
 			CHECK(epoll_ctl(ep, EPOLL_CTL_ADD, b.fd, &e) == 0);
 			FAILS(epoll_wait(ep, &e, 1, -1), EINTR);
 		}
+		waited = 1;
 		CHECK(handled);
 		pthread_join(t, NULL);
 	}

@@ -62,7 +62,8 @@ diff <(seq 1 5) <(seq 1 6) || echo differs $?
 ( trap 'echo trapped' TERM; kill -TERM $BASHPID; echo after )
 cat <<< here; cat < /nowhere 2>&1 | sed 's/.*: //'
 test -e /dev/null && test ! -e /nowhere && echo tests
-coproc tr a-z A-Z; echo shout >&"${COPROC[1]}"; eval "exec ${COPROC[1]}>&-"; cat <&"${COPROC[0]}"
+coproc tr a-z A-Z; exec 8<&"${COPROC[0]}"
+echo shout >&"${COPROC[1]}"; eval "exec ${COPROC[1]}>&-"; cat <&8; exec 8<&-
 ulimit -n 64; seq 1 3 | xargs -n1 echo; exit 0
 "#;
 
