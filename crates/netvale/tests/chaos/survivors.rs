@@ -1,7 +1,7 @@
 //! Those whose traffic goes on whatever happens to others.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -66,11 +66,15 @@ impl Survivors {
     }
 
     fn pair(&mut self, name: &'static str, s: Port, r: Port, ids: [u32; 2], lossless: bool) {
-        let stop = Arc::clone(&self.stop);
-        self.senders
-            .push(std::thread::spawn(move || send(s, ids, &stop)));
-        let (stop, progress) = (Arc::clone(&self.stop), Arc::clone(&self.progress));
-        let receive = move || receive(name, r, ids, lossless, &stop, &progress);
+        let (stop, sends) = (Arc::clone(&self.stop), Arc::new(()));
+        // Gone when the sender has ended, whatever the reason.
+        let over = Arc::downgrade(&sends);
+        self.senders.push(std::thread::spawn(move || {
+            let _sends = sends;
+            send(s, ids, &stop)
+        }));
+        let progress = Arc::clone(&self.progress);
+        let receive = move || receive(name, r, ids, lossless, &over, &progress);
         self.receivers.push(std::thread::spawn(receive));
     }
 
@@ -152,7 +156,7 @@ fn receive(
     mut port: Port,
     [from, me]: [u32; 2],
     lossless: bool,
-    stop: &AtomicBool,
+    sends: &Weak<()>,
     progress: &AtomicU64,
 ) -> Seen {
     let mut order = order();
@@ -183,8 +187,9 @@ fn receive(
         if order.frames > before {
             quiet_since = Instant::now();
         }
-        if !stop.load(Relaxed) {
+        if sends.strong_count() > 0 {
             assert!(heard.elapsed() < STALL, "{name}: nothing for {STALL:?}");
+            quiet_since = Instant::now();
         } else if quiet_since.elapsed() > Duration::from_millis(300) {
             break;
         }

@@ -1,6 +1,7 @@
 //! Sleeping until there is something, and threads.
 
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use netvale_testkit::frame::{BROADCAST, mac, tagged};
@@ -75,6 +76,8 @@ pub(crate) fn halves_in_threads(bed: &Bed) {
     const FRAMES: u64 = 20_000;
     let (mut at, mut ar) = bed.ns().open("vale0:a").unwrap().split();
     let (mut bt, mut br) = bed.ns().open("vale0:b").unwrap().split();
+    let over = AtomicBool::new(false);
+    let over = &over;
     let counts = std::thread::scope(|s| {
         let mut senders = Vec::new();
         for (n, tx) in [(1, &mut at), (2, &mut bt)] {
@@ -94,13 +97,20 @@ pub(crate) fn halves_in_threads(bed: &Bed) {
         for rx in [&mut ar, &mut br] {
             receivers.push(s.spawn(move || {
                 let mut order = Order::default();
-                while rx.wait(Some(Duration::from_millis(500))).unwrap() {
+                // Silence is the end only when nobody sends any more.
+                loop {
+                    let last = over.load(Ordering::Acquire);
+                    let came = rx.wait(Some(Duration::from_millis(500))).unwrap();
                     order.take_all(rx.ring(0), "half", |_, _| {});
+                    if last && !came {
+                        return order.frames;
+                    }
                 }
-                order.frames
             }));
         }
-        let sent: Vec<u64> = senders.into_iter().map(|t| t.join().unwrap()).collect();
+        let sent: Vec<_> = senders.into_iter().map(|t| t.join()).collect();
+        over.store(true, Ordering::Release);
+        let sent: Vec<u64> = sent.into_iter().map(Result::unwrap).collect();
         let got: Vec<u64> = receivers.into_iter().map(|t| t.join().unwrap()).collect();
         (sent, got)
     });
