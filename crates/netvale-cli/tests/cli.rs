@@ -336,7 +336,8 @@ mod server {
     #[test]
     fn packets_cross_processes() {
         let space = Space::new();
-        let receiver = space.start("pkt-gen -i vale0:b -f rxseq -n 2000 -W");
+        // Room for all of them, for a switch does not wait for a receiver.
+        let receiver = space.start("pkt-gen -i vale0:b -f rxseq -n 2000 -W -C 64,4096");
         space.wait_for("vale0:b");
         let sent = space.run("pkt-gen -i vale0:a -f txseq -n 2000 -R 20k");
         assert_eq!(status(&sent), Some(0), "{}", stderr(&sent));

