@@ -5,7 +5,7 @@ use std::time::Duration;
 use netvale_server::{Config, DirError, Server, StartError};
 use netvale_wire::proto::{ErrorKind, Reply, Request, Wanted};
 
-use crate::bed::{Bed, refused, register};
+use crate::bed::{Bed, SOON, refused, register};
 
 #[test]
 fn on_demand_it_ends_with_the_last_connection() {
@@ -17,7 +17,7 @@ fn on_demand_it_ends_with_the_last_connection() {
     register(&mut a, "vale0:a");
     assert!(!bed.ends_within(Duration::from_millis(300)));
     drop(a);
-    assert!(bed.ends_within(Duration::from_secs(2)));
+    assert!(bed.ends_within(SOON));
     assert_eq!(std::fs::read_dir(&bed.dir).unwrap().count(), 0);
 }
 
@@ -40,7 +40,7 @@ fn a_persistent_port_keeps_it() {
     bed.connect()
         .ask(&Request::DelIf { name: "p0".into() })
         .unwrap();
-    assert!(bed.ends_within(Duration::from_secs(2)));
+    assert!(bed.ends_within(SOON));
 }
 
 #[test]
@@ -51,7 +51,7 @@ fn it_ends_when_told() {
     let stop = |force| Request::Shutdown { force };
     assert_eq!(refused(&mut c, &stop(false)), ErrorKind::Busy);
     assert_eq!(c.ask(&stop(true)).unwrap().0, Reply::Done);
-    assert!(bed.ends_within(Duration::from_secs(2)));
+    assert!(bed.ends_within(SOON));
     a.reply().unwrap_err();
 }
 

@@ -10,7 +10,7 @@ use netvale::{Namespace, Port};
 use netvale_backends::af_xdp::Redirect;
 use netvale_backends::bpf::XdpMode;
 use netvale_testkit::net::NetNs;
-use netvale_testkit::{eventually, stream, within};
+use netvale_testkit::{PATIENCE, eventually, stream, within};
 use netvale_wire::abi::mode;
 use netvale_wire::proto::{NrRequest, Registered, Reply, Request};
 
@@ -121,23 +121,25 @@ fn passes(host: &Host, a: &NetNs, ns: &Namespace, names: &[&str]) {
     thread::sleep(MOMENT);
     assert!(sum() - before < 50, "{} frames", sum() - before);
     // What is not passed on is lost.
-    assert!(!connects(a, &host.ns, HOST), "port 5009 is blocked");
+    let blocked = std::time::Duration::from_millis(700);
+    assert!(!connects(a, &host.ns, blocked), "port 5009 is blocked");
     let dropped: u64 = guards.into_iter().map(|g| g.end().1).sum();
     assert!(dropped > 0);
     eventually("the host has its interface again", || {
         a.ping(us, 0, MOMENT).is_some()
     });
-    assert!(connects(a, &host.ns, HOST), "port 5009 is open");
+    assert!(connects(a, &host.ns, PATIENCE), "port 5009 is open");
     eventually("all is given back", || host.names().is_empty());
-    assert!(!host.ns.ip("-o link").contains("nvhost"));
+    eventually("its TAP is gone", || {
+        !host.ns.ip("-o link").contains("nvhost")
+    });
     host.bed.assert_sound();
 }
 
-/// Whether port 5009 of `to` can be reached from `from`.
-fn connects(from: &NetNs, to: &NetNs, address: &str) -> bool {
-    let at: std::net::SocketAddr = format!("{address}:5009").parse().unwrap();
+/// Whether port 5009 of the host can be reached from `from` in so much time.
+fn connects(from: &NetNs, to: &NetNs, patience: std::time::Duration) -> bool {
+    let at: std::net::SocketAddr = format!("{HOST}:5009").parse().unwrap();
     let listener = to.enter(|| std::net::TcpListener::bind(at)).unwrap();
-    let patience = std::time::Duration::from_millis(700);
     let reached = from.enter(|| std::net::TcpStream::connect_timeout(&at, patience));
     drop(listener);
     reached.is_ok()
@@ -330,7 +332,7 @@ fn host_rings_are_served_each() {
             let mut got = [0; 8];
             within(MOMENT, || there.recv(&mut got).is_ok())
         };
-        assert!(within(netvale_testkit::PATIENCE, arrives), "flow {i}");
+        assert!(within(PATIENCE, arrives), "flow {i}");
     }
     let counts = || [4, 5, 6].map(|i| seen[i].load(Ordering::Relaxed));
     assert!(counts().iter().all(|&n| n > 0), "{:?}", counts());
