@@ -6,7 +6,7 @@ use serde_json::Value;
 fn netvale(words: &[&str]) -> std::process::Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_netvale"));
     command.args(words);
-    command.timeout(std::time::Duration::from_secs(60));
+    command.timeout(std::time::Duration::from_secs(300));
     command.output().expect("the binary runs")
 }
 

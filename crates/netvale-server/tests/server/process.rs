@@ -222,9 +222,13 @@ fn strangers_are_fenced_in() {
     register(&mut ours, "vale0:ours");
     let mut trusted = bed.connect();
     register(&mut trusted, "vale0:trusted");
-    // A copy, because strangers may not be able to enter the build's folder.
+    // A copy, because strangers may not be able to enter the build's folder. By another process:
+    // programs that other tests start would have our open file for an instant, and what somebody
+    // may write to cannot be executed.
     let me = parent.join("stranger");
-    std::fs::copy(std::env::current_exe().unwrap(), &me).unwrap();
+    let mut copy = Command::new("cp");
+    copy.arg(std::env::current_exe().unwrap()).arg(&me);
+    assert!(copy.status().unwrap().success());
     std::fs::set_permissions(&me, std::fs::Permissions::from_mode(0o755)).unwrap();
     let mut command = Command::new("setpriv");
     command
