@@ -16,10 +16,10 @@ mod watch;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL};
-use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
     InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, State,
 };
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netvale_wire::mac::MacAddr;
 
 use crate::OsError;
@@ -342,12 +342,18 @@ fn check_name(name: &str) -> Result<(), NetlinkError> {
 
 fn link_of(message: RouteNetlinkMessage) -> Option<Link> {
     match message {
-        RouteNetlinkMessage::NewLink(m) | RouteNetlinkMessage::DelLink(m) => Some(read(m)),
+        RouteNetlinkMessage::NewLink(m) | RouteNetlinkMessage::DelLink(m) => read(m),
         _ => None,
     }
 }
 
-fn read(message: LinkMessage) -> Link {
+/// The link that a message is about as a whole. `None` if it tells part of it:
+/// what a bridge has to do with it ("deleted" when it leaves), or what a
+/// wireless driver has to say, which comes without a name.
+fn read(message: LinkMessage) -> Option<Link> {
+    if message.header.interface_family != AddressFamily::Unspec {
+        return None;
+    }
     let flags = message.header.flags;
     let mut link = Link {
         index: message.header.index,
@@ -378,7 +384,7 @@ fn read(message: LinkMessage) -> Link {
             _ => {}
         }
     }
-    link
+    (!link.name.is_empty()).then_some(link)
 }
 
 fn state_of(state: State) -> OperState {

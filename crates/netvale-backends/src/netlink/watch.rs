@@ -73,10 +73,10 @@ impl LinkWatch {
                 Ok(Arrival::Messages(messages)) => {
                     let events = messages.into_iter().filter_map(|m| match m.payload {
                         NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(m)) => {
-                            Some(LinkEvent::Changed(read(m)))
+                            read(m).map(LinkEvent::Changed)
                         }
                         NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(m)) => {
-                            Some(LinkEvent::Removed(read(m)))
+                            read(m).map(LinkEvent::Removed)
                         }
                         _ => None,
                     });

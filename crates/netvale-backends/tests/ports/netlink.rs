@@ -191,6 +191,39 @@ fn news_of_links_arrive_in_order() {
 }
 
 #[test]
+fn what_a_bridge_tells_of_its_members_is_no_news_of_links() {
+    let test = "netlink::what_a_bridge_tells_of_its_members_is_no_news_of_links";
+    let Some(ns) = NetNs::new(test) else { return };
+    let mut netlink = ns.enter(Netlink::open).unwrap();
+    let bridge = netlink.create("bridge", NewLink::Bridge).unwrap();
+    let veth = NewLink::Veth {
+        peer: "peer",
+        peer_netns: None,
+        queues: 0,
+    };
+    let member = netlink.create("member", veth).unwrap();
+    let mut watch = ns.enter(LinkWatch::open).unwrap();
+    for controller in [bridge.index, 0] {
+        let change = LinkChange {
+            controller: Some(controller),
+            ..LinkChange::default()
+        };
+        netlink.change(member.index, &change).unwrap();
+    }
+    ns.ip("link set member mtu 1400");
+    event(&mut watch, "its MTU", |e| match e {
+        LinkEvent::Changed(l) if l.index == member.index => {
+            assert_eq!((&*l.name, l.kind.as_deref()), ("member", Some("veth")));
+            l.mtu == 1400
+        }
+        e => {
+            assert!(!matches!(e, LinkEvent::Removed(_)), "{e:?}");
+            false
+        }
+    });
+}
+
+#[test]
 fn lost_news_are_an_event() {
     let Some(ns) = NetNs::new("netlink::lost_news_are_an_event") else {
         return;

@@ -197,3 +197,25 @@ fn an_interface_has_both_its_names() {
     host.detach("vale0:w0");
     assert_eq!(host.names(), ["vale0:t1"]);
 }
+
+#[test]
+fn an_interface_that_leaves_a_bridge_keeps_its_port() {
+    let test = "devices::links::an_interface_that_leaves_a_bridge_keeps_its_port";
+    let Some(host) = Host::new(test) else { return };
+    host.ns.ip("link add br0 type bridge");
+    let b = NetNs::make();
+    host.ns.veth("v0", &b, "e0", "");
+    host.ns.ip("link set dev v0 master br0");
+    b.ip("addr add 10.77.0.2/24 dev e0");
+    host.attach("vale0:v0");
+    host.attach("vale0:tap:t1");
+    settle(&host.ns, "t1", "10.77.0.1", 1500);
+    host.ns.ip("link set dev v0 nomaster");
+    // What was told before that has been heard then.
+    host.ns.ip("link set dev v0 mtu 1400");
+    eventually("its size is known", || {
+        host.link("vale0:v0").is_none_or(|l| l.mtu == 1400)
+    });
+    assert!(host.names().contains(&"vale0:v0".into()));
+    assert!(echo(&host.ns, TWO, 0));
+}
