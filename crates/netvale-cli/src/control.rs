@@ -30,8 +30,10 @@ use crate::output;
     are slow, and no slower elsewhere. A tunnel takes 50\n\
     bytes of each packet (70 over IPv6): give interfaces on its switch an MTU\n\
     of 1450. It has options local=ADDRESS[:PORT], learning=off, ageing=SECONDS,\n\
-    station=MAC/ADDRESS[:PORT], fragment=on. Tunnels of several networks share a\n\
-    local address and port; what comes for no network is counted (dev_foreign).")]
+    station=MAC/ADDRESS[:PORT], fragment=on. Other ends that have one address and\n\
+    several ports are not told apart: frames for stations behind them go to all\n\
+    ends, unless station= says where. Tunnels of several networks share a local\n\
+    address and port; what comes for no network is counted (dev_foreign).")]
 pub(crate) struct AttachArgs {
     /// Switch and port, as vale0:p0, or only the switch before a device
     #[arg(value_name = "SWITCH[:PORT]")]

@@ -306,7 +306,11 @@ impl Vxlan {
         let [_, _, _, _, _, _, a, b, c, d, e, f] = addresses;
         let mac = MacAddr([a, b, c, d, e, f]);
         if !self.table.refresh(mac, from.ip(), now) {
-            let remote = back_to(&self.config, from);
+            let Some(remote) = back_to(&self.config, from) else {
+                // Not where it was, and nobody knows behind which of several.
+                self.table.unlearn(mac);
+                return;
+            };
             let learned = self.table.learn(mac, remote, now);
             self.counters.not_learned += u64::from(!learned);
         }
@@ -543,15 +547,16 @@ fn send_only(socket: &OwnedFd, config: &VxlanConfig) -> io::Result<()> {
 
 /// Where to answer a sender: its datagrams come from changing ports, so the
 /// port is that of the configured end with this address, else of the first.
-fn back_to(config: &VxlanConfig, from: SocketAddr) -> SocketAddr {
-    let known = config.remotes.iter().find(|r| r.ip() == from.ip());
-    if let Some(remote) = known {
-        return *remote;
+/// `None` if several ends have the address.
+fn back_to(config: &VxlanConfig, from: SocketAddr) -> Option<SocketAddr> {
+    let mut known = config.remotes.iter().filter(|r| r.ip() == from.ip());
+    if let Some(remote) = known.next() {
+        return known.all(|other| other == remote).then_some(*remote);
     }
     let port = config.remotes.first().map_or(super::PORT, |r| r.port());
     let mut to = from;
     to.set_port(port);
-    to
+    Some(to)
 }
 
 pub(super) fn os(what: &'static str, local: SocketAddr, e: io::Error) -> OsError {

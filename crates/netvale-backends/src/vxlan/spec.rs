@@ -22,6 +22,9 @@ use super::{PORT, Vni};
 /// | `station=MAC/ADDRESS[:PORT]` | frames for this address go to that end, for good |
 /// | `fragment=on` or `off` | whether datagrams may be fragmented; off, as the RFC demands |
 ///
+/// Datagrams do not tell ends apart that have one address and several ports, so
+/// stations behind such are not remembered: frames for them go to all ends.
+///
 /// ```
 /// use netvale_backends::vxlan::VxlanConfig;
 ///

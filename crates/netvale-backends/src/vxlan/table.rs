@@ -83,6 +83,13 @@ impl Table {
         true
     }
 
+    /// Forgets a station that was not set for good.
+    pub(super) fn unlearn(&mut self, mac: MacAddr) {
+        if self.stations.get(&mac).is_some_and(|e| e.seen.is_some()) {
+            self.stations.remove(&mac);
+        }
+    }
+
     /// Sets a station for good. `false` if the table is full.
     pub(super) fn set(&mut self, mac: MacAddr, remote: SocketAddr) -> bool {
         if self.stations.len() >= self.max && !self.stations.contains_key(&mac) {
@@ -155,7 +162,11 @@ mod tests {
         assert!(t.set(mac(2), a));
         assert!(t.refresh(mac(2), a.ip(), S(400)));
         assert!(t.learn(mac(2), b, S(306)));
+        t.unlearn(mac(2));
         assert_eq!(t.find(mac(2), S(999_999)), Some(a), "set for good");
+        assert!(t.learn(mac(3), a, S(306)));
+        t.unlearn(mac(3));
+        assert_eq!(t.find(mac(3), S(306)), None);
         assert!(t.learn(MacAddr::BROADCAST, a, S(306)));
         assert_eq!(t.find(MacAddr::BROADCAST, S(306)), None);
         assert_eq!(t.expire(S(901)), 1);

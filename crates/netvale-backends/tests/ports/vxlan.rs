@@ -247,6 +247,43 @@ fn three_ends_learn_from_each_other() {
 }
 
 #[test]
+fn nothing_is_learned_from_ends_that_share_an_address() {
+    let test = "vxlan::nothing_is_learned_from_ends_that_share_an_address";
+    let Some(ns) = NetNs::new(test) else { return };
+    for n in 1..=3 {
+        ns.ip(&format!("addr add 10.88.0.{n}/32 dev lo"));
+    }
+    let mut here = open(
+        &ns,
+        "7@10.88.0.2:4790,remote=10.88.0.2:4791,remote=10.88.0.3,local=10.88.0.1",
+    );
+    let mut ends = ["10.88.0.2:4790", "10.88.0.2:4791", "10.88.0.3"]
+        .map(|local| open(&ns, &format!("7@10.88.0.1,local={local}")));
+    let pool = pool(128);
+    let up = frame::tagged(frame::mac(1), frame::mac(2), 200, 2, 0);
+    let down = frame::tagged(frame::mac(2), frame::mac(1), 200, 1, 0);
+    // A station moves between the ends.
+    for (end, datagrams) in [(1, 3), (2, 1), (1, 3), (0, 3), (2, 1)] {
+        assert_eq!(send(&mut ends[end], &pool, from_ref(&up)).datagrams, 1);
+        assert_eq!(receive(&mut here, &pool, 1), from_ref(&up));
+        let sent = send(&mut here, &pool, from_ref(&down));
+        assert_eq!(sent.datagrams, datagrams, "behind {end}");
+        for (i, other) in ends.iter_mut().enumerate() {
+            if i == end || datagrams == 3 {
+                assert_eq!(receive(other, &pool, 1), from_ref(&down));
+            }
+        }
+    }
+    // One that is set is found.
+    let at = "10.88.0.2:4791".parse().unwrap();
+    assert!(here.set_station(MacAddr(frame::mac(2)), at));
+    assert_eq!(send(&mut ends[1], &pool, from_ref(&up)).datagrams, 1);
+    assert_eq!(receive(&mut here, &pool, 1), from_ref(&up));
+    assert_eq!(send(&mut here, &pool, from_ref(&down)).datagrams, 1);
+    assert_eq!(receive(&mut ends[1], &pool, 1), [down]);
+}
+
+#[test]
 fn what_is_not_sent_or_not_taken_is_counted() {
     let Some(a) = NetNs::new("vxlan::what_is_not_sent_or_not_taken_is_counted") else {
         return;
