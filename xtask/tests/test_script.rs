@@ -296,7 +296,7 @@ mod tests {
         assert!(good);
         assert_eq!(
             calls,
-            "test \ncargo xtask ci\ncargo run --release -- demo\n"
+            "test \ncargo xtask ci\ncargo build --release\ncargo run --release -- demo\n"
         );
     }
 

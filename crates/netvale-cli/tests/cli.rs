@@ -312,7 +312,18 @@ mod server {
     impl Running {
         fn finish(mut self) -> Output {
             let child = self.0.take().expect("still running");
-            child.wait_with_output().expect("ends")
+            let pid = i32::try_from(child.id()).expect("a pid");
+            let pid = rustix::process::Pid::from_raw(pid).expect("not zero");
+            let (tell, told) = std::sync::mpsc::channel();
+            std::thread::spawn(move || tell.send(child.wait_with_output()));
+            // What it printed tells why it waits.
+            let output = told
+                .recv_timeout(Duration::from_secs(60))
+                .unwrap_or_else(|_late| {
+                    let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+                    told.recv().expect("ends")
+                });
+            output.expect("ends")
         }
 
         fn interrupt(&self) {

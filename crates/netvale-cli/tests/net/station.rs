@@ -9,12 +9,29 @@ use netvale_shm::Mem;
 use netvale_testkit::PATIENCE;
 use netvale_testkit::net::NetNs;
 use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 const ROOM: u32 = 16 << 10;
 /// Frames received at once.
 const AT_ONCE: u32 = 16;
 /// Of the frames that [`settle`] sends: no stack knows their type.
 const FENCE: [u8; 2] = [0x88, 0xb6];
+
+/// Does it where all others do: the kernel queues frames for each processor
+/// apart, so those that are sent from several may overtake each other.
+fn on_one_processor<R>(f: impl FnOnce() -> R) -> R {
+    let allowed = sched_getaffinity(None).unwrap();
+    let mut one = CpuSet::new();
+    one.set(
+        (0..CpuSet::MAX_CPU)
+            .find(|&cpu| allowed.is_set(cpu))
+            .unwrap(),
+    );
+    sched_setaffinity(None, &one).unwrap();
+    let result = f();
+    sched_setaffinity(None, &allowed).unwrap();
+    result
+}
 
 /// A packet socket of an interface whose stack has nothing to say.
 pub(crate) struct Station {
@@ -61,7 +78,7 @@ impl Station {
         };
         let mut batch = Batch::new();
         batch.push(&[piece]).unwrap();
-        let sent = self.socket.send(&self.pool, &batch, 0).unwrap();
+        let sent = on_one_processor(|| self.socket.send(&self.pool, &batch, 0)).unwrap();
         (sent.next, sent.refused) == (1, 0)
     }
 
