@@ -181,7 +181,7 @@ pub fn take_over(
             };
             Memory::of_region(&arena).map_err(|e| chain(&e))?
         }
-        MemoryShape::Own(count) => Memory::from_fd(file()?, *count)?,
+        MemoryShape::Own(count) => Memory::from_fd(file()?, *count, place.map.geom.buf_size)?,
     };
     if shape.stock > 1 << 20 {
         return Err(format!("sockets of another kind: {shape:?}"));

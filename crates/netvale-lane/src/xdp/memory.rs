@@ -13,14 +13,15 @@ use netvale_shm::{Bufs, HugePages, Memfd, Pool};
 use super::{Arena, MemoryShape};
 use crate::chain;
 
-/// Bytes of a frame in memory of our own: as in regions.
-const FRAME: u32 = 2112;
 /// Where the first frame is in it; the kernel wants room before it.
 const FIRST: usize = 4096;
 /// Most buffers of our own.
 const MOST_OWN: u32 = 1 << 20;
-/// The most that one piece of a frame may have.
+/// What the kernel has room for in a buffer, at least and at most.
+const LEAST: u32 = 1792;
 const MOST: u32 = 3840;
+/// The most that it sends from one.
+const MOST_SENT: u32 = 4096;
 
 /// Bytes of memory that this process may lock; `None` if there is no limit.
 #[must_use]
@@ -50,8 +51,20 @@ enum At {
     Own(Arc<Memfd>),
 }
 
-fn own_len(count: u32) -> usize {
-    (FIRST + count as usize * FRAME as usize).next_multiple_of(4096)
+/// Bytes from one buffer of our own to the next, and what is received into it:
+/// that must fit into one of a ring's buffers.
+fn own_size(ring: u32) -> Result<(u32, u32), String> {
+    if ring < LEAST {
+        return Err(format!(
+            "buffers have {ring} bytes, less than the {LEAST} of a piece of a frame"
+        ));
+    }
+    let stride = ring.min(MOST_SENT).next_multiple_of(64);
+    Ok((stride, ring.min(MOST)))
+}
+
+fn own_len(count: u32, stride: u32) -> usize {
+    (FIRST + count as usize * stride as usize).next_multiple_of(4096)
 }
 
 impl Memory {
@@ -88,36 +101,39 @@ impl Memory {
     }
 
     /// Buffers of its own, `count` of them: every frame is copied between one
-    /// of them and a ring's.
+    /// of them and a ring's, which have `ring` bytes.
     ///
     /// # Errors
     ///
-    /// There is no memory for them.
-    pub fn own(count: u32) -> Result<Self, String> {
-        let file = Memfd::create("netvale-xdp", own_len(count), HugePages::Never);
-        Self::in_file(file.map_err(|e| chain(&e))?, count)
+    /// There is no memory for them, or the ring's are too small.
+    pub fn own(count: u32, ring: u32) -> Result<Self, String> {
+        let (stride, _) = own_size(ring)?;
+        let file = Memfd::create("netvale-xdp", own_len(count, stride), HugePages::Never);
+        Self::in_file(file.map_err(|e| chain(&e))?, count, ring)
     }
 
-    /// Buffers of its own that another process has made.
-    pub(super) fn from_fd(file: OwnedFd, count: u32) -> Result<Self, String> {
+    /// Buffers of its own that another process has made for the same rings.
+    pub(super) fn from_fd(file: OwnedFd, count: u32, ring: u32) -> Result<Self, String> {
         if count > MOST_OWN {
             return Err(format!("{count} buffers for one socket"));
         }
-        let file = Memfd::from_fd(file, own_len(count)).map_err(|e| chain(&e))?;
-        Self::in_file(file, count)
+        let (stride, _) = own_size(ring)?;
+        let file = Memfd::from_fd(file, own_len(count, stride)).map_err(|e| chain(&e))?;
+        Self::in_file(file, count, ring)
     }
 
-    fn in_file(file: Memfd, count: u32) -> Result<Self, String> {
+    fn in_file(file: Memfd, count: u32, ring: u32) -> Result<Self, String> {
+        let (stride, usable) = own_size(ring)?;
         let mem = file.map().map_err(|e| chain(&e))?;
         let layout = BufLayout {
             first: FIRST as u64,
-            stride: FRAME,
+            stride,
             count,
-            usable: FRAME,
+            usable,
             huge: false,
         };
         Ok(Self {
-            pool: mem.pool(FIRST, count, FRAME).ok_or("no room for frames")?,
+            pool: mem.pool(FIRST, count, stride).ok_or("no room for frames")?,
             umem: Umem::new(mem, layout).map_err(|e| chain(&e))?,
             at: At::Own(Arc::new(file)),
         })

@@ -76,12 +76,17 @@ pub struct Interface {
 
 /// Opens sockets for all queues of an interface, in a region's arena; if it has
 /// none, for a reason that is given, or it cannot be registered, in memory of
-/// their own, where every frame is copied once more.
+/// their own, where every frame is copied once more. `ring`: bytes of a buffer
+/// of the region.
 ///
 /// # Errors
 ///
 /// [`Fault`]; nothing is left behind.
-pub fn open(interface: &Interface, arena: Result<Arena<'_>, String>) -> Result<Sockets, Fault> {
+pub fn open(
+    interface: &Interface,
+    arena: Result<Arena<'_>, String>,
+    ring: u32,
+) -> Result<Sockets, Fault> {
     let why = match arena {
         Err(why) => why,
         Ok(arena) => {
@@ -97,7 +102,7 @@ pub fn open(interface: &Interface, arena: Result<Arena<'_>, String>) -> Result<S
     };
     let mut count = 2 * Sockets::entries(interface.queues);
     loop {
-        let memory = Memory::own(count * interface.queues).map_err(Fault::Memory)?;
+        let memory = Memory::own(count * interface.queues, ring).map_err(Fault::Memory)?;
         match Sockets::open(interface, &memory) {
             Err(Fault::Memory(_)) if count > Sockets::LEAST_STOCK => count /= 2,
             done => {

@@ -199,29 +199,32 @@ impl Outward {
     fn put_any(&mut self, rest: Rest<'_>, pool: &BufPool, batch: &Batch, i: usize) -> Put {
         let most = if rest.traits.several { MOST_PIECES } else { 1 };
         let longest = rest.memory.umem().sendable();
-        let (mut pieces, mut copies, mut fits) = (0, 0, true);
+        // The kernel takes less at once than large buffers have.
+        let parts = |piece: Piece| (0..piece.len).step_by(longest.max(1) as usize);
+        let (mut pieces, mut copies) = (0, 0);
         for piece in batch.pieces(i) {
-            pieces += 1;
-            copies += usize::from(!rest.keeps(piece));
-            fits &= piece.len <= longest;
+            pieces += parts(piece).len();
+            copies += usize::from(!rest.keeps(piece)) * parts(piece).len();
         }
-        if pieces > most || !fits || batch.frame_len(i) < SHORTEST {
+        if pieces > most || batch.frame_len(i) < SHORTEST {
             return Put::Refused;
         }
         if self.room < pieces || rest.books.count(self.free) < copies {
             return Put::Full;
         }
         let start = self.tx.position();
-        for (k, piece) in batch.pieces(i).enumerate() {
-            let frame = Frame {
+        let all = batch.pieces(i);
+        let all = all.flat_map(|piece| parts(piece).map(move |at| (piece, at)));
+        for (k, (piece, at)) in all.enumerate() {
+            let part = Frame {
                 buf: piece.buf,
-                offset: 0,
-                len: piece.len,
+                offset: piece.off + at,
+                len: longest.min(piece.len - at),
                 more: k + 1 < pieces,
             };
             let desc = match rest.keeps(piece) {
-                true => rest.memory.umem().tx_desc(frame),
-                false => self.copied(rest, pool, piece, frame),
+                true => rest.memory.umem().tx_desc(part),
+                false => self.copied(rest, pool, part),
             };
             if !desc.is_some_and(|desc| self.tx.put(desc)) {
                 // Others have spoilt the list of our own buffers. Part of a
@@ -236,28 +239,22 @@ impl Outward {
     }
 
     /// Copies a piece into a free buffer of ours.
-    fn copied(
-        &mut self,
-        rest: Rest<'_>,
-        pool: &BufPool,
-        piece: Piece,
-        frame: Frame,
-    ) -> Option<Desc> {
+    fn copied(&mut self, rest: Rest<'_>, pool: &BufPool, from: Frame) -> Option<Desc> {
         let ours = rest.books.first(self.free)?;
         self.free.begin = self.free.begin.wrapping_add(1);
-        let from = Frame {
-            offset: piece.off,
-            ..frame
-        };
         let to = Piece {
             buf: ours,
             off: 0,
-            len: piece.len,
+            len: from.len,
         };
         rest.books.count_copy(Dir::Out);
         // Bytes that cannot be read stay what they were: nobody's secret.
         let _ = move_bytes(pool.bufs(), from, rest.memory.bufs(), to);
-        let sent = Frame { buf: ours, ..frame };
+        let sent = Frame {
+            buf: ours,
+            offset: 0,
+            ..from
+        };
         rest.memory.umem().marked_tx_desc(sent)
     }
 

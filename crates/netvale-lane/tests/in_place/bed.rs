@@ -317,7 +317,10 @@ fn open(
     };
     let mut opened = None;
     eventually("the queue is free", || {
-        match cable.near.enter(|| xdp::open(&interface, Ok(arena()))) {
+        match cable
+            .near
+            .enter(|| xdp::open(&interface, Ok(arena()), 2112))
+        {
             Err(Fault::Busy(_)) => false,
             done => {
                 opened = Some(done.unwrap());

@@ -278,7 +278,9 @@ impl Core {
             false => Err("other devices have the region's part for devices".into()),
         });
         let nic = opened.nic.as_ref().ok_or_else(lost)?;
-        let sockets = nic.sockets_in(arena)?;
+        let region = self.domain.region(opened.reg.region, opened.reg.region_gen);
+        let ring = region.ok_or_else(lost)?.0.geom.buf_size;
+        let sockets = nic.sockets_in(arena, ring)?;
         let (direct, mut about) = (sockets.is_zero_copy(), nic.about(&sockets));
         let in_place = sockets.is_in_place();
         let generic = opened.may_be_generic(host);

@@ -175,11 +175,16 @@ impl Nic {
     }
 
     /// Opens AF_XDP sockets: of frames in the arena, unless there is none.
+    /// `ring`: bytes of a ring's buffers.
     ///
     /// # Errors
     ///
     /// Why not; nothing is left behind.
-    pub(crate) fn sockets_in(&self, arena: Result<Arena<'_>, String>) -> Result<Sockets, Fault> {
+    pub(crate) fn sockets_in(
+        &self,
+        arena: Result<Arena<'_>, String>,
+        ring: u32,
+    ) -> Result<Sockets, Fault> {
         // The kernel copies what it sends, but for this driver.
         let driver = ethtool::driver(&self.name).ok().flatten();
         let interface = Interface {
@@ -188,7 +193,7 @@ impl Nic {
             mtu: self.mtu,
             sends_in_place: driver.is_some_and(|d| d == "virtio_net"),
         };
-        xdp::open(&interface, arena)
+        xdp::open(&interface, arena, ring)
     }
 
     /// How a wire by AF_XDP is described.

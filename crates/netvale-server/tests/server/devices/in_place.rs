@@ -105,7 +105,7 @@ fn a_queue_that_is_still_busy_keeps_others_from_nothing() {
     let interface = interface(&host);
     // Patience has an end, which a machine with much to do may come to.
     eventually("it waits for the queue, and others are served", || {
-        let memory = Memory::own(512).unwrap();
+        let memory = Memory::own(512, 2112).unwrap();
         let Ok(other) = host.ns.enter(|| Sockets::open(&interface, &memory)) else {
             return false; // still that of the last round
         };
@@ -124,7 +124,7 @@ fn a_queue_that_is_still_busy_keeps_others_from_nothing() {
         !early && by_xdp
     });
     // Who waits may also leave.
-    let memory = Memory::own(512).unwrap();
+    let memory = Memory::own(512, 2112).unwrap();
     let mut other = None;
     eventually("the queue is free", || {
         other = host.ns.enter(|| Sockets::open(&interface, &memory)).ok();
@@ -232,6 +232,54 @@ fn what_may_be_locked_decides_how_frames_move() {
     }
 }
 
+/// Buffers of all sizes take large frames, whether they are in place or every
+/// piece is copied.
+#[test]
+fn large_frames_fit_into_buffers_of_any_size() {
+    const TEST: &str = "in_place::large_frames_fit_into_buffers_of_any_size";
+    let copied = "; frames are copied once more: the configuration says so";
+    for (size, device_bufs, how) in [
+        (1536, 0, "by AF_PACKET (no AF_XDP: buffers have 1536 bytes"),
+        (2048, 0, copied),
+        (4096, 0, copied),
+        (4608, 0, copied),
+        (4608, 1, "; buffers of the region itself"),
+    ] {
+        let Some(host) = Host::with(TEST, |c| c.device_bufs = device_bufs) else {
+            return;
+        };
+        host.ns.veth("v0", &host.ns, "v1", "");
+        for name in ["v0", "v1"] {
+            host.ns.ip(&format!("link set dev {name} mtu 9000"));
+        }
+        let key = format!("buffers of {size}");
+        let geom = [64, 64, 64 << 10, 16 << 10, size];
+        let mut remote = host.bed.connect();
+        let (reply, _) = remote.ask(&Request::NewRegion { key, geom }).unwrap();
+        let Reply::Region(region) = reply else {
+            panic!("{reply:?}");
+        };
+        let ns = host.namespace();
+        let near = ns.open(&format!("netmap:v0@{}", region.id)).unwrap();
+        let mut ends = [near, ns.open("netmap:v1").unwrap()];
+        let about = host.about("v0");
+        assert!(about.contains(how), "{size}: {about}");
+        for len in [60, 1514, 2048, 4096, 4097, 4608, 8192, 9014] {
+            let bytes = plain(1, len);
+            for (from, to, frag) in [(0, 1, size), (1, 0, 2048)] {
+                let tx = ends[from].tx(0);
+                tx.push_frags(&bytes, frag as usize).unwrap();
+                tx.sync().unwrap();
+                let got = super::open::receive_any(&mut ends[to], is_plain);
+                assert!(got == bytes, "frame of {len} bytes, buffers of {size}");
+            }
+        }
+        drop(ends);
+        host.wait_until_closed();
+        host.bed.assert_sound();
+    }
+}
+
 /// A packet of a tunnel that its sender left uncut, which AF_PACKET cannot
 /// describe as what it is.
 fn uncut(host: &Host) -> bool {
@@ -283,7 +331,7 @@ fn what_cannot_be_made_whole_is_counted() {
         return;
     };
     let interface = interface(&host);
-    let memory = Memory::own(512).unwrap();
+    let memory = Memory::own(512, 2112).unwrap();
     let held = host.ns.enter(|| Sockets::open(&interface, &memory));
     let ns = host.namespace();
     let port = ns.open("netmap:v0").unwrap();
