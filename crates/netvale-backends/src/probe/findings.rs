@@ -2,6 +2,9 @@
 
 use super::{Interface, Privileges};
 
+/// Receive queues beside which the server drives interfaces by AF_PACKET.
+const MOST_QUEUES: u32 = 16;
+
 /// How good a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
@@ -94,6 +97,14 @@ impl Interface {
 
     fn xdp_support(&self) -> Finding {
         let what = "AF_XDP";
+        if self.rx_queues > MOST_QUEUES {
+            let text = format!(
+                "none with {} receive queues: ports have {MOST_QUEUES} rings (ethtool -L {} \
+                 combined {MOST_QUEUES}, or rx {MOST_QUEUES})",
+                self.rx_queues, self.name
+            );
+            return finding(what, Verdict::Limited, text);
+        }
         match self.features {
             Some(f) if f.native && f.redirect && f.zero_copy => {
                 finding(what, Verdict::Good, "native, zero copy")
@@ -263,6 +274,9 @@ mod tests {
         assert!(of("LRO", &i).unwrap().1.contains("lro off"));
         assert!(of("checksums", &i).is_some());
         assert!(of("VLAN tags", &i).unwrap().1.contains("txvlan off"));
+        i.rx_queues = 17;
+        let (verdict, text) = of("AF_XDP", &i).unwrap();
+        assert!(verdict == Verdict::Limited && text.starts_with("none with 17 receive queues:"));
         i.driver = Some("ixgbe".into());
         // To programs in the stack it does not tell them.
         i.features = Some(XdpFeatures {

@@ -116,7 +116,10 @@ impl Core {
             };
             match event {
                 Ok(Some(LinkEvent::Removed(link))) => self.lose_interface(link.index),
-                Ok(Some(LinkEvent::Changed(link))) => self.devices.link_changed(&link),
+                Ok(Some(LinkEvent::Changed(link))) => {
+                    self.devices.link_changed(&link);
+                    self.look_at_queues(link.index);
+                }
                 Ok(Some(_)) => self.look_at_links(),
                 Ok(None) => return,
                 Err(e) => {
@@ -135,6 +138,7 @@ impl Core {
         let Ok(links) = links else { return };
         for link in &links {
             self.devices.link_changed(link);
+            self.look_at_queues(link.index);
         }
         let of_ports = self.devices.used.values().flat_map(|u| &u.ports);
         let nics = self.devices.opened.iter().filter_map(|o| o.nic.as_ref());

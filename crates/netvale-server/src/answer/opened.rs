@@ -364,6 +364,26 @@ impl Core {
         self.patient = patient;
     }
 
+    /// An interface may have got receive queues without a socket, whose frames
+    /// would go to the host's stack: it is driven otherwise then.
+    pub(super) fn look_at_queues(&mut self, index: u32) {
+        let receives = |o: &Opened| !o.sockets.is_empty() && o.wire == Some(true);
+        let deaf = |o: &Opened| {
+            let nic = o.nic.as_ref().filter(|n| n.index == index && receives(o));
+            nic.is_some_and(|n| n.is_all_heard().is_err())
+        };
+        let mut all = self.devices.opened.iter_mut().enumerate();
+        let Some((at, opened)) = all.find(|(_, o)| deaf(o)) else {
+            return;
+        };
+        opened.wire = None; // as it is it will not do
+        let now = self.domain.device_use(opened.user);
+        if let Err(e) = self.set_up_nic(at, now) {
+            tracing::warn!("the interface is not set up: {}", e.message);
+        }
+        self.settle_drivers(at);
+    }
+
     /// Takes from an interface, and from the host behind it, what rings that
     /// are open take.
     fn set_up_nic(&mut self, at: usize, now: DeviceUse) -> Result<(), Refusal> {

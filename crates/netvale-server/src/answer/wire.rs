@@ -78,7 +78,8 @@ impl Opened {
             self.wire = wanted;
             return true;
         }
-        match nic.redirect(&self.sockets, self.may_be_generic(host)) {
+        let heard = nic.is_all_heard();
+        match heard.and_then(|()| nic.redirect(&self.sockets, self.may_be_generic(host))) {
             Ok((keep, mode)) => {
                 self.keep = keep;
                 self.wire = wanted;
@@ -111,6 +112,7 @@ impl Core {
         want: &Wanted,
         region: Option<u16>,
     ) -> Result<u32, String> {
+        nic.is_all_heard()?;
         let slots = |n: u16| u32::from(if n == 0 { DEFAULT_SLOTS } else { n });
         let queues = u32::from(nic.queues());
         let rings = queues * (slots(want.tx_slots) + slots(want.rx_slots));
@@ -239,6 +241,8 @@ impl Core {
         let lost = || Fault::Other("no interface".into());
         let opened = self.devices.opened.get(at).ok_or_else(lost)?;
         let rings = opened.inward_rings();
+        let nic = opened.nic.as_ref().ok_or_else(lost)?;
+        nic.is_all_heard().map_err(Fault::Other)?;
         // Before the sockets: once they are open, others would have to wait.
         let mut want = Sockets::stock(u32::try_from(rings.len()).unwrap_or(1));
         let mut stocks = Vec::new();

@@ -174,6 +174,29 @@ impl Nic {
         queues * Sockets::stock(queues)
     }
 
+    /// Whether it has no more receive queues than get sockets: AF_XDP has the
+    /// frames of those only, AF_PACKET has all.
+    ///
+    /// # Errors
+    ///
+    /// It has more, maybe since a moment ago.
+    pub(crate) fn is_all_heard(&self) -> Result<(), String> {
+        let link = Netlink::open().and_then(|mut netlink| netlink.link_at(self.index));
+        let Ok(link) = link else {
+            return Ok(()); // it goes, which others notice
+        };
+        let channels = ethtool::channels(&link.name).ok().flatten();
+        let receive = channels.map_or(link.rx_queues, |c| c.rx);
+        if receive <= self.queues.into() {
+            return Ok(());
+        }
+        Err(format!(
+            "it receives into {receive} queues, and sockets have the frames of {} only; fewer: \
+             ethtool -L",
+            self.queues
+        ))
+    }
+
     /// Opens AF_XDP sockets: of frames in the arena, unless there is none.
     /// `ring`: bytes of a ring's buffers.
     ///

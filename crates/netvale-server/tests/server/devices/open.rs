@@ -3,7 +3,8 @@
 use netvale_backends::af_xdp::Redirect;
 use netvale_backends::bpf::XdpMode;
 use netvale_backends::netlink::ethtool::{Offload, set_offload};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, UdpSocket};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -12,6 +13,7 @@ use netvale::Port;
 use netvale_testkit::net::NetNs;
 use netvale_testkit::{PATIENCE, eventually, stream};
 use netvale_wire::abi::mode;
+use netvale_wire::mac::MacAddr;
 use netvale_wire::proto::{ErrorKind, NrRequest, Registered, Reply, Request};
 
 use super::{Host, attach, echo, is_plain, join, plain, settle};
@@ -353,5 +355,77 @@ fn the_parameter_says_how_interfaces_are_driven() {
     assert_eq!(refused.0, ErrorKind::Unsupported, "{}", refused.1);
     assert!(refused.1.contains("admode is 1"), "{}", refused.1);
     assert!(host.names().is_empty());
+    host.bed.assert_sound();
+}
+
+/// A cable from an interface of the host, v0, to one with address [`A`].
+fn cable_with_queues(host: &Host, queues: u32) -> NetNs {
+    let a = NetNs::make();
+    let settings = format!("numrxqueues {queues} numtxqueues {queues}");
+    host.ns.veth("v0", &a, "e0", &settings);
+    a.ip(&format!("addr add {A}/24 dev e0"));
+    let mac = MacAddr(host.ns.mac("v0"));
+    a.ip(&format!(
+        "neigh add {HOST} lladdr {mac} dev e0 nud permanent"
+    ));
+    a
+}
+
+/// Datagrams of many flows, which the stack there spreads over all queues.
+fn many_flows_arrive(a: &NetNs, port: &mut Port) {
+    for flow in 2000..2064u16 {
+        let socket = a.enter(|| UdpSocket::bind((A, flow))).unwrap();
+        socket.send_to(&[1; 40], (HOST, 9)).unwrap();
+        let is_it = |f: &[u8]| f.get(34..36) == Some(&flow.to_be_bytes()[..]);
+        assert_eq!(receive_any(port, is_it).len(), 14 + 20 + 8 + 40);
+    }
+}
+
+#[test]
+fn more_queues_than_sockets_are_all_received_from() {
+    let test = "devices::open::more_queues_than_sockets_are_all_received_from";
+    let Some(host) = Host::new(test) else {
+        return;
+    };
+    let a = cable_with_queues(&host, 32);
+    let mut port = host.namespace().open("netmap:v0").unwrap();
+    let about = host.bed.ports().remove(0).device.unwrap();
+    let how = "by AF_PACKET (no AF_XDP: it receives into 32 queues, and sockets have the frames \
+               of 16 only";
+    assert!(about.contains(how), "{about}");
+    many_flows_arrive(&a, &mut port);
+}
+
+#[test]
+fn queues_that_are_added_are_received_from() {
+    let test = "devices::open::queues_that_are_added_are_received_from";
+    let Some(host) = Host::new(test) else {
+        return;
+    };
+    if Command::new("ethtool").arg("--version").output().is_err() {
+        netvale_testkit::skip(test, "needs the program ethtool");
+        return;
+    }
+    let a = cable_with_queues(&host, 4);
+    let set = |ns: &NetNs, what: &str| {
+        let words = what.split(' ');
+        let done = ns.enter(|| Command::new("ethtool").arg("-L").args(words).output());
+        let done = done.unwrap();
+        assert!(done.status.success(), "{what:?}: {done:?}");
+    };
+    set(&a, "e0 tx 2");
+    set(&host.ns, "v0 rx 2 tx 2");
+    let mut port = host.namespace().open("netmap:v0").unwrap();
+    let about = || host.bed.ports().remove(0).device.unwrap();
+    assert!(about().contains("by AF_XDP"), "{}", about());
+    many_flows_arrive(&a, &mut port);
+    set(&host.ns, "v0 rx 4");
+    set(&a, "e0 tx 4");
+    eventually("the server has heard of it", || {
+        about().contains("by AF_PACKET (no AF_XDP: it receives into 4 queues")
+    });
+    many_flows_arrive(&a, &mut port);
+    drop(port);
+    eventually("all is given back", || host.names().is_empty());
     host.bed.assert_sound();
 }
