@@ -403,7 +403,7 @@ fn queues_that_are_added_are_received_from() {
         return;
     };
     if Command::new("ethtool").arg("--version").output().is_err() {
-        netvale_testkit::skip(test, "needs the program ethtool");
+        netvale_testkit::skip(test, "needs the program ethtool (package ethtool)");
         return;
     }
     let a = cable_with_queues(&host, 4);
