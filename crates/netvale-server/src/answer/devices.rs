@@ -436,7 +436,8 @@ impl Core {
         let waker = Arc::clone(&self.bells) as Arc<dyn Waker>;
         let news = self.devices.news.clone();
         Pump::spawn(owner, cpu, bell, waker, news).map_err(|e| {
-            self.close(owner);
+            // Whoever wanted it is in the middle of setting a device up.
+            self.close_plain(owner);
             os(e)
         })
     }
@@ -444,7 +445,7 @@ impl Core {
     pub(super) fn dismiss(&mut self, pump: Pump) {
         let owner = pump.owner;
         drop(pump); // its thread has ended now
-        self.close(owner);
+        self.close_plain(owner);
     }
 
     /// Takes a device and its ports away; `false` if there is none there.

@@ -226,7 +226,7 @@ impl Core {
         let started = made.lanes.into_iter().enumerate();
         for (i, lane) in started.collect::<Vec<_>>() {
             if let Err(e) = self.start_opened(at, i, lane) {
-                self.close_opened(at);
+                self.close_opened(owner);
                 return Err(e);
             }
         }
@@ -336,7 +336,8 @@ impl Core {
         while let Some(opened) = self.devices.opened.get(at) {
             let (now, port) = (self.domain.device_use(opened.user), opened.user);
             if !now.open {
-                self.close_opened(at);
+                let owner = opened.reg.owner;
+                self.close_opened(owner);
                 continue;
             }
             if opened.nic.is_some() && opened.set != now {
@@ -527,7 +528,13 @@ impl Core {
         ids.into_iter().for_each(|id| self.devices.finish(id));
     }
 
-    fn close_opened(&mut self, at: usize) {
+    /// Gives a device back. `owner`: the pump's side, whose place in the list
+    /// may be another's by now.
+    fn close_opened(&mut self, owner: u16) {
+        let mut all = self.devices.opened.iter();
+        let Some(at) = all.position(|o| o.reg.owner == owner) else {
+            return;
+        };
         self.stop_lanes(at);
         if let Some(opened) = self.devices.opened.get_mut(at) {
             opened.stack = Keep::default();
@@ -535,7 +542,6 @@ impl Core {
         self.unwire(at);
         let opened = self.devices.opened.swap_remove(at);
         tracing::info!(port = opened.name, "closed");
-        let owner = opened.reg.owner;
         drop(opened); // programs in the kernel
         self.devices.forget_links();
         self.close_plain(owner);
@@ -546,8 +552,9 @@ impl Core {
         let Some(opened) = self.devices.opened.get(at) else {
             return;
         };
+        let owner = opened.reg.owner;
         self.domain.device_gone(opened.user);
-        self.close_opened(at);
+        self.close_opened(owner);
     }
 }
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use netvale_backends::pcap::{Writer, WriterConfig};
 use netvale_server::remote::Remote;
 use netvale_server::{Access, Config, Server};
 use netvale_wire::proto::{ErrorKind, Reply, Request};
@@ -200,6 +201,46 @@ fn out_of_descriptors_it_says_so_and_recovers() {
     assert!(eventually(SOON, works));
     let mut c = connect(&server.dir, false);
     let (reply, _) = c.ask(&Request::Check { after: None }).unwrap();
+    assert!(matches!(reply, Reply::Check { problems, .. } if problems.is_empty()));
+}
+
+/// Descriptors run out at every step of it, which a limit of threads does at
+/// one of them.
+#[test]
+fn a_device_that_cannot_be_served_is_given_back() {
+    let tmp = tempfile::tempdir().unwrap();
+    let server = ServerProcess::start(&tmp.path().join("ns"), None);
+    let files = ["a.pcap", "b.pcap"].map(|name| {
+        let path = tmp.path().join(name);
+        let config = WriterConfig::default();
+        Writer::create(&path, config).unwrap().finish().unwrap();
+        register_request(&format!("pcap:{}", path.display()))
+    });
+    let mut clients = files.each_ref().map(|_| connect(&server.dir, false));
+    let open = std::fs::read_dir(format!("/proc/{}/fd", server.child.id()));
+    let open = open.unwrap().count() as u64;
+    let pid = rustix::process::Pid::from_child(&server.child);
+    let mut refusals = 0;
+    for (client, request) in clients.iter_mut().zip(&files) {
+        let mut room = 0;
+        loop {
+            let limit = Rlimit {
+                current: Some(open + room),
+                maximum: rustix::process::getrlimit(Resource::Nofile).maximum,
+            };
+            rustix::process::prlimit(Some(pid), Resource::Nofile, limit).unwrap();
+            match client.ask(request).unwrap().0 {
+                Reply::Registered(_) => break,
+                Reply::Error { .. } => refusals += 1,
+                other => panic!("{other:?}"),
+            }
+            room += 1;
+            assert!(room < 100, "that many are not needed");
+        }
+    }
+    assert!(refusals > 0);
+    assert_eq!(list(&mut clients[0]).len(), 2);
+    let (reply, _) = clients[0].ask(&Request::Check { after: None }).unwrap();
     assert!(matches!(reply, Reply::Check { problems, .. } if problems.is_empty()));
 }
 
