@@ -50,6 +50,8 @@ pub struct Lane {
     ready: bool,
     /// It had no room for frames the last time.
     full: bool,
+    /// How often in a row there was no room for the device's frames.
+    cramped: u32,
     free: Vec<Piece>,
     batch: Batch,
     out: Outgoing,
@@ -97,6 +99,7 @@ impl Lane {
             pipe: reg.kind == PortKind::Pipe,
             ready: true,
             full: false,
+            cramped: 0,
             free: Vec::with_capacity(TURN),
             batch: Batch::with_capacity(TURN, TURN),
             out: Outgoing::default(),
@@ -145,14 +148,23 @@ impl Lane {
         match (self.gone, self.taken) {
             (true, _) => None,
             (false, true) => Some(Instant::now() + SOON),
+            // Time does not make room. The second look came after the thread
+            // had been announced: whoever makes room wakes it.
+            (false, false) if self.waits_for_room() && self.cramped > 1 => None,
             (false, false) => self.device.due(),
         }
+    }
+
+    /// Only time brings frames, which would not let the thread sleep, and for
+    /// those that are there a pipe's receiver has to make room.
+    fn waits_for_room(&self) -> bool {
+        self.pipe && self.cramped > 0 && self.device.fd().is_none()
     }
 
     /// Rings on whose sleep words the thread must be announced.
     pub fn krings(&self) -> impl Iterator<Item = Kring<'_>> {
         // A pipe's receiver need not tell of slots that nobody waits for.
-        let waits = self.pipe && self.ready;
+        let waits = self.pipe && (self.ready || self.waits_for_room());
         let tx = waits.then(|| self.tx.kring());
         tx.into_iter().chain([self.rx.kring()])
     }
@@ -345,8 +357,10 @@ impl Lane {
         }
         let most = ring.count() as usize - 1;
         if self.free.len() < need.clamp(1, MAX_PIECES.min(most)) {
+            self.cramped = self.cramped.saturating_add(1);
             return false;
         }
+        self.cramped = 0;
         let n = match self.device.pull(&self.pool, &self.free, &mut self.batch) {
             Ok(n) => n.min(self.batch.len()),
             Err(e) => {

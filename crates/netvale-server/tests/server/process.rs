@@ -10,6 +10,7 @@ use std::time::Duration;
 use netvale_backends::pcap::{Writer, WriterConfig};
 use netvale_server::remote::Remote;
 use netvale_server::{Access, Config, Server};
+use netvale_testkit::{PATIENCE, within};
 use netvale_wire::proto::{ErrorKind, Reply, Request};
 use rustix::process::{Resource, Rlimit, Signal};
 
@@ -62,6 +63,18 @@ impl ServerProcess {
             .map(|t| {
                 let status = std::fs::read_to_string(t.unwrap().path().join("status")).unwrap();
                 number(&status, "voluntary_ctxt_switches")
+            })
+            .sum()
+    }
+
+    /// What its threads had of processors, nanoseconds.
+    fn time(&self) -> u64 {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        tasks
+            .map(|t| {
+                let stat = std::fs::read_to_string(t.unwrap().path().join("schedstat")).unwrap();
+                let time = stat.split_whitespace().next().unwrap();
+                time.parse::<u64>().unwrap()
             })
             .sum()
     }
@@ -242,6 +255,41 @@ fn a_device_that_cannot_be_served_is_given_back() {
     assert_eq!(list(&mut clients[0]).len(), 2);
     let (reply, _) = clients[0].ask(&Request::Check { after: None }).unwrap();
     assert!(matches!(reply, Reply::Check { problems, .. } if problems.is_empty()));
+}
+
+#[test]
+fn a_replay_that_nobody_reads_takes_no_time() {
+    let tmp = tempfile::tempdir().unwrap();
+    let server = ServerProcess::start(&tmp.path().join("ns"), None);
+    let file = tmp.path().join("a.pcap");
+    let mut writer = Writer::create(&file, WriterConfig::default()).unwrap();
+    // More than there is room for.
+    let frames = 5000_u32;
+    for i in 0..frames {
+        writer.write(0, &[&i.to_le_bytes(), &[0; 60]], 0).unwrap();
+    }
+    writer.finish().unwrap();
+    let ns = netvale::Namespace::at(&server.dir).unwrap().no_spawn();
+    let mut port = ns.open(&format!("pcap:{}", file.display())).unwrap();
+    let is_still = || {
+        let before = server.time();
+        std::thread::sleep(Duration::from_millis(300));
+        server.time() == before
+    };
+    assert!(within(PATIENCE, is_still), "somebody looks for room");
+    // Room is noticed, each time.
+    let (mut at, mut bytes) = (0, Vec::new());
+    let end = std::time::Instant::now() + PATIENCE;
+    while at < frames && std::time::Instant::now() < end {
+        while let Some(frame) = port.rx(0).next() {
+            bytes.clear();
+            frame.read_to(&mut bytes);
+            assert_eq!(bytes[..4], at.to_le_bytes());
+            at += 1;
+        }
+        port.wait_rx(Some(Duration::from_millis(20))).unwrap();
+    }
+    assert_eq!(at, frames);
 }
 
 #[test]
