@@ -509,6 +509,12 @@ fn trusted_only(context: Context) -> Result<(), Refusal> {
 
 /// Whether the system has a network interface of this name.
 fn is_interface(name: &str) -> bool {
+    interface(name).is_some()
+}
+
+/// The number of the network interface of this name, which may be one of
+/// several that it has.
+fn interface(name: &str) -> Option<u32> {
     use rustix::net::{AddressFamily, SocketFlags, SocketType};
     // Not in /sys, which may show another network namespace than ours.
     let any = rustix::net::socket_with(
@@ -517,7 +523,7 @@ fn is_interface(name: &str) -> bool {
         SocketFlags::CLOEXEC,
         None,
     );
-    any.is_ok_and(|any| rustix::net::netdevice::name_to_index(any, name).is_ok())
+    rustix::net::netdevice::name_to_index(any.ok()?, name).ok()
 }
 
 fn parse(spec: &str) -> Result<PortSpec, Refusal> {

@@ -152,10 +152,17 @@ impl Devices {
         attached.or(open.map(Opened::lost))
     }
 
-    /// Whether this device is attached, or open.
-    pub(super) fn uses(&self, key: &str) -> bool {
-        let mut open = self.opened.iter().map(|o| &o.key);
-        open.any(|k| k == key) || self.used.values().any(|u| u.key == key)
+    /// Whether this device is attached, or open. An interface has one number,
+    /// but may have several names.
+    pub(super) fn uses(&self, spec: &DeviceSpec) -> bool {
+        let index = spec.interface().and_then(super::interface);
+        // That of one that went elsewhere may be another's now.
+        let index = index.filter(|i| self.known.contains_key(i));
+        let key = spec.key();
+        let same = |k: &str, link: Option<u32>| k == key || (index.is_some() && link == index);
+        let mut used = self.used.values();
+        self.opened.iter().any(|o| same(&o.key, o.link))
+            || used.any(|u| same(&u.key, u.ports.first().and_then(|p| p.link)))
     }
 
     /// Whether a port is an attached device's.
@@ -254,7 +261,7 @@ impl Core {
             return Err(Refusal::new(ErrorKind::Invalid, message));
         }
         let key = spec.key();
-        if self.devices.uses(&key) {
+        if self.devices.uses(spec) {
             return Err(busy(&format!("{key} is attached already, or open")));
         }
         if place.host && !matches!(spec, DeviceSpec::Nic(_)) {

@@ -81,6 +81,9 @@ impl Devices {
             if open.link == Some(index) && open.key == old.name {
                 open.key.clone_from(&link.name);
             }
+            if let Some(nic) = open.nic.as_mut().filter(|n| n.index == index) {
+                nic.renamed(&link.name);
+            }
         }
     }
 
@@ -142,9 +145,11 @@ impl Core {
         }
         let of_ports = self.devices.used.values().flat_map(|u| &u.ports);
         let nics = self.devices.opened.iter().filter_map(|o| o.nic.as_ref());
+        let linked = self.devices.linked.values().map(|l| l.index);
         let indices: Vec<u32> = of_ports
             .filter_map(|p| p.index)
             .chain(nics.map(|n| n.index))
+            .chain(linked)
             .collect();
         for index in indices {
             if links.iter().all(|l| l.index != index) {
@@ -169,5 +174,29 @@ impl Core {
             self.lose_used(&name);
         }
         self.wake_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use netvale_switch::domain::Want;
+    use netvale_testkit::net::NetNs;
+
+    use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn a_port_goes_with_an_interface_that_went_unheard() {
+        let test = "answer::links::tests::a_port_goes_with_an_interface_that_went_unheard";
+        let Some(ns) = NetNs::new(test) else { return };
+        let tmp = tempfile::tempdir().unwrap();
+        ns.enter(|| {
+            let mut core = Core::new(Config::at(tmp.path())).unwrap();
+            core.new_interface("v1", &Want::default(), None, true)
+                .unwrap();
+            ns.ip("link del dev v1");
+            core.look_at_links();
+            assert!(core.domain.list().is_empty());
+        });
     }
 }

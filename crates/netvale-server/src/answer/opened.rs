@@ -122,7 +122,7 @@ impl Core {
             return Err(Refusal::new(ErrorKind::Denied, message));
         }
         let key = device.key();
-        if self.devices.uses(&key) {
+        if self.devices.uses(&device) {
             return Err(busy(&format!("{key} is attached to a switch, or open")));
         }
         let name = spec.port_name();
@@ -272,7 +272,7 @@ impl Core {
         let Some(device) = self.closed_device(spec)? else {
             return Ok(look(self)?);
         };
-        if self.devices.uses(&device.key()) {
+        if self.devices.uses(&device) {
             return Err(busy(&format!("{} is attached to a switch", device.key())));
         }
         let plan = DevicePlan {

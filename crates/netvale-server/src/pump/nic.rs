@@ -157,6 +157,27 @@ impl Nic {
         })
     }
 
+    /// It has another name now.
+    pub(crate) fn renamed(&mut self, name: &str) {
+        name.clone_into(&mut self.name);
+    }
+
+    /// Opens something by the name that the interface has now: the one that we
+    /// know may be another's, if we have not heard of that yet.
+    fn by_name<T>(&self, open: impl FnOnce(&str) -> Result<T, Refusal>) -> Result<T, Refusal> {
+        let now = || -> Result<String, Refusal> {
+            let link = Netlink::open().and_then(|mut netlink| netlink.link_at(self.index));
+            Ok(link.map_err(|e| link_refusal(&e))?.name)
+        };
+        let name = now()?;
+        let opened = open(&name)?;
+        if now()? != name {
+            let message = format!("{name} is being renamed");
+            return Err(Refusal::new(ErrorKind::Busy, message));
+        }
+        Ok(opened)
+    }
+
     /// Whether VLAN tags are still in frames when XDP in the stack sees them.
     pub(crate) fn leaves_tags(&self) -> bool {
         self.tags
@@ -209,7 +230,8 @@ impl Nic {
         ring: u32,
     ) -> Result<Sockets, Fault> {
         // The kernel copies what it sends, but for this driver.
-        let driver = ethtool::driver(&self.name).ok().flatten();
+        let driver = self.by_name(|name| Ok(ethtool::driver(name).ok().flatten()));
+        let driver = driver.map_err(|e| Fault::Other(e.message))?;
         let interface = Interface {
             index: self.index,
             queues: self.queues.into(),
@@ -237,6 +259,13 @@ impl Nic {
             // The kernel has the shorter one only.
             let name = self.name.clone();
             return Err(packet_refusal(&PacketError::HeaderLen { name }));
+        }
+        // Frames that no socket can tell from other queues' come by one ring,
+        // but all rings send.
+        let sender = |name: &str| socket(&config(name, header, false));
+        while wire.lanes.len() < self.queues.into() {
+            let (socket, _) = self.by_name(sender)?;
+            wire.lanes.push(NicLane::boxed(socket, LONGEST));
         }
         wire.about = match wire.how.as_str() {
             "" => format!("{} (no AF_XDP: {why})", wire.about),
@@ -270,17 +299,11 @@ impl Nic {
 
     /// Opens the wire by AF_PACKET.
     fn packet(&self, header: HdrLen, receive: bool) -> Result<Wire, Refusal> {
-        let config = PacketConfig {
-            header,
-            receive,
-            // What is given to the host's stack is not the wire's. Ours needs
-            // no mark where no tc program sees it.
-            leave_out_mark: Some(HostConfig::MARK),
-            qdisc_bypass: true,
-            queue_mark: Some(HostConfig::MARK),
-            receive_buffer: Some(RECEIVE_BUFFER),
-            ..PacketConfig::new(&self.name)
-        };
+        self.by_name(|name| self.packet_as(name, header, receive))
+    }
+
+    fn packet_as(&self, name: &str, header: HdrLen, receive: bool) -> Result<Wire, Refusal> {
+        let config = config(name, header, receive);
         let mut how = String::new();
         let (lanes, header) = match (header.is_none(), receive) {
             (true, true) => (slots::whole(self, &config, &mut how)?, header),
@@ -294,21 +317,24 @@ impl Nic {
         };
         Ok(Wire {
             lanes,
-            about: format!("interface {} by AF_PACKET", self.name),
+            about: format!("interface {name} by AF_PACKET"),
             how,
             keep: Keep::default(),
             header: u8::try_from(header.get()).unwrap_or(0),
         })
     }
 
-    /// A socket for each queue; for all of them together if the interface
-    /// cannot spread its frames (while it is down, for one).
+    /// A socket for each queue; for what all of them receive together if the
+    /// interface cannot spread its frames (while it is down, for one).
     pub(super) fn sockets<S>(
         &self,
         config: &PacketConfig,
         open: impl Fn(&PacketConfig) -> Result<S, Refusal>,
     ) -> Result<Vec<S>, Refusal> {
-        if self.queues > 1 && config.receive {
+        if !config.receive {
+            return (0..self.queues).map(|_| open(config)).collect();
+        }
+        if self.queues > 1 {
             let mixed = std::process::id() ^ self.index << 8;
             let spread = PacketConfig {
                 fanout: Some(Fanout {
@@ -331,13 +357,15 @@ impl Nic {
     ///
     /// As [`Nic::wire`].
     pub(crate) fn onward(&self, header: HdrLen) -> Result<Box<dyn DeviceLane>, Refusal> {
-        let config = PacketConfig {
-            header,
-            receive: false,
-            queue_mark: Some(HostConfig::MARK),
-            ..PacketConfig::new(&self.name)
+        let sender = |name: &str| {
+            socket(&PacketConfig {
+                header,
+                receive: false,
+                queue_mark: Some(HostConfig::MARK),
+                ..PacketConfig::new(name)
+            })
         };
-        let (socket, _) = socket(&config)?;
+        let (socket, _) = self.by_name(sender)?;
         Ok(NicLane::boxed(socket, 1))
     }
 
@@ -444,6 +472,21 @@ fn leaves_tags(link: &Link) -> bool {
 fn link(name: &str) -> Result<Link, Refusal> {
     let link = Netlink::open().and_then(|mut netlink| netlink.link(name));
     link.map_err(|e| link_refusal(&e))
+}
+
+/// How a wire is opened by AF_PACKET.
+fn config(name: &str, header: HdrLen, receive: bool) -> PacketConfig {
+    PacketConfig {
+        header,
+        receive,
+        // What is given to the host's stack is not the wire's. Ours needs
+        // no mark where no tc program sees it.
+        leave_out_mark: Some(HostConfig::MARK),
+        qdisc_bypass: true,
+        queue_mark: Some(HostConfig::MARK),
+        receive_buffer: Some(RECEIVE_BUFFER),
+        ..PacketConfig::new(name)
+    }
 }
 
 /// The socket, with the shorter header if the kernel has no longer one.

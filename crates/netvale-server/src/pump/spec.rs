@@ -97,6 +97,15 @@ impl DeviceSpec {
         }
     }
 
+    /// Name of the interface that it is, or that is at its other end.
+    pub(crate) fn interface(&self) -> Option<&str> {
+        match self {
+            Self::Tap(tap) => Some(&tap.name),
+            Self::Nic(name) => Some(name),
+            Self::Pcap(_) | Self::Vxlan(_) => None,
+        }
+    }
+
     /// What tells it from other devices: the same twice would not work.
     pub(crate) fn key(&self) -> String {
         match self {

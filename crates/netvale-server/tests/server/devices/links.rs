@@ -8,7 +8,9 @@ use netvale_testkit::{PATIENCE, eventually};
 use netvale_wire::mac::MacAddr;
 use netvale_wire::proto::{ErrorKind, LinkInfo, Reply, Request, Wanted};
 
-use super::{Host, attach, echo, send, settle};
+use super::open::receive_any;
+use super::{Host, attach, echo, is_plain, plain, send, settle};
+use crate::bed::register_request;
 
 const ONE: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 const TWO: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
@@ -218,4 +220,75 @@ fn an_interface_that_leaves_a_bridge_keeps_its_port() {
     });
     assert!(host.names().contains(&"vale0:v0".into()));
     assert!(echo(&host.ns, TWO, 0));
+}
+
+#[test]
+fn an_interface_is_one_device_by_all_its_names() {
+    let test = "devices::links::an_interface_is_one_device_by_all_its_names";
+    let Some(host) = Host::new(test) else { return };
+    host.ns.ip("link add d0 type veth peer name d1");
+    host.ns.ip("link property add dev d0 altname other0");
+    let taken = |name: &str| {
+        let switches = ["vale0", "vale1"].map(|s| attach(&format!("{s}:{name}"), false));
+        let open = register_request(&format!("netmap:{name}"));
+        for request in switches.into_iter().chain([open]) {
+            let (kind, said) = host.refusal(&request);
+            assert_eq!(kind, ErrorKind::Busy, "{request:?}: {said}");
+        }
+    };
+    host.attach("vale0:d0");
+    taken("other0");
+    host.detach("vale0:d0");
+    host.attach("vale0:other0");
+    taken("d0");
+    host.detach("vale0:other0");
+    let open = host.namespace().open("netmap:d0").unwrap();
+    taken("other0");
+    drop(open);
+    eventually("it is closed", || host.names().is_empty());
+    host.bed.assert_sound();
+}
+
+#[test]
+fn programs_keep_the_interface_that_they_opened() {
+    let test = "devices::links::programs_keep_the_interface_that_they_opened";
+    let Some(host) = Host::new(test) else { return };
+    for (name, peer) in [("v0", "v1"), ("c0", "c1")] {
+        host.ns.veth(name, &host.ns, peer, "");
+    }
+    // Sockets that are opened by name.
+    std::fs::write(host.bed.dir.join("parameters/admode"), "2\n").unwrap();
+    let ns = host.namespace();
+    let mut sender = ns.open("netmap:v0/T").unwrap();
+    let mut peers = ["netmap:v1", "netmap:c1"].map(|name| ns.open(name).unwrap());
+    // Another one gets its name.
+    for (old, new) in [("v0", "w0"), ("c0", "v0")] {
+        host.ns.ip(&format!("link set dev {old} down"));
+        host.ns.ip(&format!("link set dev {old} name {new}"));
+        host.ns.ip(&format!("link set dev {new} up"));
+    }
+    eventually("the cables are up", || {
+        let all = ["w0", "v0", "v1", "c1"];
+        let up = |name: &&str| {
+            let said = host.ns.ip(&format!("-o link show dev {name}"));
+            said.contains("LOWER_UP")
+        };
+        all.iter().all(up)
+    });
+    // To receive, its wire is opened anew.
+    let mut receiver = ns.open("netmap:v0/R").unwrap();
+    send(&mut peers[1], 0, &plain(1, 60));
+    send(&mut peers[0], 0, &plain(2, 60));
+    assert_eq!(receive_any(&mut receiver, is_plain)[20], 2);
+    send(&mut sender, 0, &plain(3, 60));
+    assert_eq!(receive_any(&mut peers[0], is_plain)[20], 3);
+    let ports = host.bed.ports();
+    let port = ports
+        .iter()
+        .find(|p| p.name == "netmap:v0" || p.name == "v0");
+    let about = port.unwrap().device.as_deref().unwrap();
+    assert!(about.contains("interface w0 by AF_PACKET"), "{about}");
+    drop((sender, receiver, peers));
+    eventually("all is given back", || host.names().is_empty());
+    host.bed.assert_sound();
 }

@@ -16,7 +16,7 @@ use netvale_wire::abi::mode;
 use netvale_wire::mac::MacAddr;
 use netvale_wire::proto::{ErrorKind, NrRequest, Registered, Reply, Request};
 
-use super::{Host, attach, echo, is_plain, join, plain, settle};
+use super::{Host, attach, echo, is_plain, join, plain, send, settle};
 use crate::bed::register_request;
 
 const A: &str = "10.77.0.1";
@@ -427,5 +427,36 @@ fn queues_that_are_added_are_received_from() {
     many_flows_arrive(&a, &mut port);
     drop(port);
     eventually("all is given back", || host.names().is_empty());
+    host.bed.assert_sound();
+}
+
+#[test]
+fn every_ring_sends_though_not_every_queue_is_received() {
+    let test = "devices::open::every_ring_sends_though_not_every_queue_is_received";
+    let Some(host) = Host::new(test) else {
+        return;
+    };
+    let queues = "numrxqueues 2 numtxqueues 2";
+    host.ns.veth("v0", &host.ns, "v1", queues);
+    std::fs::write(host.bed.dir.join("parameters/admode"), "2\n").unwrap();
+    let ns = host.namespace();
+    let mut to = ns.open("netmap:v1").unwrap();
+    // Frames of one that is down cannot be spread over sockets.
+    for (name, state) in [("netmap:v0/T", "up"), ("netmap:v0", "down")] {
+        host.ns.ip(&format!("link set dev v0 {state}"));
+        let mut from = ns.open(name).unwrap();
+        host.ns.ip("link set dev v0 up");
+        eventually("the cable is up", || {
+            let said = host.ns.ip("-o link show dev v0");
+            said.contains("LOWER_UP")
+        });
+        assert_eq!(from.tx_count(), 2);
+        for ring in 0..2u8 {
+            send(&mut from, ring.into(), &plain(ring, 60));
+            assert_eq!(receive_any(&mut to, is_plain)[20], ring, "{name}");
+        }
+        drop(from);
+        eventually("it is closed", || host.names().len() == 1);
+    }
     host.bed.assert_sound();
 }
