@@ -19,7 +19,13 @@ mod replay;
 mod rotate;
 mod write;
 
+use std::fmt;
+use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use rustix::fs::OFlags;
 
 pub use read::{Reader, Record};
 pub use replay::{Pace, Replay, Times};
@@ -32,15 +38,13 @@ pub const ETHERNET: u16 = 1;
 pub const MAX_RECORD: usize = 256 << 10;
 
 /// What is wrong with a capture file, which one, and where.
-#[derive(Debug, thiserror::Error)]
-#[error("capture {name}, byte {offset}: {kind}")]
+#[derive(Debug)]
 pub struct PcapError {
     /// The file.
     pub name: String,
     /// Where, bytes from its start.
     pub offset: u64,
-    /// What.
-    #[source]
+    /// What. Not a source of its own: it is said with the rest.
     pub kind: PcapErrorKind,
 }
 
@@ -106,6 +110,9 @@ pub enum PcapErrorKind {
         /// The mark.
         mark: u32,
     },
+    /// A pipe or a device, where only a file will do.
+    #[error("this is no regular file")]
+    NotAFile,
     /// The file could not be opened, read or written.
     #[error("cannot {what} it")]
     Io {
@@ -115,6 +122,48 @@ pub enum PcapErrorKind {
         #[source]
         source: io::Error,
     },
+}
+
+impl fmt::Display for PcapError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, offset, kind } = self;
+        write!(f, "capture {name}, byte {offset}: {kind}")
+    }
+}
+
+impl std::error::Error for PcapError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.kind.source()
+    }
+}
+
+/// Opens a regular file and nothing else, without waiting: a pipe has another
+/// end that may never come, or come to a stop.
+fn open_regular(
+    options: &mut OpenOptions,
+    path: &Path,
+    what: &'static str,
+) -> Result<File, PcapError> {
+    const ENXIO: i32 = 6;
+    let name = path.display().to_string();
+    let no_file = |name: &str| PcapError {
+        name: name.to_owned(),
+        offset: 0,
+        kind: PcapErrorKind::NotAFile,
+    };
+    let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
+    let file = options.custom_flags(flags).open(path).map_err(|e| {
+        // A pipe that nobody reads, or a socket.
+        match e.raw_os_error() {
+            Some(ENXIO) => no_file(&name),
+            _ => PcapError::io(&name, 0, what, e),
+        }
+    })?;
+    let about = file.metadata();
+    match about.map_err(|e| PcapError::io(&name, 0, what, e))? {
+        about if about.is_file() => Ok(file),
+        _ => Err(no_file(&name)),
+    }
 }
 
 impl PcapError {

@@ -1,12 +1,12 @@
 //! Reading: classic files here, pcapng in its own module.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::AsFd;
 use std::path::Path;
 
 use super::ng::{Block, Section};
-use super::{MAX_RECORD, PcapError, PcapErrorKind};
+use super::{MAX_RECORD, PcapError, PcapErrorKind, open_regular};
 
 /// How much is read at once: little enough to be still in the cache when it is
 /// looked at, beside the buffers that it goes to.
@@ -103,6 +103,17 @@ impl Reader<File> {
         };
         let file = file.map_err(|e| PcapError::io(&name, 0, "open", e))?;
         Self::new(file, name)
+    }
+
+    /// Opens a regular file and nothing else: for those who must not wait.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Reader::open`].
+    pub fn open_file(path: impl AsRef<Path>) -> Result<Self, PcapError> {
+        let path = path.as_ref();
+        let file = open_regular(OpenOptions::new().read(true), path, "open")?;
+        Self::new(file, path.display().to_string())
     }
 }
 

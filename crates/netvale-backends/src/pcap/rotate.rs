@@ -21,7 +21,8 @@ pub struct Rotation {
     pub keep: Option<usize>,
 }
 
-/// Writes a series of files: `trace.pcap` becomes `trace-00001.pcap` and so on.
+/// Writes a series of regular files: `trace.pcap` becomes `trace-00001.pcap`
+/// and so on.
 #[derive(Debug)]
 pub struct RotatingWriter {
     path: PathBuf,
@@ -48,7 +49,7 @@ impl RotatingWriter {
         let path = path.as_ref().to_owned();
         let first = numbered(&path, 1);
         Ok(Self {
-            writer: Writer::create(&first, config)?,
+            writer: Writer::create_file(&first, config)?,
             path,
             config,
             rotation,
@@ -125,7 +126,7 @@ impl RotatingWriter {
         }
         self.writer.flush()?;
         let next = numbered(&self.path, self.number + 1);
-        self.writer = Writer::create(&next, self.config)?;
+        self.writer = Writer::create_file(&next, self.config)?;
         self.number += 1;
         self.first_ns = Some(time_ns);
         self.files.push_back(next);

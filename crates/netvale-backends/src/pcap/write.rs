@@ -1,11 +1,11 @@
 //! Writing one file or stream.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use super::{ETHERNET, MAX_RECORD, PcapError, PcapErrorKind};
+use super::{ETHERNET, MAX_RECORD, PcapError, PcapErrorKind, open_regular};
 use crate::batch::{Batch, BufPool};
 
 /// Records are collected up to this many bytes, then written at once.
@@ -76,6 +76,20 @@ impl Writer<File> {
         };
         let file = file.map_err(|e| PcapError::io(&name, 0, "create", e))?;
         Self::new(file, name, config)
+    }
+
+    /// Makes or overwrites a regular file and nothing else: for those who must
+    /// not wait.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Writer::create`].
+    pub fn create_file(path: impl AsRef<Path>, config: WriterConfig) -> Result<Self, PcapError> {
+        let path = path.as_ref();
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true);
+        let file = open_regular(&mut options, path, "create")?;
+        Self::new(file, path.display().to_string(), config)
     }
 }
 

@@ -581,3 +581,21 @@ fn replays_keep_the_time_between_records() {
     assert_eq!(due(&[], as_captured, Times::Forever, 3), [0; 0], "it ends");
     assert_eq!(due(&[1], as_captured, Times::Count(0), 3), [0; 0]);
 }
+
+#[test]
+fn what_is_wrong_is_said_once() {
+    for e in [
+        Reader::new(&b"\x0a\x0d"[..], "a").unwrap_err(),
+        Reader::new(&[7; 64][..], "b").unwrap_err(),
+        Reader::open("/nowhere/c").unwrap_err(),
+    ] {
+        let mut all = e.to_string();
+        let mut next = std::error::Error::source(&e);
+        while let Some(e) = next {
+            let why = e.to_string();
+            assert!(!all.contains(&why), "{all}: {why}");
+            all = format!("{all}: {why}");
+            next = e.source();
+        }
+    }
+}

@@ -87,6 +87,7 @@ impl Core {
 
     pub(super) fn stats(&self, name: Option<&str>, after: Option<&str>) -> Reply {
         let mut all = self.domain.stats(name);
+        all.retain(|s| !self.devices.is_hidden(&s.name));
         all.sort_by(|a, b| a.name.cmp(&b.name));
         for s in &mut all {
             s.drops

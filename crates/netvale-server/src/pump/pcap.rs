@@ -30,7 +30,7 @@ pub(super) fn open(spec: &PcapSpec) -> Result<Device, Refusal> {
     let (lane, about) = if spec.write {
         let config = WriterConfig::default();
         let writer = match spec.rotation == Rotation::default() {
-            true => Writer::create(&spec.path, config).map(Output::One),
+            true => Writer::create_file(&spec.path, config).map(Output::One),
             false => RotatingWriter::create(&spec.path, config, spec.rotation).map(Output::Many),
         };
         let lane = Box::new(Writing {
@@ -40,7 +40,7 @@ pub(super) fn open(spec: &PcapSpec) -> Result<Device, Refusal> {
         let about = format!("writes {}", spec.path);
         (lane as Box<dyn DeviceLane>, about)
     } else {
-        let reader = Reader::open(&spec.path).map_err(refused)?;
+        let reader = Reader::open_file(&spec.path).map_err(refused)?;
         let mut replay = Replay::new(reader, spec.pace, spec.times);
         let more = replay.advance().map_err(refused)?;
         let lane = Box::new(Reading {
@@ -259,11 +259,15 @@ impl DeviceLane for Writing {
 }
 
 fn refusal(e: &PcapError) -> Refusal {
-    let kind = match &e.kind {
-        PcapErrorKind::Io { source, .. } => return Refusal::backend(source.raw_os_error(), e),
-        _ => ErrorKind::Invalid,
-    };
-    Refusal::new(kind, crate::files::chain(e))
+    let invalid = || Refusal::new(ErrorKind::Invalid, crate::files::chain(e));
+    match &e.kind {
+        PcapErrorKind::Io { source, .. } => Refusal::backend(source.raw_os_error(), e),
+        PcapErrorKind::NotAFile => invalid().hint(
+            "the server waits for nobody at a pipe's other end; \
+             netvale capture writes into pipes, and does the waiting",
+        ),
+        _ => invalid(),
+    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,8 @@
 
 use netvale_backends::pcap::{Format, Reader, Writer, WriterConfig};
 use netvale_testkit::{PATIENCE, TempDir, eventually};
-use netvale_wire::proto::ErrorKind;
+use netvale_wire::proto::{ErrorKind, Reply};
+use rustix::fs::{CWD, Mode, mkfifoat};
 
 use super::{attach, plain, receive, send};
 use crate::bed::Bed;
@@ -130,6 +131,12 @@ fn a_program_opens_a_capture() {
         }
         let nothing = port.wait_rx(Some(std::time::Duration::from_millis(20)));
         assert!(!nothing.unwrap(), "the capture is over");
+        let all = ns.stats(None).unwrap();
+        let names: Vec<String> = all.into_iter().map(|s| s.name).collect();
+        assert_eq!(
+            names,
+            bed.ports().into_iter().map(|p| p.name).collect::<Vec<_>>()
+        );
         drop(port);
         eventually("it is closed", || bed.ports().is_empty());
     }
@@ -144,7 +151,7 @@ fn files_that_are_none_are_refused() {
     std::fs::write(&text, "no capture at all, but long enough for a header").unwrap();
     let bed = Bed::new();
     let refused = |spec: &str| match bed.connect().ask(&attach(spec, false)).unwrap().0 {
-        netvale_wire::proto::Reply::Error { kind, .. } => kind,
+        Reply::Error { kind, .. } => kind,
         other => panic!("{spec}: {other:?}"),
     };
     let at = |file: &str| format!("vale0:pcap:{}", dir.path().join(file).display());
@@ -152,5 +159,44 @@ fn files_that_are_none_are_refused() {
     assert_eq!(refused(&at("nothing")), ErrorKind::NotFound);
     assert_eq!(refused("vale0:pcap:relative"), ErrorKind::Invalid);
     assert_eq!(refused(&at("text,speed=0")), ErrorKind::Invalid);
+    assert!(bed.ports().is_empty());
+}
+
+#[test]
+fn nobody_waits_for_the_other_end_of_a_pipe() {
+    let dir = TempDir::new();
+    let [pipe, first] = ["pipe", "out-00001.pcap"].map(|name| {
+        let path = dir.path().join(name);
+        mkfifoat(CWD, &path, Mode::RUSR | Mode::WUSR).unwrap();
+        path
+    });
+    let bed = Bed::new();
+    let refused = || {
+        for what in ["pipe", "pipe,write", "out.pcap,write,rotate=1"] {
+            let spec = format!("vale0:pcap:{}", dir.path().join(what).display());
+            match bed.connect().ask(&attach(&spec, false)).unwrap().0 {
+                Reply::Error {
+                    kind,
+                    message,
+                    hint,
+                } => {
+                    assert_eq!(kind, ErrorKind::Invalid, "{what}: {message}");
+                    assert!(hint.unwrap().contains("netvale capture"), "{what}");
+                }
+                other => panic!("{what}: {other:?}"),
+            }
+        }
+    };
+    // Whoever did wait would get what he waits for.
+    let mut ends = [pipe, first].map(|path| {
+        let mut options = std::fs::OpenOptions::new();
+        options.read(true).write(true).open(path).unwrap()
+    });
+    let mut writer = Writer::new(&mut ends[0], "pipe", WriterConfig::default()).unwrap();
+    writer.write(0, &[&plain(1, 60)], 0).unwrap();
+    writer.finish().unwrap();
+    refused();
+    drop(ends);
+    refused();
     assert!(bed.ports().is_empty());
 }
