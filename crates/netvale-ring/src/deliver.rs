@@ -347,10 +347,7 @@ pub fn deliver_one(
     to.ring.set_slot(i, Slot::new(buf, len, 1 << 8));
     to.kring.set_sum(lease, 1, u64::from(len));
     to.resv.publish(lease, 1, true);
-    let word = to.kring.sleep_word();
-    if let Some(said) = word.take() {
-        waker.wake(word.futex(), said);
-    }
+    to.kring.sleep_word().wake(&**waker);
 }
 
 /// The holder table, if buffers are to be exchanged.

@@ -363,10 +363,7 @@ impl<'a> Party<'a> {
     /// Wakes whoever sleeps on a ring, after something was published to it.
     #[inline]
     pub fn wake(&self, kring: Kring<'_>) {
-        let word = kring.sleep_word();
-        if let Some(said) = word.take() {
-            self.waker.wake(word.futex(), said);
-        }
+        kring.sleep_word().wake(self.waker);
     }
 }
 
@@ -390,6 +387,13 @@ pub trait RegionSource: Send + Sync {
 pub trait Waker: Send + Sync {
     /// Acts on what a ring's sleep word said ([`crate::kring::sleep`]).
     fn wake(&self, word: &AtomicU32, said: u32);
+
+    /// The same; `false` if the sleeper could not be told now, but may be able
+    /// to be later.
+    fn try_wake(&self, word: &AtomicU32, said: u32) -> bool {
+        self.wake(word, said);
+        true
+    }
 
     /// The process that runs the engine, if others may run it in the name of
     /// the same registration; 0 if none can.

@@ -312,7 +312,9 @@ impl Core {
     }
 
     fn close_plain(&mut self, owner: u16) {
-        match self.owners.remove(&owner) {
+        let known = self.owners.remove(&owner);
+        let rings = matches!(known, Some(Owner::Trusted { .. }));
+        match known {
             Some(Owner::Isolated { worker, name, .. }) => {
                 if let Some(worker) = self.workers.get_mut(worker) {
                     worker.remove(owner);
@@ -339,6 +341,11 @@ impl Core {
         }
         self.regions.prune(&self.domain);
         self.wake_all();
+        if rings {
+            // It may have died with somebody's sleep word in its hands, before
+            // it rang: nobody else would wake that one any more.
+            self.bells.ring_all();
+        }
     }
 
     /// Wakes those whom the control plane wants woken.

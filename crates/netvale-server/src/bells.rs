@@ -30,6 +30,12 @@ impl Bells {
         let table = self.0.read().unwrap_or_else(PoisonError::into_inner);
         table.get(&owner).cloned()
     }
+
+    /// Rings everybody's: whoever sleeps looks once and announces itself anew.
+    pub(crate) fn ring_all(&self) {
+        let table = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        table.values().for_each(|bell| bell.ring());
+    }
 }
 
 impl Waker for Bells {

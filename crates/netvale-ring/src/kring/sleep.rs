@@ -85,6 +85,17 @@ impl<'a> SleepWord<'a> {
         let v = self.0.swap(u64::from(AWAKE), SeqCst) as u32;
         (v != AWAKE).then_some(v)
     }
+    /// After publishing with a barrier: wakes whoever sleeps, if anyone does.
+    #[inline]
+    pub fn wake(self, waker: &dyn Waker) {
+        if let Some(said) = self.take()
+            && !waker.try_wake(self.futex(), said)
+        {
+            // It sleeps on: whoever publishes next tries again.
+            let (awake, said) = (u64::from(AWAKE), u64::from(said));
+            let _ = self.0.compare_exchange(awake, said, SeqCst, Relaxed);
+        }
+    }
     /// The half of the word that a futex sleeps on: for the kernel to look at,
     /// not for us.
     #[must_use]

@@ -28,6 +28,8 @@ impl Core {
         let gone = || Refusal::new(ErrorKind::NotFound, format!("no registration {owner}"));
         let bell = self.bells.get(owner).ok_or_else(gone)?;
         let word = self.domain.world().owner(owner).ok_or_else(gone)?;
+        // Whoever asks wants to ring it, and may have given up waiting for us.
+        bell.ring();
         let reply = Reply::Doorbell {
             owner,
             tag: word.load(Acquire),

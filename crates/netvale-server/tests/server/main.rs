@@ -17,3 +17,5 @@ mod netmap;
 mod process;
 #[cfg(test)]
 mod requests;
+#[cfg(test)]
+mod wakes;

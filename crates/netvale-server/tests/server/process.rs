@@ -12,7 +12,7 @@ use netvale_server::remote::Remote;
 use netvale_server::{Access, Config, Server};
 use netvale_testkit::{PATIENCE, within};
 use netvale_wire::proto::{ErrorKind, Reply, Request};
-use rustix::process::{Resource, Rlimit, Signal};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process};
 
 use crate::bed::{Bed, SOON, connect, eventually, list, refused, register, register_request, skip};
 
@@ -46,6 +46,23 @@ impl ServerProcess {
         };
         assert!(eventually(SOON, || Remote::connect(dir, true).is_ok()));
         this
+    }
+
+    /// From now on it does nothing, until it is told to go on.
+    pub(crate) fn stop(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::STOP).unwrap();
+        let still = || {
+            self.proc("stat")
+                .rsplit(") ")
+                .next()
+                .unwrap()
+                .starts_with('T')
+        };
+        assert!(eventually(SOON, still));
+    }
+
+    pub(crate) fn go_on(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::CONT).unwrap();
     }
 
     fn proc(&self, file: &str) -> String {
@@ -137,8 +154,8 @@ fn a_killed_client_is_cleaned_up_after() {
         .unwrap();
     let mut watcher = connect(&server.dir, false);
     assert!(eventually(SOON, || list(&mut watcher).len() == 2));
-    let pid = rustix::process::Pid::from_child(&client);
-    rustix::process::kill_process(pid, Signal::KILL).unwrap();
+    let pid = Pid::from_child(&client);
+    kill_process(pid, Signal::KILL).unwrap();
     client.wait().unwrap();
     assert!(eventually(SOON, || list(&mut watcher).is_empty()));
 }

@@ -49,18 +49,29 @@ impl Link {
         isolated: bool,
         patience: Duration,
     ) -> Result<(Self, Welcome)> {
+        let mut link = Self::reach(dir, patience)?;
+        let welcome = link.hello(isolated)?;
+        Ok((link, welcome))
+    }
+
+    /// Connects, and says nothing yet.
+    pub(crate) fn reach(dir: &Path, patience: Duration) -> Result<Self> {
         let channel =
             Channel::connect(dir, SOCKET_NAME, patience).map_err(|e| no_server(dir, e))?;
-        let mut link = Self {
+        Ok(Self {
             channel,
             pid: std::process::id(),
-        };
+        })
+    }
+
+    /// Says hello.
+    pub(crate) fn hello(&mut self, isolated: bool) -> Result<Welcome> {
         let hello = Request::Hello {
             version: PROTOCOL_VERSION,
             isolated,
             client: program_name(),
         };
-        let (reply, fds) = link.ask(&hello)?;
+        let (reply, fds) = self.ask(&hello)?;
         let Reply::Hello {
             version,
             instance,
@@ -85,18 +96,16 @@ impl Link {
                 ));
             }
         };
-        let welcome = Welcome {
+        Ok(Welcome {
             instance,
             context,
             state,
-        };
-        Ok((link, welcome))
+        })
     }
 
     /// Asks and waits for the answer. A refusal is an error.
     pub(crate) fn ask(&mut self, request: &Request) -> Result<(Reply, Vec<OwnedFd>)> {
-        let message = encode(request).map_err(|e| Error::new(ErrorKind::Usage, e.to_string()))?;
-        self.channel.send(&message, &[]).map_err(lost)?;
+        self.say(request)?;
         let mut buf = vec![0; MAX_MSG];
         let mut fds = Vec::new();
         let n = self.receive(&mut buf, &mut fds).map_err(lost)?;
@@ -118,6 +127,12 @@ impl Link {
             }
             reply => Ok((reply, fds)),
         }
+    }
+
+    /// Asks, and leaves it at that: nothing may be asked over it afterwards.
+    pub(crate) fn say(&mut self, request: &Request) -> Result<()> {
+        let message = encode(request).map_err(|e| Error::new(ErrorKind::Usage, e.to_string()))?;
+        self.channel.send(&message, &[]).map_err(lost)
     }
 
     /// Waits for an answer, even if a program has made the socket non-blocking.

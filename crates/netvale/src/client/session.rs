@@ -36,10 +36,20 @@ pub(crate) struct Session {
     /// hidden state at that time: numbers are used again, words are not.
     bells: Mutex<HashMap<u16, (u64, Arc<Doorbell>)>>,
     /// For questions in the middle of a sync.
-    link: Mutex<Option<Link>>,
-    /// When questions may be asked again, after one was not answered.
-    silent_until: Mutex<Option<Instant>>,
+    line: Mutex<Line>,
 }
+
+/// A connection for questions.
+#[derive(Debug, Default)]
+struct Line {
+    link: Option<Link>,
+    /// When questions may be asked again, after one was not answered. Until
+    /// then the link is good for messages that need no answer.
+    silent_until: Option<Instant>,
+}
+
+/// There is no answer; whether the server hears of the question all the same.
+struct Unanswered(bool);
 
 /// Longest wait for an answer in the middle of a sync: who sends should not
 /// wait at all, but a frame that cannot be delivered is worse.
@@ -103,8 +113,7 @@ impl Session {
             world,
             regions: Mutex::default(),
             bells: Mutex::default(),
-            link: Mutex::default(),
-            silent_until: Mutex::default(),
+            line: Mutex::default(),
         });
         all.push(Arc::downgrade(&session));
         Ok(session)
@@ -138,70 +147,94 @@ impl Session {
         (map.generation == generation).then_some(map)
     }
 
-    /// Asks on the way; `None` if there is no answer. Does not ask a server
-    /// again and again that has ended or hangs.
-    fn ask(&self, request: &Request) -> Option<(Reply, OwnedFd)> {
+    /// Asks on the way. Does not ask a server again and again that has ended or
+    /// hangs.
+    fn ask(&self, request: &Request) -> Result<(Reply, OwnedFd), Unanswered> {
         let _in_use = InUse::begin();
-        let mut slot = lock(&self.link);
-        if lock(&self.silent_until).is_some_and(|at| Instant::now() < at) {
-            return None;
+        let mut line = lock(&self.line);
+        if line.silent_until.is_some_and(|at| Instant::now() < at) {
+            return Err(line.tell(request));
         }
-        let answer = match slot.take().filter(Link::is_ours) {
+        let link = line.link.take().filter(Link::is_ours);
+        // Its next answer could be to a question from before the silence.
+        let stale = line.silent_until.take().is_some();
+        let answer = match link.filter(|_| !stale) {
             Some(link) => Ok(link),
-            None => self.connect(),
+            None => self.connect(&mut line),
         }
-        .and_then(|mut link| match link.ask(request) {
-            // After a failed exchange the next answer could be to this question.
-            Err(e) if matches!(e.kind(), ErrorKind::Disconnected | ErrorKind::Peer) => Err(e),
-            answer => {
-                *slot = Some(link);
-                Ok(answer)
+        .and_then(|mut link| {
+            let answer = link.ask(request);
+            line.link = Some(link);
+            match answer {
+                Err(e) if matches!(e.kind(), ErrorKind::Disconnected | ErrorKind::Peer) => Err(e),
+                answer => Ok(answer),
             }
         });
         match answer {
-            Ok(Ok((reply, fds))) => Some((reply, fds.into_iter().next()?)),
-            // Refused: what we asked for is gone.
-            Ok(Err(_)) => None,
+            Ok(Ok((reply, fds))) => match fds.into_iter().next() {
+                Some(fd) => Ok((reply, fd)),
+                None => Err(Unanswered(true)),
+            },
+            // Refused: what we asked for is gone; or there is no room for it.
+            Ok(Err(_)) => Err(Unanswered(true)),
             Err(_) => {
-                *lock(&self.silent_until) = Some(Instant::now() + SILENCE);
-                None
+                line.silent_until = Some(Instant::now() + SILENCE);
+                Err(line.tell(request))
             }
         }
     }
 
-    fn connect(&self) -> Result<Link> {
-        let (link, welcome) = Link::open_within(&self.dir, false, PATIENCE)?;
-        if welcome.instance == self.instance {
-            Ok(link.keep())
-        } else {
-            Err(Error::new(
+    /// A new connection; one whose server does not answer is left in the line.
+    fn connect(&self, line: &mut Line) -> Result<Link> {
+        let mut link = Link::reach(&self.dir, PATIENCE)?.keep();
+        match link.hello(false) {
+            Ok(welcome) if welcome.instance == self.instance => Ok(link),
+            Ok(_) => Err(Error::new(
                 ErrorKind::Disconnected,
                 "another server is there now",
-            ))
+            )),
+            Err(e) => {
+                line.link = Some(link);
+                Err(e)
+            }
         }
     }
 
-    fn bell(&self, owner: u16) -> Option<Arc<Doorbell>> {
-        let word = self.world.owner(owner)?.load(Ordering::Acquire);
+    fn bell(&self, owner: u16) -> Result<Arc<Doorbell>, Unanswered> {
+        let word = self.world.owner(owner).map(|w| w.load(Ordering::Acquire));
+        let word = word.unwrap_or(0);
         if word == 0 {
-            return None; // it is gone
+            return Err(Unanswered(true)); // it is gone
         }
         if let Some((then, bell)) = lock(&self.bells).get(&owner)
             && *then == word
         {
-            return Some(Arc::clone(bell));
+            return Ok(Arc::clone(bell));
         }
         // One that is replaced is closed.
         let _in_use = InUse::begin();
         let (reply, fd) = self.ask(&Request::Doorbell { owner })?;
         let Reply::Doorbell { owner: same, tag } = reply else {
-            return None;
+            return Err(Unanswered(true));
         };
         let bell = Arc::new(Doorbell::from(kept(fd)));
         if same == owner {
             lock(&self.bells).insert(owner, (tag, Arc::clone(&bell)));
         }
-        Some(bell)
+        Ok(bell)
+    }
+}
+
+impl Line {
+    /// Has the server ring a bell that we cannot have now: it rings those that
+    /// it is asked for, as soon as it comes to that.
+    fn tell(&mut self, request: &Request) -> Unanswered {
+        let mut link = self.link.take();
+        let told = matches!(request, Request::Doorbell { .. })
+            && link.as_mut().is_some_and(|l| l.say(request).is_ok());
+        // To one that has ended nothing more is said.
+        self.link = link.filter(|_| told);
+        Unanswered(told)
     }
 }
 
@@ -210,7 +243,8 @@ impl RegionSource for Session {
         if let Some(map) = self.known(id, generation) {
             return Some(map);
         }
-        let (reply, fd) = self.ask(&Request::Region { id, generation })?;
+        let asked = self.ask(&Request::Region { id, generation });
+        let (reply, fd) = asked.ok()?;
         match reply {
             Reply::Region(info) if (info.id, info.generation) == (id, generation) => {
                 self.adopt(&info, fd).ok()
@@ -222,15 +256,23 @@ impl RegionSource for Session {
 
 impl Waker for Session {
     fn wake(&self, word: &AtomicU32, said: u32) {
+        self.try_wake(word, said);
+    }
+
+    fn try_wake(&self, word: &AtomicU32, said: u32) -> bool {
         if said == sleep::FUTEX {
             futex::wake(word, u32::MAX);
-            return;
+            return true;
         }
-        let owner = said.checked_sub(sleep::BELL).map(u16::try_from);
-        if let Some(Ok(owner)) = owner
-            && let Some(bell) = self.bell(owner)
-        {
-            bell.ring();
+        let Some(Ok(owner)) = said.checked_sub(sleep::BELL).map(u16::try_from) else {
+            return true; // nonsense
+        };
+        match self.bell(owner) {
+            Ok(bell) => {
+                bell.ring();
+                true
+            }
+            Err(Unanswered(told)) => told,
         }
     }
 
