@@ -44,6 +44,8 @@ pub struct TxRing {
     info: RingInfo,
     /// First slot that is not queued yet.
     next: u32,
+    /// What it was at the last sync.
+    synced: u32,
     /// First slot of the system, as of the last sync.
     tail: u32,
     syncs: u32,
@@ -71,6 +73,7 @@ impl TxRing {
             slots,
             info: *info,
             next,
+            synced: next,
             tail,
             syncs: 0,
             spin: Spin::default(),
@@ -223,10 +226,15 @@ impl TxRing {
     /// ring's words, and what was queued is lost.
     #[inline]
     pub fn sync(&mut self) -> Result<u32> {
+        if self.next == self.synced {
+            self.adopt();
+        } else {
+            self.ring().set_head(self.next);
+        }
+        let before = std::mem::replace(&mut self.synced, self.next);
         let Some(end) = &mut self.end else {
-            return Ok(self.sync_isolated());
+            return Ok(self.sync_isolated(before));
         };
-        end.ring().set_head(self.next);
         self.syncs = self.syncs.wrapping_add(1);
         let start = self.syncs.is_multiple_of(SAMPLE).then(Instant::now);
         let taken = match end.sync() {
@@ -250,11 +258,19 @@ impl TxRing {
         Ok(taken)
     }
 
+    /// Nothing was queued here: another handle of the ring may have sent, and
+    /// must not find its words put back.
+    #[inline]
+    fn adopt(&mut self) {
+        let head = self.ring().head();
+        if head < self.slots {
+            (self.next, self.synced) = (head, head);
+        }
+    }
+
     /// The server's worker does the rest.
-    fn sync_isolated(&mut self) -> u32 {
+    fn sync_isolated(&mut self, before: u32) -> u32 {
         let ring = self.ring();
-        let before = ring.head().min(self.slots - 1);
-        ring.set_head(self.next);
         self.shared.kick();
         let tail = ring.tail();
         if tail < self.slots {
@@ -279,6 +295,7 @@ impl TxRing {
                 let (head, tail) = (ring.head(), ring.tail());
                 if head < self.slots && tail < self.slots {
                     (self.next, self.tail) = (head, tail);
+                    self.synced = head;
                 }
                 ErrorKind::Peer
             }

@@ -31,13 +31,14 @@ mod api {
         out
     }
 
-    /// A handle whose place another one of the same rings has overtaken is told
-    /// once, and goes on where the ring is.
+    /// A handle whose place another one of the same rings has overtaken goes on
+    /// where the ring is. If it had queued something, it is told once.
     #[test]
     fn an_overtaken_handle_finds_its_place() {
         let ns = Namespace::embedded().unwrap();
         let open = |name| ns.open(name).unwrap();
         let (mut first, mut second) = (open("netmap:p{1"), open("netmap:p{1"));
+        let mut idle = open("netmap:p{1");
         let (mut end, mut late) = (open("netmap:p}1"), open("netmap:p}1"));
         let slots = first.tx(0).slots();
         let most = u64::from(slots - 24);
@@ -47,6 +48,10 @@ mod api {
         }
         first.tx(0).sync().unwrap();
         let fault = |e: netvale::Error| e.kind() == netvale::ErrorKind::Peer;
+        assert_eq!(idle.tx(0).sync().unwrap(), 0);
+        assert_eq!(u64::from(idle.tx(0).pending()), most);
+        // Where the first frame lies, which is the same.
+        second.tx(0).push(&sent(0)).unwrap();
         assert!(second.tx(0).sync().is_err_and(fault), "another sent");
         assert_eq!(second.tx(0).sync().unwrap(), 0);
         for n in most..most + 5 {
@@ -65,7 +70,7 @@ mod api {
         second.tx(0).sync().unwrap();
         assert!(late.rx(0).sync().is_err_and(fault), "another received");
         assert_eq!(all(late.rx(0)), (0..10).map(sent).collect::<Vec<_>>());
-        drop((first, second, end, late));
+        drop((first, second, idle, end, late));
         clean(&ns);
     }
 

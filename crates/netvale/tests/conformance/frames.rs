@@ -1,5 +1,7 @@
 //! Frames through a switch.
 
+use std::time::Duration;
+
 use netvale::{PushError, wire::mac::MacAddr};
 use netvale_testkit::frame::{BROADCAST, mac, plain, tagged};
 use netvale_testkit::io::{drain, push, quiet, recv, recv_n, recv_ring, send, send_all, settled};
@@ -333,7 +335,7 @@ pub(crate) fn frames_are_forwarded(bed: &Bed) {
 
 pub(crate) fn two_handles_of_one_port(bed: &Bed) {
     let mut a = bed.ns().open("vale0:a").unwrap();
-    let again = bed.ns().open("vale0:a").unwrap();
+    let mut again = bed.ns().open("vale0:a").unwrap();
     let mut b = bed.ns().open("vale0:b").unwrap();
     assert_eq!(bed.ns().list().unwrap().len(), 2);
     for i in 0..3 {
@@ -341,6 +343,18 @@ pub(crate) fn two_handles_of_one_port(bed: &Bed) {
         send(&mut a, &f);
         assert_eq!(recv(&mut b), f);
     }
+    // One that only receives disturbs nobody who sends.
+    for i in 0..20 {
+        let f = tagged(mac(2), mac(1), 60, 1, i);
+        send(&mut a, &f);
+        assert!(!again.wait_rx(Some(Duration::from_millis(1))).unwrap());
+        assert_eq!(recv(&mut b), f);
+    }
+    // And it sends if it has something to send.
+    again.tx(0).sync().unwrap();
+    let f = tagged(mac(2), mac(1), 60, 1, 20);
+    send(&mut again, &f);
+    assert_eq!(recv(&mut b), f);
     // The port stays with either of them, and goes on where it was.
     drop(a);
     drop(again);
