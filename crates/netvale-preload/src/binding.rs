@@ -346,7 +346,13 @@ impl Binding {
         let Some(mut tx) = self.tx.try_lock() else {
             return Ok(());
         };
-        let found = tx.as_mut().ok_or(Errno::ENXIO)?.sync::<false>();
+        // SAFETY: the program is in a call on this descriptor.
+        let socket = unsafe { BorrowedFd::borrow_raw(fd) };
+        let found = tx.as_mut().ok_or(Errno::ENXIO)?.sync::<false>(socket);
+        drop(tx);
+        if found.is_over {
+            self.stop_driving(fd);
+        }
         if found.gone { Err(Errno::EIO) } else { Ok(()) }
     }
 
@@ -367,7 +373,7 @@ impl Binding {
             .ok_or(Errno::ENXIO)?
             .sync::<false>(stamp, socket);
         drop(lane);
-        if found.passes_on {
+        if found.is_over {
             self.stop_driving(fd);
         }
         if found.gone { Err(Errno::EIO) } else { Ok(()) }
@@ -391,14 +397,20 @@ impl Binding {
         }
         let wants_tx = events & (POLLOUT | POLLWRNORM);
         let wants_rx = events & (POLLIN | POLLRDNORM);
+        // SAFETY: the program is in a call on this descriptor.
+        let socket = unsafe { BorrowedFd::borrow_raw(fd) };
         let mut revents = 0;
         if wants_tx != 0 || self.tx_poll.load(Relaxed) {
             // If it is not to be had, nothing is known, and nothing reported.
             if let Some(mut tx) = self.tx.lock_within(PATIENCE) {
                 let found = match &mut *tx {
-                    Some(tx) => tx.sync::<true>(),
+                    Some(tx) => tx.sync::<true>(socket),
                     None => return POLLERR,
                 };
+                drop(tx);
+                if found.is_over {
+                    self.stop_driving(fd);
+                }
                 revents |= outcome(found, wants_tx);
             }
         }
@@ -406,14 +418,12 @@ impl Binding {
             && let Some(mut lane) = self.rx.lock_within(PATIENCE)
         {
             let RxLane { rx, stamp } = &mut *lane;
-            // SAFETY: the program is in a call on this descriptor.
-            let socket = unsafe { BorrowedFd::borrow_raw(fd) };
             let found = match rx {
                 Some(rx) => rx.sync::<true>(stamp, socket),
                 None => return POLLERR,
             };
             drop(lane);
-            if found.passes_on {
+            if found.is_over {
                 self.stop_driving(fd);
             }
             revents |= outcome(found, wants_rx);

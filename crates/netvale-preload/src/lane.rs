@@ -26,7 +26,7 @@ pub(crate) struct Found {
     /// The port is gone.
     pub(crate) gone: bool,
     /// The server must drive the queues behind the rings.
-    pub(crate) passes_on: bool,
+    pub(crate) is_over: bool,
 }
 
 /// What both directions of an isolated registration share: the server's worker
@@ -85,6 +85,8 @@ pub(crate) trait End: Sized + std::fmt::Debug {
     type Lane: std::fmt::Debug;
     /// Whether the kernel has to be asked or told again, and soon.
     fn is_due(lane: &Self::Lane) -> bool;
+    /// Whether it must be left to the server.
+    fn is_over(lane: &Self::Lane) -> bool;
     fn ring(&self) -> Ring<'_>;
     fn kring(&self) -> Kring<'_>;
     fn sync(&mut self) -> Result<u32, SyncError>;
@@ -125,6 +127,11 @@ macro_rules! ends {
 
             fn is_due(lane: &$lane) -> bool {
                 lane.is_due()
+            }
+
+            #[inline]
+            fn is_over(lane: &$lane) -> bool {
+                lane.is_over()
             }
         }
     )*};
@@ -224,6 +231,25 @@ impl<E: End> Side<E> {
         }
     }
 
+    /// Whether ring `i` has a queue that must be left to the server.
+    #[inline]
+    fn is_over(lanes: &[Option<E::Lane>], i: usize) -> bool {
+        matches!(lanes.get(i), Some(Some(lane)) if E::is_over(lane))
+    }
+
+    /// Whether the server is gone without which the rings stand still. `served`:
+    /// they are a device's.
+    #[cold]
+    fn is_orphan(&self, served: bool, receives: bool, socket: BorrowedFd<'_>) -> bool {
+        let needs = match self {
+            Self::Far { .. } => true,
+            // The kernel takes frames from anybody who has a queue's socket,
+            // but the program that feeds the queues went with the server.
+            Self::Near { lanes, .. } => served && (receives || lanes.iter().all(Option::is_none)),
+        };
+        needs && !registration::is_alive(socket)
+    }
+
     /// Rings bound.
     pub(crate) fn count(&self) -> usize {
         match self {
@@ -310,6 +336,12 @@ impl Found {
 pub(crate) struct Tx {
     pub(crate) side: Side<TxEnd>,
     kind: PortKind,
+    /// The server is gone, and with it what takes the frames.
+    orphan: bool,
+    /// They are a device's rings.
+    served: bool,
+    /// The second in which it was asked whether that is so.
+    asked: i64,
 }
 
 impl Tx {
@@ -323,14 +355,24 @@ impl Tx {
         Some(Self {
             side: Side::of(a, driven, &a.reg.tx, end)?,
             kind: a.reg.kind,
+            orphan: false,
+            served: a.registered.served,
+            asked: 0,
         })
     }
 
     /// Sends what is queued on all rings. `POLL`: the caller wants to know
-    /// what is ready.
+    /// what is ready. `socket` is the registration's.
     #[inline]
-    pub(crate) fn sync<const POLL: bool>(&mut self) -> Found {
-        let mut found = Found::default();
+    pub(crate) fn sync<const POLL: bool>(&mut self, socket: BorrowedFd<'_>) -> Found {
+        if self.served || matches!(self.side, Side::Far { .. }) {
+            self.ask(socket);
+        }
+        let mut found = Found {
+            error: self.orphan,
+            gone: self.orphan,
+            ..Found::default()
+        };
         let monitor = self.kind == PortKind::Monitor;
         match &mut self.side {
             Side::Near { ends, lanes, .. } => {
@@ -341,6 +383,7 @@ impl Tx {
                         continue;
                     }
                     found.note(sync(end, lanes, i));
+                    found.is_over |= Side::<TxEnd>::is_over(lanes, i);
                     found.ready |= POLL && is_ready(end.ring());
                 }
             }
@@ -358,6 +401,16 @@ impl Tx {
             }
         }
         found
+    }
+
+    /// Once a second, asks whether the server is there.
+    #[inline]
+    fn ask(&mut self, socket: BorrowedFd<'_>) {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse).tv_sec;
+        if self.asked != now {
+            self.asked = now;
+            self.orphan = self.side.is_orphan(self.served, false, socket);
+        }
     }
 
     /// Before the end: gives the server the time to send what is queued, which
@@ -426,9 +479,7 @@ impl Rx {
             Side::Near { ends, lanes, .. } => {
                 for (i, end) in ends.iter_mut().enumerate() {
                     found.note(sync(end, lanes, i));
-                    if let Some(Some(lane)) = lanes.get(i) {
-                        found.passes_on |= lane.passes_on();
-                    }
+                    found.is_over |= Side::<RxEnd>::is_over(lanes, i);
                     let ring = end.ring();
                     found.ready |= POLL && is_ready(ring);
                     if fresh {
@@ -453,15 +504,14 @@ impl Rx {
         found
     }
 
-    /// Clears the way if a dead sender stands in it and no server is left to
-    /// do so. Devices bring nothing more without it.
+    /// Asks whether the server is there. Clears the way if a dead sender
+    /// stands in it and no server is left to do so.
     #[cold]
     fn repair(&mut self, socket: BorrowedFd<'_>) {
-        let Side::Near { ends, lanes, .. } = &mut self.side else {
+        self.orphan = self.side.is_orphan(self.served, true, socket);
+        let Side::Near { ends, .. } = &mut self.side else {
             return;
         };
-        let needs = self.served || lanes.iter().any(Option::is_some);
-        self.orphan = needs && !registration::is_alive(socket);
         for end in ends {
             if end.is_stuck() && !registration::is_alive(socket) {
                 end.repair(|_, pid| registration::is_dead(pid));

@@ -50,7 +50,7 @@ pub struct Outward {
 
 /// A queue that this process drives, in one direction or in both.
 #[derive(Debug)]
-struct Queue {
+pub struct Queue {
     socket: Arc<xdp::Socket>,
     /// What it can bring: frames, space.
     rx: bool,
@@ -65,7 +65,7 @@ impl Inward {
     /// driver waits for buffers.
     #[inline]
     pub fn serve(&mut self) -> bool {
-        self.lane.serve_in()
+        !self.queue.is_left() && self.lane.serve_in()
     }
 
     /// Whether the driver has to be told again of buffers, and soon.
@@ -74,12 +74,27 @@ impl Inward {
         self.lane.due().is_some()
     }
 
-    /// Whether the program passes frames on to the host by releasing them
-    /// (NR_FORWARD). Only the server can do that: it must drive the queue.
+    /// Whether this process can drive the queue no more, and is to leave it to
+    /// the server: its socket was closed or has failed, or the program passes
+    /// frames on to the host by releasing them (NR_FORWARD), which only the
+    /// server can do.
     #[inline]
     #[must_use]
-    pub fn passes_on(&self) -> bool {
-        self.lane.passes_on()
+    pub fn is_over(&self) -> bool {
+        self.queue.is_left() || self.lane.is_gone() || self.lane.passes_on()
+    }
+
+    /// Which one it is.
+    #[must_use]
+    pub fn queue(&self) -> &Queue {
+        &self.queue
+    }
+}
+
+impl Queue {
+    #[inline]
+    fn is_left(&self) -> bool {
+        self.left.load(Relaxed)
     }
 }
 
@@ -88,20 +103,26 @@ impl Outward {
     /// sync shows space. A system call only if there is something to send.
     #[inline]
     pub fn serve(&mut self) -> bool {
-        !self.is_left() && self.lane.serve_out()
+        !self.queue.is_left() && self.lane.serve_out()
     }
 
     /// Whether the kernel has to be asked again, and soon: nobody says when.
     #[must_use]
     pub fn is_due(&self) -> bool {
-        !self.is_left() && self.lane.due().is_some()
+        !self.queue.is_left() && self.lane.due().is_some()
     }
 
-    /// Whether the queue was left to the server ([`Watch::leave`]).
+    /// As [`Inward::is_over`]; or its other direction was ([`Watch::leave`]).
     #[inline]
     #[must_use]
-    pub fn is_left(&self) -> bool {
-        self.queue.left.load(Relaxed)
+    pub fn is_over(&self) -> bool {
+        self.queue.is_left() || self.lane.is_gone()
+    }
+
+    /// Which one it is.
+    #[must_use]
+    pub fn queue(&self) -> &Queue {
+        &self.queue
     }
 }
 
@@ -131,10 +152,12 @@ impl Driven {
                 continue;
             }
             let request = |on| Request::Drive { queue, on };
-            let Ok((reply, files)) = ask(&request(true)) else {
-                continue;
-            };
-            let Ok((socket, [inward, outward])) = lanes((of, gear), &reply, files) else {
+            // The answer may be lost for want of descriptors: the server
+            // thinks that we drive it until it is told.
+            let got = ask(&request(true));
+            let Ok((socket, [inward, outward])) =
+                got.and_then(|(reply, files)| lanes((of, gear), &reply, files))
+            else {
                 let _ = ask(&request(false)); // the server does it then
                 continue;
             };
@@ -339,14 +362,14 @@ impl Watch {
         Ok(())
     }
 
-    /// This process uses the queue behind an RX ring no more, in either
-    /// direction: the server is to be told.
-    pub fn leave(&self, way: &Inward) {
-        let queue = &way.queue;
-        queue.left.store(true, SeqCst);
+    /// This process uses a queue no more, in either direction: the server is
+    /// to be told, if it says `true`.
+    pub fn leave(&self, queue: &Queue) -> bool {
+        let first = !queue.left.swap(true, SeqCst);
         for epoll in &self.polls {
             let _ = epoll::delete(epoll, &queue.socket); // if it is watched
         }
+        first
     }
 
     /// After a wake-up that brought nothing: leaves out sockets whose

@@ -13,7 +13,7 @@ use netvale_switch::end::{Gear, RxEnd, TxEnd};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::backend::{Attached, Keep};
-use crate::drive::{For, Inward, Watch};
+use crate::drive::{For, Queue, Watch};
 use crate::info::{PortInfo, PortStats};
 use crate::namespace::{Namespace, parse};
 use crate::rx::RxRing;
@@ -175,12 +175,12 @@ impl Shared {
 
     /// Leaves a queue that this process drives to the server.
     #[cold]
-    pub(crate) fn leave(&self, queue: u16, way: &Inward) {
+    pub(crate) fn leave(&self, queue: u16, it: &Queue) {
         // Before the server begins: its other direction is used no more then.
-        if let Some(watch) = &self.watch {
-            watch.leave(way);
+        // That one finds it left, and need not tell the server.
+        if self.watch.as_ref().is_some_and(|w| w.leave(it)) {
+            self.keep.undrive(queue);
         }
-        self.keep.undrive(queue);
     }
 
     /// Whether nothing comes or goes without the server.

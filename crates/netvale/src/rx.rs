@@ -115,8 +115,8 @@ impl RxRing {
                 {
                     if lane.serve() {
                         synced = end.sync();
-                    } else if lane.passes_on() {
-                        self.shared.leave(self.info.idx, lane);
+                    } else if lane.is_over() {
+                        self.shared.leave(self.info.idx, lane.queue());
                         self.lane = None;
                     }
                 }

@@ -242,10 +242,13 @@ impl TxRing {
             Err(SyncError::Locked) => 0,
             Err(e) => return Err(self.failed(e)),
         };
-        if let Some(lane) = &mut self.lane
-            && lane.serve()
-        {
-            let _ = end.sync(); // shows what went out; errors are the next one's
+        if let Some(lane) = &mut self.lane {
+            if lane.serve() {
+                let _ = end.sync(); // shows what went out; errors are the next one's
+            } else if lane.is_over() {
+                self.shared.leave(self.info.idx, lane.queue());
+                self.lane = None;
+            }
         }
         if let Some(start) = start {
             let ns = u64::try_from(start.elapsed().as_nanos()).unwrap_or(0);
@@ -372,7 +375,7 @@ impl Awaited for TxRing {
     /// Not where this process drives the queue: the kernel takes frames from
     /// anybody who has its socket.
     fn needs_server(&self) -> bool {
-        self.lane.as_ref().is_none_or(Outward::is_left)
+        self.lane.as_ref().is_none_or(Outward::is_over)
     }
 
     /// Whoever gives slots back has not reserved them.

@@ -119,11 +119,12 @@ impl HandOver {
         Losses::at(self.books.mem(), books::LOSSES).unwrap_or_default()
     }
 
-    /// Lets go of the socket, which nobody may use any more.
+    /// Lets go of the socket, which nobody may use any more. If it is only
+    /// dropped, as when the server ends, others go on with it.
     #[must_use]
     pub fn close(self) -> Closed {
         self.books.close();
-        Closed(self.books.clone())
+        Closed(self.books)
     }
 }
 
@@ -148,12 +149,6 @@ impl Closed {
     #[must_use]
     pub fn losses(&self) -> Losses {
         Losses::at(self.0.mem(), books::LOSSES).unwrap_or_default()
-    }
-}
-
-impl Drop for HandOver {
-    fn drop(&mut self) {
-        self.books.close();
     }
 }
 

@@ -271,6 +271,62 @@ orphaned_sync(void)
 	SAME(errno, EIO);
 }
 
+/* Those who wait for space, or never wait, at an interface that the server
+ * drives. */
+static void
+orphaned_tx(void)
+{
+	struct pollfd f = { .events = POLLOUT };
+	long end;
+
+	up();
+	send_one(&a, 1);
+	SAME(recv_one(&b), 1);
+	server(SIGKILL);
+	f.fd = a.fd;
+	end = now_ms() + PATIENCE_MS;
+	do {
+		CHECK(now_ms() < end);
+		while (nm_ring_space(txr(&a, 0)) > 0)
+			queue(&a, 2, 60);
+		CHECK(poll(&f, 1, PATIENCE_MS) == 1);
+	} while (!(f.revents & POLLERR));
+	end = now_ms() + PATIENCE_MS;
+	while (ioctl(b.fd, NIOCTXSYNC, NULL) == 0)
+		CHECK(now_ms() < end);
+	SAME(errno, EIO);
+}
+
+/* An isolated program in front of a cable, and at a switch. */
+static void
+orphaned_far(void)
+{
+	struct pollfd f = { .events = POLLIN };
+	struct port c;
+	long end;
+
+	up();
+	c = port("vale0:c");
+	send_one(&a, 1);
+	SAME(recv_one(&b), 1);
+	server(SIGKILL);
+	f.fd = b.fd;
+	SAME(poll(&f, 1, PATIENCE_MS), 1);
+	CHECK(f.revents & POLLERR);
+	f.fd = c.fd;
+	f.events = POLLIN;
+	SAME(poll(&f, 1, PATIENCE_MS), 1);
+	CHECK(f.revents & POLLERR);
+	end = now_ms() + PATIENCE_MS;
+	while (ioctl(c.fd, NIOCTXSYNC, NULL) == 0)
+		CHECK(now_ms() < end);
+	SAME(errno, EIO);
+	end = now_ms() + PATIENCE_MS;
+	while (ioctl(a.fd, NIOCRXSYNC, NULL) == 0)
+		CHECK(now_ms() < end);
+	SAME(errno, EIO);
+}
+
 int
 main(int argc, char **argv)
 {
@@ -278,7 +334,9 @@ main(int argc, char **argv)
 		{ "alone", alone }, { "forked", forked },
 		{ "daemons", daemons }, { "orphaned", orphaned },
 		{ "orphaned_busy", orphaned_busy },
-		{ "orphaned_sync", orphaned_sync }, { NULL, NULL },
+		{ "orphaned_sync", orphaned_sync },
+		{ "orphaned_tx", orphaned_tx },
+		{ "orphaned_far", orphaned_far }, { NULL, NULL },
 	};
 
 	return run_tests(tests, argc, argv);

@@ -15,12 +15,16 @@ fn wired(case: &str) {
 
 /// `drive`: whether it drives what it opens.
 fn wired_by(case: &str, drive: &str) {
+    wired_in(Place::Trusted, case, drive);
+}
+
+fn wired_in(place: Place, case: &str, drive: &str) {
     let test = format!("nic::{case}");
     let Some(net) = NetNs::new(&test) else {
         return;
     };
     net.veth("v0", &net, "v1", "");
-    let Some(mut shim) = net.enter(|| Shim::new(Place::Trusted, "nic")) else {
+    let Some(mut shim) = net.enter(|| Shim::new(place, "nic")) else {
         return;
     };
     let server = shim.bed.server().pid();
@@ -79,4 +83,14 @@ fn whoever_never_waits_for_long_is_told_as_well() {
 #[test]
 fn whoever_never_waits_is_told_as_well() {
     wired("orphaned_sync");
+}
+
+#[test]
+fn whoever_sends_by_the_server_is_told_that_it_died() {
+    wired_by("orphaned_tx", "0");
+}
+
+#[test]
+fn isolated_programs_are_told_as_well() {
+    wired_in(Place::Isolated, "orphaned_far", "1");
 }

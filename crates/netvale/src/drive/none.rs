@@ -25,6 +25,10 @@ pub struct Inward(Infallible);
 #[derive(Debug)]
 pub struct Outward(Infallible);
 
+/// A queue that this process drives.
+#[derive(Debug)]
+pub enum Queue {}
+
 impl Inward {
     /// Brings what the socket has.
     pub fn serve(&mut self) -> bool {
@@ -39,7 +43,13 @@ impl Inward {
 
     /// Whether only the server can drive the queue.
     #[must_use]
-    pub fn passes_on(&self) -> bool {
+    pub fn is_over(&self) -> bool {
+        match self.0 {}
+    }
+
+    /// Which one it is.
+    #[must_use]
+    pub fn queue(&self) -> &Queue {
         match self.0 {}
     }
 }
@@ -56,9 +66,15 @@ impl Outward {
         match self.0 {}
     }
 
-    /// Whether the queue was left to the server.
+    /// Whether only the server can drive the queue.
     #[must_use]
-    pub fn is_left(&self) -> bool {
+    pub fn is_over(&self) -> bool {
+        match self.0 {}
+    }
+
+    /// Which one it is.
+    #[must_use]
+    pub fn queue(&self) -> &Queue {
         match self.0 {}
     }
 }
@@ -104,8 +120,8 @@ impl Watch {
         match self.0 {}
     }
 
-    /// This process uses the queue behind an RX ring no more.
-    pub fn leave(&self, _way: &Inward) {
+    /// This process uses a queue no more.
+    pub fn leave(&self, _queue: &Queue) -> bool {
         match self.0 {}
     }
 

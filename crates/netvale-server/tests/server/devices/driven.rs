@@ -19,14 +19,14 @@ use crate::process::{DIR, ServerProcess, again};
 const QUEUES: &str = "numrxqueues 2 numtxqueues 2";
 
 /// A server of its own in a namespace with a cable, v0 to v1.
-struct Alone {
-    server: ServerProcess,
+pub(super) struct Alone {
+    pub(super) server: ServerProcess,
     ns: NetNs,
     _tmp: tempfile::TempDir,
 }
 
 impl Alone {
-    fn new(test: &str) -> Option<Self> {
+    pub(super) fn new(test: &str) -> Option<Self> {
         let ns = NetNs::new(test)?;
         ns.veth("v0", &ns, "v1", QUEUES);
         let tmp = tempfile::tempdir().unwrap();
@@ -39,7 +39,7 @@ impl Alone {
         })
     }
 
-    fn namespace(&self) -> Namespace {
+    pub(super) fn namespace(&self) -> Namespace {
         Namespace::at(&self.server.dir).unwrap().no_spawn()
     }
 

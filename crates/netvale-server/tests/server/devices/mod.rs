@@ -5,6 +5,7 @@ mod files;
 mod headers;
 mod host;
 mod in_place;
+mod leave;
 mod life;
 mod links;
 mod open;
