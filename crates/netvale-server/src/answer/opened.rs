@@ -65,6 +65,8 @@ pub(super) struct Opened {
     pub(super) wire: Option<bool>,
     /// Its frames are taken in the stack, as its driver has no XDP.
     pub(super) generic: bool,
+    /// Why AF_XDP will not do for what is wanted now.
+    pub(super) unfit: Option<String>,
     /// The wire's sockets, if they are of AF_XDP.
     pub(super) sockets: Vec<HandOver>,
     /// Lanes that serve the wire, by queue.
@@ -215,6 +217,7 @@ impl Core {
             header: HdrLen::new(made.header.into()).unwrap_or(HdrLen::NONE),
             wire: None,
             generic: false,
+            unfit: None,
             sockets: Vec::new(),
             wired: Vec::new(),
             set: DeviceUse::default(),

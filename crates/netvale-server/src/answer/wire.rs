@@ -25,6 +25,9 @@ const LITTLE: u32 = 1024;
 pub(super) const HEADERS: &str = "frames are to have virtio-net headers";
 /// Why there is none when netmap's parameter says so.
 const EMULATED: &str = "the parameter admode is 2";
+/// Why it is left when the host's rings come and the driver has no XDP.
+const LOOPS: &str = "its driver has no XDP, and in the stack \
+    what is given to the host would come back";
 /// What is said of generic XDP.
 const NO_XDP: &str = "; its driver has no XDP";
 
@@ -74,6 +77,10 @@ impl Opened {
         };
         self.keep = Keep::default();
         self.generic = false;
+        if loops && receive {
+            self.unfit = Some(LOOPS.into());
+            return false;
+        }
         if !receive {
             self.wire = wanted;
             return true;
@@ -90,7 +97,7 @@ impl Opened {
                 true
             }
             Err(why) => {
-                tracing::info!(port = self.name, "AF_XDP is left: {why}");
+                self.unfit = Some(why);
                 false
             }
         }
@@ -162,6 +169,8 @@ impl Core {
             .get(at)
             .is_some_and(|o| o.wire.is_some());
         self.unwire(at);
+        let opened = self.devices.opened.get_mut(at);
+        let unfit = opened.and_then(|o| o.unfit.take());
         let Some(receive) = wanted else {
             return Ok(());
         };
@@ -174,7 +183,11 @@ impl Core {
         let by_xdp = match (header.is_none(), mode) {
             (false, _) => Err(Fault::Other(HEADERS.into())),
             (true, Mode::Emulated) => Err(Fault::Other(EMULATED.into())),
-            (true, _) => self.wire_by_xdp(at, receive, host),
+            // Whoever has the old sockets open would only hide that reason.
+            (true, _) => match unfit {
+                Some(why) => Err(Fault::Other(why)),
+                None => self.wire_by_xdp(at, receive, host),
+            },
         };
         let (lanes, about) = match by_xdp {
             Ok(done) => done,

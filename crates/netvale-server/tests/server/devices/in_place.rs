@@ -385,6 +385,8 @@ fn a_driver_without_xdp_leaves_it_to_the_stack_unless_that_would_loop() {
     eventually("it is left to AF_PACKET", || {
         host.about("v0m").contains("by AF_PACKET (no AF_XDP:")
     });
+    let about = host.about("v0m");
+    assert!(about.contains("would come back"), "{about}");
     exact(a, b);
     exact(b, a);
     let rings = ns.open("netmap:v0m^").unwrap();
