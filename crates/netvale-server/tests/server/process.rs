@@ -249,7 +249,7 @@ fn a_device_that_cannot_be_served_is_given_back() {
     let mut clients = files.each_ref().map(|_| connect(&server.dir, false));
     let open = std::fs::read_dir(format!("/proc/{}/fd", server.child.id()));
     let open = open.unwrap().count() as u64;
-    let pid = rustix::process::Pid::from_child(&server.child);
+    let pid = Pid::from_child(&server.child);
     let mut refusals = 0;
     for (client, request) in clients.iter_mut().zip(&files) {
         let mut room = 0;
