@@ -123,6 +123,8 @@ pub struct Pushed {
     pub done: usize,
     /// Those among them that the device refused.
     pub refused: u64,
+    /// Only time makes room for the others: the descriptor says nothing of it.
+    pub wait: bool,
 }
 
 impl From<Sent> for Pushed {
@@ -130,6 +132,7 @@ impl From<Sent> for Pushed {
         Self {
             done: sent.next,
             refused: sent.refused as u64,
+            wait: sent.wait,
         }
     }
 }

@@ -20,7 +20,8 @@ use crate::{DeviceLane, Dir, Loss, Losses, Pushed, Step, Trouble};
 /// Slots moved in one direction before the other gets its turn: eight of the
 /// longest frames.
 const TURN: usize = MOST_SLOTS;
-/// When to look again if another process was at the device.
+/// When to look again if another process was at the device, or if only time
+/// makes room.
 const SOON: Duration = Duration::from_micros(100);
 
 /// What a round of a lane brought.
@@ -50,6 +51,8 @@ pub struct Lane {
     ready: bool,
     /// It had no room for frames the last time.
     full: bool,
+    /// It does not say when it has.
+    until: Option<Instant>,
     /// How often in a row there was no room for the device's frames.
     cramped: u32,
     free: Vec<Piece>,
@@ -99,6 +102,7 @@ impl Lane {
             pipe: reg.kind == PortKind::Pipe,
             ready: true,
             full: false,
+            until: None,
             cramped: 0,
             free: Vec::with_capacity(TURN),
             batch: Batch::with_capacity(TURN, TURN),
@@ -132,14 +136,15 @@ impl Lane {
     /// The device has news.
     pub fn wake(&mut self, readable: bool, writable: bool) {
         self.ready |= readable;
-        self.full &= !writable;
+        // Some devices say so all the time.
+        self.full &= !(writable && self.until.is_none());
     }
 
     /// Whether to be told that the device is readable, and writable: what it
     /// has and there is no room for would wake us again and again.
     pub fn interest(&self) -> (bool, bool) {
         // A device that says when to ask again would wake us before that.
-        let full = self.full && self.device.due().is_none();
+        let full = self.full && self.until.is_none() && self.device.due().is_none();
         (!self.ready, full)
     }
 
@@ -150,8 +155,8 @@ impl Lane {
             (false, true) => Some(Instant::now() + SOON),
             // Time does not make room. The second look came after the thread
             // had been announced: whoever makes room wakes it.
-            (false, false) if self.waits_for_room() && self.cramped > 1 => None,
-            (false, false) => self.device.due(),
+            (false, false) if self.waits_for_room() && self.cramped > 1 => self.until,
+            (false, false) => self.until.into_iter().chain(self.device.due()).min(),
         }
     }
 
@@ -214,7 +219,8 @@ impl Lane {
         }
         self.taken = false;
         let timed = self.device.due().is_some_and(|due| Instant::now() >= due);
-        self.full &= !timed;
+        let paused = self.until.take_if(|until| Instant::now() >= *until);
+        self.full &= !timed && paused.is_none();
         let mut moved = self.onward.serve(&mut self.tx, &self.pool, &self.losses);
         if self.ready || timed {
             moved |= self.pull();
@@ -490,7 +496,7 @@ impl Lane {
                 self.losses.count(Loss::Down, lost);
                 Pushed {
                     done: out.batch.len(),
-                    refused: 0,
+                    ..Pushed::default()
                 }
             }
             Err(e) => {
@@ -502,6 +508,7 @@ impl Lane {
             self.losses.count(Loss::Refused, pushed.refused);
         }
         self.full = pushed.done < self.out.batch.len();
+        self.until = (self.full && pushed.wait).then(|| Instant::now() + SOON);
         let end = match pushed.done {
             // Only empty slots.
             0 if self.out.batch.len() == 0 => self.out.ends.last().copied(),

@@ -102,11 +102,13 @@ pub struct PortStats {
     pub rx_bytes: u64,
     /// Dropped frames by reason: `rx_full`, `rx_fault` (arriving), and
     /// `tx_bad_slot`, `tx_chain`, `tx_runt`, `tx_no_dest`, `tx_offload`. Besides
-    /// these, what was lost between a port and its device: `dev_refused`,
-    /// `dev_down` (it was switched off), `dev_long` (frames too long for us),
+    /// these, what was lost between a port and its device: `dev_refused` (or
+    /// dropped by the interface: no carrier, too long for the other end of a
+    /// veth), `dev_down` (it was switched off), `dev_long` (frames too long for us),
     /// `dev_forward` (to be passed on, but there was no way), `dev_foreign`
     /// (of a network that nobody has open), `dev_odd` (headers that contradict
-    /// each other, tunnels that cannot be cut), `dev_missed` (came faster than
+    /// each other, tunnels that cannot be cut, packets of a kind that no
+    /// virtio-net header describes), `dev_missed` (came faster than
     /// they were taken).
     pub drops: Vec<(&'static str, u64)>,
     /// Times its words in shared memory broke the rules.

@@ -100,8 +100,11 @@ pub struct Sent {
     /// those from it on.
     pub next: usize,
     /// Frames before `next` that can never be sent: too short or too long,
-    /// outside the pool, or with a virtio-net header that makes no sense.
+    /// outside the pool, or with a virtio-net header that makes no sense; and
+    /// those that the interface dropped.
     pub refused: usize,
+    /// Only time makes room: the descriptor says nothing of it.
+    pub wait: bool,
 }
 
 /// Frames to be sent, or room for frames to be received.

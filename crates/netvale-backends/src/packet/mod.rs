@@ -21,14 +21,16 @@
 //! header of 12 bytes; older ones work without.
 
 mod ring;
+mod room;
 mod sys;
+mod tags;
 mod way;
 mod whole;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use netvale_wire::vnet::{HdrLen, VnetHdr};
+use netvale_wire::vnet::HdrLen;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use crate::OsError;
@@ -37,6 +39,8 @@ use crate::net::bad_name;
 use crate::net::mmsg::{Ask, Messages, Out, recv, send};
 use crate::net::sys::set_int;
 
+use room::{Full, Room};
+use tags::{Tag, insert_tag, move_back, tag, tag_of};
 use way::Way;
 
 pub use ring::{PacketRing, RingConfig};
@@ -44,6 +48,8 @@ pub use whole::WholeSocket;
 
 /// Most frames of one system call.
 const PER_CALL: usize = 256;
+/// Packets in a row that the kernel cannot describe, and drops.
+const ODD: usize = 64;
 
 /// How frames are spread over the sockets of a fanout group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -179,6 +185,7 @@ pub struct PacketSocket {
     rx: Messages,
     tx: Messages,
     outs: Vec<Out>,
+    odd: u64,
 }
 
 impl PacketSocket {
@@ -196,6 +203,7 @@ impl PacketSocket {
             rx: Messages::default(),
             tx: Messages::default(),
             outs: Vec::new(),
+            odd: 0,
         })
     }
 
@@ -212,7 +220,7 @@ impl PacketSocket {
             address: false,
             control: true,
         };
-        let mut done = 0;
+        let (mut done, mut odd) = (0, 0);
         while done < batch.len() {
             let range = done..batch.len().min(done + PER_CALL);
             let wanted = range.len();
@@ -222,6 +230,14 @@ impl PacketSocket {
                 Err(e) => match e.raw_os_error() {
                     Some(libc::EAGAIN) => break,
                     Some(libc::EINTR) => continue,
+                    Some(libc::EINVAL) => {
+                        self.odd += 1;
+                        odd += 1;
+                        match odd < ODD {
+                            true => continue,
+                            false => break,
+                        }
+                    }
                     _ if done > 0 => break,
                     _ => return Err(self.base.error("receive from", e)),
                 },
@@ -271,6 +287,13 @@ impl PacketSocket {
         self.base.stats()
     }
 
+    /// Packets that came and that no virtio-net header can describe, so that
+    /// the kernel dropped them.
+    #[must_use]
+    pub fn odd(&self) -> u64 {
+        self.odd
+    }
+
     /// The interface's name when the socket was opened.
     #[must_use]
     pub fn interface(&self) -> &str {
@@ -292,6 +315,7 @@ struct Base {
     index: u32,
     header: HdrLen,
     way: Way,
+    room: Room,
     stats: PacketStats,
 }
 
@@ -323,6 +347,7 @@ impl Base {
                 config.mark.unwrap_or(0),
                 config.queue_mark.or(config.mark).unwrap_or(0),
             ),
+            room: Room::default(),
             stats: PacketStats::default(),
         };
         base.set(libc::PACKET_AUXDATA, 1, "ask for VLAN tags of interface")?;
@@ -427,67 +452,68 @@ impl Base {
     ) -> Result<Sent, PacketError> {
         let mut sent = Sent {
             next: first,
-            refused: 0,
+            ..Sent::default()
         };
-        while sent.next < batch.len() {
+        // Frames passed over, and whether one is sent without those behind it.
+        let (mut over, mut alone) = (0, false);
+        while sent.next + over < batch.len() {
+            let at = sent.next + over;
+            let most = if alone { 1 } else { PER_CALL };
             outs.clear();
-            let end = batch.len().min(sent.next + PER_CALL);
-            outs.extend((sent.next..end).map(|frame| Out { frame, to: None }));
-            match send(self.fd.as_fd(), messages, pool, batch, outs, &[]) {
+            let end = batch.len().min(at + most);
+            outs.extend((at..end).map(|frame| Out { frame, to: None }));
+            let e = match send(self.fd.as_fd(), messages, pool, batch, outs, &[]) {
                 Ok(0) => break,
                 Ok(n) => {
-                    sent.next += n;
+                    self.room.sent(over, n);
+                    sent.refused += over;
+                    sent.next = at + n;
+                    (over, alone) = (0, false);
                     let done = self.way.sent(self.fd.as_fd(), n);
                     done.map_err(|e| self.error("send on", e))?;
+                    continue;
                 }
-                Err(e) => match e.raw_os_error() {
-                    Some(libc::ENOBUFS) => {
-                        let turned = self.way.turn(self.fd.as_fd(), pool, batch, sent.next);
-                        if !turned.map_err(|e| self.error("send on", e))? {
+                Err(e) => e,
+            };
+            match e.raw_os_error() {
+                Some(libc::ENOBUFS | libc::ENOMEM) => {
+                    let turned = self.way.turn(self.fd.as_fd(), pool, batch, at);
+                    if turned.map_err(|e| self.error("send on", e))? {
+                        continue;
+                    }
+                    match self.room.none(over, batch.len() - sent.next) {
+                        Full::Dropped => {
+                            sent.refused += 1;
+                            sent.next += 1;
+                            (over, alone) = (0, false);
+                        }
+                        Full::PassOver => over = 1,
+                        Full::Wait => {
+                            sent.wait = true;
                             break;
                         }
                     }
-                    Some(libc::EAGAIN | libc::ENOMEM) => break,
-                    Some(libc::EINTR) => {}
-                    Some(libc::EMSGSIZE | libc::EINVAL | libc::EFAULT) => {
-                        // EFAULT is found before anything is sent, wherever in
-                        // the batch it is: then only the first is judged.
-                        if batch_is_outside(pool, batch, sent.next, &e) {
-                            sent = self.send_one(messages, outs, pool, batch, sent)?;
-                        } else {
-                            sent.refused += 1;
-                            sent.next += 1;
-                        }
-                    }
-                    _ if sent.next > first => break,
-                    _ => return Err(self.error("send on", e)),
-                },
-            }
-        }
-        Ok(sent)
-    }
-
-    /// Sends one frame alone, which is inside the pool while a later one of
-    /// the batch is not.
-    fn send_one(
-        &self,
-        messages: &mut Messages,
-        outs: &mut Vec<Out>,
-        pool: &BufPool,
-        batch: &Batch,
-        mut sent: Sent,
-    ) -> Result<Sent, PacketError> {
-        outs.truncate(1);
-        match send(self.fd.as_fd(), messages, pool, batch, outs, &[]) {
-            Ok(_) => sent.next += 1,
-            Err(e) => match e.raw_os_error() {
-                Some(libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM | libc::EINTR) => {}
+                }
+                Some(libc::EAGAIN) => break,
+                Some(libc::EINTR) => {}
+                // EFAULT is found before anything is sent, wherever in the
+                // batch it is: then only the first is judged.
+                Some(libc::EFAULT) if !alone && batch_is_outside(pool, batch, at, &e) => {
+                    alone = true;
+                }
+                Some(libc::EMSGSIZE | libc::EINVAL | libc::EFAULT) if over > 0 => {
+                    // It says nothing of the one before.
+                    sent.wait = true;
+                    break;
+                }
                 Some(libc::EMSGSIZE | libc::EINVAL | libc::EFAULT) => {
                     sent.refused += 1;
                     sent.next += 1;
+                    alone = false;
                 }
+                _ if sent.next > first => break,
                 _ => return Err(self.error("send on", e)),
-            },
+            }
         }
         Ok(sent)
     }
@@ -540,64 +566,4 @@ fn batch_is_outside(pool: &BufPool, batch: &Batch, i: usize, e: &io::Error) -> b
         && batch.pieces(i).all(|p| {
             p.buf < pool.count() && u64::from(p.off) + u64::from(p.len) <= u64::from(pool.stride())
         })
-}
-
-/// A VLAN tag as it stands in a frame: type, then control information.
-pub type Tag = [u8; 4];
-
-/// The tag that auxiliary data carry.
-fn tag_of(aux: &[u8]) -> Option<Tag> {
-    let status = u32::from_ne_bytes(*aux.first_chunk()?);
-    let tci = u16::from_ne_bytes(*aux.get(16..)?.first_chunk()?);
-    let tpid = u16::from_ne_bytes(*aux.get(18..)?.first_chunk()?);
-    tag(status, tci, tpid)
-}
-
-fn tag(status: u32, tci: u16, tpid: u16) -> Option<Tag> {
-    if status & libc::TP_STATUS_VLAN_VALID == 0 {
-        return None;
-    }
-    let tpid = match status & libc::TP_STATUS_VLAN_TPID_VALID {
-        0 => 0x8100,
-        _ => tpid,
-    };
-    let ([a, b], [c, d]) = (tpid.to_be_bytes(), tci.to_be_bytes());
-    Some([a, b, c, d])
-}
-
-/// Puts a tag back behind the addresses, and moves the offsets of the
-/// virtio-net header, which the kernel counted without it.
-fn insert_tag(pool: &BufPool, batch: &mut Batch, i: usize, header: HdrLen, tag: Tag) {
-    let at = header.get() + 12;
-    if batch.frame_len(i) < at {
-        return;
-    }
-    batch.open_gap(pool, i, at, tag.len());
-    batch.write(pool, i, at, &tag);
-    let mut bytes = [0; 12];
-    let n = batch.read(
-        pool,
-        i,
-        0,
-        bytes.get_mut(..header.get()).unwrap_or_default(),
-    );
-    if n == 0 {
-        return;
-    }
-    if let Some(mut vnet) = VnetHdr::parse(&bytes, header) {
-        move_back(&mut vnet);
-        if let Some(n) = vnet.write(&mut bytes, header) {
-            batch.write(pool, i, 0, bytes.get(..n).unwrap_or_default());
-        }
-    }
-}
-
-/// What the header says of bytes behind a tag lies behind it.
-fn move_back(vnet: &mut VnetHdr) {
-    if vnet.needs_csum() {
-        vnet.csum_start = vnet.csum_start.saturating_add(4);
-    }
-    if vnet.hdr_len > 0 {
-        vnet.hdr_len = vnet.hdr_len.saturating_add(4);
-    }
 }

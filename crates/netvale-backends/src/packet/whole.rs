@@ -13,7 +13,7 @@ use netvale_wire::offload::{self, Plan};
 use netvale_wire::vnet::{GSO_NONE, HdrLen, VnetHdr};
 
 use super::ring::{RingConfig, Slots, slots};
-use super::{Base, PacketConfig, PacketError, PacketSocket, Tag, tag_of};
+use super::{Base, ODD, PacketConfig, PacketError, PacketSocket, Tag, tag_of};
 use crate::batch::{Batch, BufPool, Piece, Sent};
 use crate::net::mmsg::{Ask, Got, Messages, recv};
 
@@ -23,8 +23,6 @@ const PER_CALL: usize = 64;
 const LONGEST: usize = 65_536 + 32;
 /// Bytes of the addresses at the beginning of a frame.
 const ADDRESSES: usize = 12;
-/// Packets in a row that the kernel cannot describe, and drops.
-const ODD: usize = 64;
 
 /// A packet socket whose frames are complete.
 #[derive(Debug)]
@@ -401,7 +399,10 @@ impl WholeSocket {
         batch: &Batch,
         first: usize,
     ) -> Result<Sent, PacketError> {
-        self.out.send(pool, batch, first)
+        let mut sent = self.out.send(pool, batch, first)?;
+        // Whether that socket can be written to is not what ours says.
+        sent.wait |= sent.next < batch.len();
+        Ok(sent)
     }
 }
 

@@ -140,7 +140,7 @@ impl TapQueue {
     pub fn send(&self, pool: &BufPool, batch: &Batch, first: usize) -> Result<Sent, TapError> {
         let mut sent = Sent {
             next: first,
-            refused: 0,
+            ..Sent::default()
         };
         while sent.next < batch.len() {
             match writev(self.fd.as_fd(), pool, batch.pieces(sent.next)) {

@@ -1,9 +1,11 @@
+use std::process::Command;
 use std::time::Duration;
 
 use netvale_backends::batch::{Batch, BufPool};
 use netvale_backends::packet::{Fanout, PacketConfig, PacketError, PacketSocket, Spread};
+use netvale_backends::tap::{Tap, TapConfig, TapQueue};
 use netvale_testkit::net::NetNs;
-use netvale_testkit::{PATIENCE, eventually, frame};
+use netvale_testkit::{PATIENCE, eventually, frame, skip};
 use netvale_wire::vnet::{F_NEEDS_CSUM, HdrLen, VnetHdr};
 
 use crate::common::{at, cable, get, mac, pool, put, readable, room, udp};
@@ -359,4 +361,170 @@ fn what_is_dropped_is_counted() {
     let n = right.recv(&pool, &mut batch).unwrap() as u64;
     assert_eq!(n, 50 - stats.dropped);
     assert_eq!(right.stats().unwrap(), stats, "asking does not forget");
+}
+
+/// Sends all frames of a batch: how many were refused.
+fn send_all(socket: &mut PacketSocket, pool: &BufPool, batch: &Batch) -> usize {
+    let (mut next, mut refused) = (0, 0);
+    eventually("all are done with", || {
+        let sent = socket.send(pool, batch, next).unwrap();
+        assert_eq!(sent.wait, sent.next < batch.len());
+        next = sent.next;
+        refused += sent.refused;
+        next == batch.len()
+    });
+    refused
+}
+
+#[test]
+fn what_an_interface_drops_does_not_hold_up_the_rest() {
+    let test = "packet::what_an_interface_drops_does_not_hold_up_the_rest";
+    let Some(a) = NetNs::new(test) else {
+        return;
+    };
+    let b = NetNs::make();
+    cable(&a, &b, "");
+    b.ip("link set dev right mtu 1000");
+    let pool = pool(128);
+    let frame = |len, seq| frame::tagged(frame::BROADCAST, frame::mac(1), len, 9, seq);
+    for bypass in [true, false] {
+        let mut config = PacketConfig::new("left");
+        config.qdisc_bypass = bypass;
+        let mut left = open(&a, &config);
+        let mut right = open(&b, &PacketConfig::new("right"));
+        let mut batch = Batch::new();
+        // The other end takes no frames so long: first, in a row, and last.
+        for seq in 0..60 {
+            let len = if [0, 20, 21, 22, 59].contains(&seq) {
+                1500
+            } else {
+                64
+            };
+            put(&mut batch, &pool, 64 + seq, &frame(len, seq.into()));
+        }
+        assert_eq!(send_all(&mut left, &pool, &batch), 5, "bypass: {bypass}");
+        let mut wanted = (0..60).filter(|seq| ![0, 20, 21, 22, 59].contains(seq));
+        for got in receive(&mut right, &pool, 55) {
+            assert_eq!(frame::verify(&got).unwrap().1, wanted.next().unwrap());
+        }
+        // One at a time, with nothing behind it that could tell.
+        for (len, refused) in [(1500, 1), (64, 0)] {
+            let mut batch = Batch::new();
+            put(&mut batch, &pool, 64, &frame(len, 7));
+            assert_eq!(send_all(&mut left, &pool, &batch), refused);
+        }
+        assert_eq!(receive(&mut right, &pool, 1), [frame(64, 7)]);
+        // It takes none at all.
+        b.ip("link set dev right down");
+        assert_eq!(send_all(&mut left, &pool, &batch), 60);
+        b.ip("link set dev right up");
+        eventually("the cable is up", || {
+            a.ip("-o link show dev left").contains("state UP")
+        });
+    }
+}
+
+#[test]
+fn frames_wait_for_a_queue_that_is_full() {
+    let test = "packet::frames_wait_for_a_queue_that_is_full";
+    let Some(a) = NetNs::new(test) else {
+        return;
+    };
+    let tc = |args: &str| {
+        let run = || Command::new("tc").args(args.split(' ')).output();
+        a.enter(run).is_ok_and(|out| out.status.success())
+    };
+    let b = NetNs::make();
+    cable(&a, &b, "");
+    // The first frames pass, five are queued, and there they stay.
+    let queue = |rate| format!("qdisc replace dev left root tbf burst 2000 limit 5000 rate {rate}");
+    if !tc(&queue("8bit")) {
+        skip(
+            test,
+            "needs tc and the token bucket filter (modprobe sch_tbf)",
+        );
+        return;
+    }
+    let mut config = PacketConfig::new("left");
+    config.qdisc_bypass = false;
+    let mut left = open(&a, &config);
+    let mut right = open(&b, &PacketConfig::new("right"));
+    let pool = pool(64);
+    let mut batch = Batch::new();
+    for seq in 0..30 {
+        let frame = frame::tagged(frame::BROADCAST, frame::mac(1), 900, 9, seq.into());
+        put(&mut batch, &pool, 32 + seq, &frame);
+    }
+    let mut next = left.send(&pool, &batch, 0).unwrap().next;
+    assert!((5..10).contains(&next), "{next}");
+    for _ in 0..3 {
+        let sent = left.send(&pool, &batch, next).unwrap();
+        assert_eq!((sent.next, sent.refused, sent.wait), (next, 0, true));
+    }
+    assert!(tc(&queue("1gbit")));
+    eventually("all are sent", || {
+        let sent = left.send(&pool, &batch, next).unwrap();
+        assert_eq!(sent.refused, 0);
+        next = sent.next;
+        next == batch.len()
+    });
+    for (got, wanted) in receive(&mut right, &pool, 30).iter().zip(0..) {
+        assert_eq!(frame::verify(got).unwrap().1, wanted);
+    }
+}
+
+/// A datagram, with a header of 10 bytes, that is to be cut into fragments of
+/// IP: a receiving socket has no word for that.
+pub(crate) fn to_be_fragmented() -> Vec<u8> {
+    let ends = [1, 2].map(|n| (mac(n), at([10, 77, 0, n], 5000)));
+    let vnet = VnetHdr {
+        flags: F_NEEDS_CSUM,
+        gso_type: 3, // UDP, by fragmentation
+        hdr_len: 42,
+        gso_size: 1480,
+        csum_start: 34,
+        csum_offset: 6,
+        ..VnetHdr::default()
+    };
+    let mut bytes = vec![0; 10];
+    vnet.write(&mut bytes, HdrLen::SHORT).unwrap();
+    bytes.extend(udp(ends[0], ends[1], &[0x55; 4000]));
+    bytes
+}
+
+/// A TAP whose frames have a header of 10 bytes, as an interface of a
+/// namespace.
+pub(crate) fn tap(ns: &NetNs) -> TapQueue {
+    let mut config = TapConfig::new("right");
+    config.header = HdrLen::SHORT;
+    let tap = ns.enter(|| Tap::open(&config)).unwrap();
+    ns.ip("link set dev right up");
+    tap.into_queues().remove(0)
+}
+
+#[test]
+fn a_packet_that_no_header_describes_is_counted() {
+    let Some(ns) = NetNs::new("packet::a_packet_that_no_header_describes_is_counted") else {
+        return;
+    };
+    let tap = tap(&ns);
+    let mut config = PacketConfig::new("right");
+    config.header = HdrLen::SHORT;
+    let mut socket = open(&ns, &config);
+    let pool = pool(128);
+    let good = frame::tagged(frame::BROADCAST, frame::mac(1), 100, 9, 1);
+    let good = [&[0; 10], &good[..]].concat();
+    for frames in [1, 8] {
+        for frame in [&to_be_fragmented(), &good, &to_be_fragmented(), &good] {
+            assert!(tap.write(frame).unwrap());
+        }
+        let (mut batch, mut got) = (Batch::new(), 0);
+        eventually("the others come", || {
+            room(&mut batch, 0, frames, 3);
+            let n = socket.recv(&pool, &mut batch).unwrap();
+            got += (0..n).filter(|&i| get(&batch, &pool, i) == good).count();
+            got == 2
+        });
+    }
+    assert_eq!(socket.odd(), 4);
 }

@@ -17,7 +17,7 @@ use super::burst::Burst;
 use super::slots;
 use super::tap::{Io, TapLane, TapWriter};
 use super::vxlan::chains;
-use super::{Device, DeviceLane, Keep, Pushed, Trouble, Use};
+use super::{Device, DeviceLane, Keep, Loss, Pushed, Told, Trouble, Use};
 use crate::listing::Refusal;
 
 /// Longest frame that waits for segmentation, with header and VLAN tag.
@@ -529,6 +529,8 @@ pub(super) struct NicLane {
     socket: PacketSocket,
     longest: usize,
     burst: Burst,
+    /// Of packets that no header describes.
+    told: Told,
 }
 
 impl NicLane {
@@ -537,6 +539,7 @@ impl NicLane {
             socket,
             longest,
             burst: Burst::new(),
+            told: Told::default(),
         })
     }
 }
@@ -566,6 +569,10 @@ impl DeviceLane for NicLane {
         // Or all came that was asked for: then the descriptor says whether
         // there is more.
         true
+    }
+
+    fn left_out(&mut self) -> Option<(Loss, u64)> {
+        self.told.since(Loss::Odd, self.socket.odd())
     }
 
     fn appetite(&self) -> usize {

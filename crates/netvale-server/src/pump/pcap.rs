@@ -191,6 +191,7 @@ impl DeviceLane for Reading {
         Ok(Pushed {
             done,
             refused: done as u64,
+            wait: false,
         })
     }
 
@@ -240,7 +241,7 @@ impl DeviceLane for Writing {
         self.written = true;
         Ok(Pushed {
             done: batch.len(),
-            refused: 0,
+            ..Pushed::default()
         })
     }
 

@@ -84,6 +84,7 @@ impl DeviceLane for VxlanLane {
         Ok(Pushed {
             done: batch.len(),
             refused,
+            wait: false,
         })
     }
 }

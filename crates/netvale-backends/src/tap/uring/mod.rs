@@ -142,7 +142,7 @@ impl TapUring {
     pub fn send(&mut self, pool: &BufPool, batch: &Batch, first: usize) -> Result<Sent, TapError> {
         let mut sent = Sent {
             next: first,
-            refused: 0,
+            ..Sent::default()
         };
         while sent.next < batch.len() {
             let n = self.ring.write(pool, batch, sent.next, &mut self.results);

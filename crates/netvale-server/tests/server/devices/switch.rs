@@ -393,3 +393,47 @@ fn programs_and_devices_share_a_switch() {
     let counted = host.namespace().stats(Some("vale0:t0")).unwrap();
     assert!(counted[0].rx_frames >= 1 && !is_plain(&arp));
 }
+
+#[test]
+fn what_an_interface_drops_is_counted_and_the_rest_goes_on() {
+    let test = "devices::switch::what_an_interface_drops_is_counted_and_the_rest_goes_on";
+    let Some(host) = Host::new(test) else {
+        return;
+    };
+    let a = NetNs::make();
+    host.ns.veth("v0", &a, "e0", "");
+    a.ip("link set dev e0 mtu 1400");
+    host.attach("vale0:v0");
+    let mut far = host.namespace().open("vale0:p").unwrap();
+    let mut near = a
+        .enter(|| PacketSocket::open(&PacketConfig::new("e0")))
+        .unwrap();
+    let refused = |n| {
+        eventually("what is dropped is counted", || {
+            let stats = host.namespace().stats(Some("vale0:v0")).unwrap();
+            stats[0].dropped("dev_refused") == n
+        });
+    };
+    send(&mut far, 0, &plain(1, 1514));
+    (2..52).for_each(|n| send(&mut far, 0, &plain(n, 100)));
+    let pool = BufPool::new(&Mem::heap(64 << 11), 0, 32, 2048).unwrap();
+    let (mut batch, mut next) = (Batch::new(), 2);
+    eventually("the others come", || {
+        batch.clear();
+        (0..32).for_each(|buf| batch.push_buf(buf, 2048));
+        for i in 0..near.recv(&pool, &mut batch).unwrap() {
+            let mut bytes = vec![0; batch.frame_len(i)];
+            assert_eq!(batch.read(&pool, i, 0, &mut bytes), bytes.len());
+            if is_plain(&bytes) {
+                assert_eq!(bytes, plain(next, 100));
+                next += 1;
+            }
+        }
+        next == 52
+    });
+    refused(1);
+    a.ip("link set dev e0 down");
+    (0..50).for_each(|n| send(&mut far, 0, &plain(n, 100)));
+    refused(51);
+    host.bed.assert_sound();
+}
