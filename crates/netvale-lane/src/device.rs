@@ -17,6 +17,13 @@ pub trait DeviceLane: Send + fmt::Debug {
     /// them ([`DeviceLane::due`]).
     fn fd(&self) -> Option<BorrowedFd<'_>>;
 
+    /// Whether to be woken whenever something happens at the descriptor: not all
+    /// that has to be seen makes it readable. It is then of no use to learn when
+    /// it can be written to.
+    fn edges(&self) -> bool {
+        false
+    }
+
     /// Longest frame that may come. Bytes.
     fn longest(&self) -> usize;
 
@@ -104,6 +111,17 @@ pub trait DeviceLane: Send + fmt::Debug {
     fn losses(&self) -> Option<Losses> {
         None
     }
+}
+
+/// What a lane wants to be told of its device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Interest {
+    /// That it is readable.
+    pub readable: bool,
+    /// That it can be written to.
+    pub writable: bool,
+    /// Whether whatever happens there counts for the first, once each time.
+    pub edges: bool,
 }
 
 /// How a ring changes together with a device.

@@ -15,7 +15,7 @@ use netvale_switch::end::{Gear, RxEnd, SyncError, TxEnd};
 use crate::books::MOST_SLOTS;
 use crate::finish;
 use crate::forward::Onward;
-use crate::{DeviceLane, Dir, Loss, Losses, Pushed, Step, Trouble};
+use crate::{DeviceLane, Dir, Interest, Loss, Losses, Pushed, Step, Trouble};
 
 /// Slots moved in one direction before the other gets its turn: eight of the
 /// longest frames.
@@ -135,17 +135,21 @@ impl Lane {
 
     /// The device has news.
     pub fn wake(&mut self, readable: bool, writable: bool) {
-        self.ready |= readable;
+        self.ready |= readable || (writable && self.device.edges());
         // Some devices say so all the time.
         self.full &= !(writable && self.until.is_none());
     }
 
-    /// Whether to be told that the device is readable, and writable: what it
-    /// has and there is no room for would wake us again and again.
-    pub fn interest(&self) -> (bool, bool) {
+    /// What to be told: what the device has and there is no room for would wake
+    /// us again and again.
+    pub fn interest(&self) -> Interest {
         // A device that says when to ask again would wake us before that.
         let full = self.full && self.until.is_none() && self.device.due().is_none();
-        (!self.ready, full)
+        Interest {
+            readable: !self.ready,
+            writable: full,
+            edges: self.device.edges(),
+        }
     }
 
     /// When to look again though nobody rings.
@@ -378,7 +382,8 @@ impl Lane {
             self.losses.count(why, lost);
         }
         if n == 0 {
-            self.ready = false;
+            // What is there and found no room is not told of again.
+            self.ready = self.device.edges() && !self.device.is_drained();
             return false;
         }
         if self.device.may_be_unfinished() {

@@ -24,7 +24,7 @@ mod lane;
 pub mod xdp;
 
 pub use books::Dir;
-pub use device::{DeviceLane, Loss, Losses, Pushed, Step, Trouble};
+pub use device::{DeviceLane, Interest, Loss, Losses, Pushed, Step, Trouble};
 pub use lane::{Lane, Round};
 
 use std::error::Error;

@@ -122,6 +122,16 @@ impl PacketConfig {
             receive_buffer: None,
         }
     }
+
+    /// The same for a socket that only sends.
+    fn sender(&self) -> Self {
+        Self {
+            receive: false,
+            fanout: None,
+            receive_buffer: None,
+            ..self.clone()
+        }
+    }
 }
 
 /// Why an interface cannot be used by a packet socket.
@@ -198,13 +208,7 @@ impl PacketSocket {
     pub fn open(config: &PacketConfig) -> Result<Self, PacketError> {
         let base = Base::open(config)?;
         base.start(config)?;
-        Ok(Self {
-            base,
-            rx: Messages::default(),
-            tx: Messages::default(),
-            outs: Vec::new(),
-            odd: 0,
-        })
+        Ok(base.into())
     }
 
     /// Fills the chains of `batch` in order until there is no more frame; how
@@ -298,6 +302,18 @@ impl PacketSocket {
     #[must_use]
     pub fn interface(&self) -> &str {
         &self.base.name
+    }
+}
+
+impl From<Base> for PacketSocket {
+    fn from(base: Base) -> Self {
+        Self {
+            base,
+            rx: Messages::default(),
+            tx: Messages::default(),
+            outs: Vec::new(),
+            odd: 0,
+        }
     }
 }
 
@@ -525,6 +541,12 @@ impl Base {
         self.stats.frames += u64::from(frames);
         self.stats.dropped += u64::from(dropped);
         Ok(self.stats)
+    }
+
+    /// What was dropped since that was last asked.
+    fn dropped(&mut self) -> Result<u64, PacketError> {
+        let before = self.stats.dropped;
+        Ok(self.stats()?.dropped - before)
     }
 
     fn set(&self, option: i32, value: i32, what: &'static str) -> Result<(), PacketError> {

@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use netvale_wire::offload::{self, Plan};
 use netvale_wire::vnet::{GSO_NONE, HdrLen, VnetHdr};
 
-use super::ring::{RingConfig, Slots, slots};
+use super::ring::{self, RingConfig, Slots, slots};
 use super::{Base, ODD, PacketConfig, PacketError, PacketSocket, Tag, tag_of};
 use crate::batch::{Batch, BufPool, Piece, Sent};
 use crate::net::mmsg::{Ask, Got, Messages, recv};
@@ -27,8 +27,8 @@ const ADDRESSES: usize = 12;
 /// A packet socket whose frames are complete.
 #[derive(Debug)]
 pub struct WholeSocket {
-    /// Where packets come, if there is a ring; before the socket, so that it
-    /// is unmapped first.
+    /// Where packets come, if there is a ring, and it has not ended; before the
+    /// socket, so that it is unmapped first.
     slots: Option<Slots>,
     base: Base,
     /// Sends: what programs send is complete.
@@ -111,9 +111,7 @@ impl WholeSocket {
         };
         let sender = PacketConfig {
             header: HdrLen::NONE,
-            receive: false,
-            fanout: None,
-            ..config.clone()
+            ..config.sender()
         };
         let base = Base::open(&receiver)?;
         let slots = ring.map(|ring| slots(&base, ring)).transpose()?;
@@ -157,6 +155,18 @@ impl WholeSocket {
     pub fn is_drained(&self) -> bool {
         let empty = |slots: &Slots| slots.peek().is_none();
         self.waiting.is_empty() && self.slots.as_ref().is_some_and(empty)
+    }
+
+    /// The interface's name when the socket was opened.
+    #[must_use]
+    pub fn interface(&self) -> &str {
+        &self.base.name
+    }
+
+    /// Whether packets come through a ring.
+    #[must_use]
+    pub fn has_ring(&self) -> bool {
+        self.slots.is_some()
     }
 
     /// Receives into a list of pieces. Appends to `batch`, which is empty, a
@@ -260,13 +270,18 @@ impl WholeSocket {
             self.cut(pool, free, batch);
         }
         if losing {
-            let before = self.base.stats.dropped;
-            self.missed += self.base.stats()?.dropped - before;
+            self.missed += self.base.dropped()?;
         }
-        match any {
-            true => Ok(()),
-            false => self.base.check(),
+        if !any {
+            self.base.check()?;
+            if let Some(slots) = &mut self.slots
+                && ring::has_ended(&mut self.base, slots, &mut self.missed)?
+            {
+                self.slots = None;
+                ring::end(&self.base)?;
+            }
         }
+        Ok(())
     }
 
     /// Receives messages into rooms out of `free`; how many.

@@ -5,7 +5,9 @@ use netvale_testkit::{PATIENCE, eventually, frame};
 use netvale_wire::vnet::{HdrLen, VnetHdr};
 
 use crate::common::{at, cable, get, mac, pool, put, readable, to_be_cut, udp};
-use crate::packet::{assert_undone_on_a_vlan, frames, left_undone_on_a_vlan, open};
+use crate::packet::{
+    assert_undone_on_a_vlan, frames, left_undone_on_a_vlan, open, tap, to_be_fragmented,
+};
 
 /// 32 slots.
 const SMALL: u32 = 64 << 10;
@@ -296,6 +298,49 @@ fn long_packets_that_there_is_no_memory_for_are_counted() {
     });
     assert!((1..20).contains(&seen.len()), "{seen:?}");
     assert!(seen.is_sorted());
+}
+
+#[test]
+fn a_packet_that_no_header_describes_ends_the_ring_but_not_the_frames() {
+    let test = "ring::a_packet_that_no_header_describes_ends_the_ring_but_not_the_frames";
+    let Some(ns) = NetNs::new(test) else {
+        return;
+    };
+    let tap = tap(&ns);
+    let mut right = ring(&ns, HdrLen::SHORT, SMALL);
+    let pool = pool(64);
+    let frame = |seq| {
+        let frame = frame::tagged(frame::BROADCAST, frame::mac(1), 100, 9, seq);
+        [&[0; 10], &frame[..]].concat()
+    };
+    // Whoever has been woken for nothing looks; a full ring is no reason.
+    for seq in 0..50 {
+        assert!(tap.write(&frame(seq)).unwrap());
+    }
+    let mut got = 0;
+    eventually("those that found room come", || {
+        got += receive(&mut right, &pool, 8).len();
+        got == 32
+    });
+    assert!(receive(&mut right, &pool, 8).is_empty());
+    assert_eq!((right.missed(), right.has_ended()), (18, false));
+    assert!(receive(&mut right, &pool, 8).is_empty());
+    assert!(tap.write(&to_be_fragmented()).unwrap());
+    eventually("it is seen that the ring has ended", || {
+        receive(&mut right, &pool, 8);
+        right.has_ended()
+    });
+    let mut batch = Batch::new();
+    for seq in 50..60 {
+        assert!(tap.write(&frame(seq)).unwrap());
+        eventually("frames come without it", || {
+            batch.clear();
+            (0..4).for_each(|buf| batch.push_buf(buf, 2048));
+            let n = right.without().unwrap().recv(&pool, &mut batch).unwrap();
+            (0..n).any(|i| get(&batch, &pool, i) == frame(seq))
+        });
+    }
+    assert_eq!(right.missed(), 19);
 }
 
 #[test]

@@ -15,6 +15,7 @@ use netvale_wire::mac::MacAddr;
 use netvale_wire::vnet::{F_NEEDS_CSUM, GSO_NONE, GSO_TCPV4, GSO_UDP_L4, HdrLen, VnetHdr};
 
 use crate::common::{at, cable, get, mac, pool, put, udp, udp_payload};
+use crate::packet::{tap, to_be_fragmented};
 
 const A: [u8; 4] = [10, 77, 0, 1];
 const B: [u8; 4] = [10, 77, 0, 2];
@@ -336,4 +337,32 @@ fn contradictions(test: &str, ring: Option<RingConfig>) {
     assert!(!got.iter().any(|f| f.ends_with(&[0x55; 60])), "{got:?}");
     // The kernel itself drops what it cannot describe in a ring.
     assert_eq!(whole.incomplete() + whole.missed(), 2);
+}
+
+#[test]
+fn what_no_header_describes_does_not_end_reception() {
+    let test = "whole::what_no_header_describes_does_not_end_reception";
+    with_and_without_a_ring(|ring| undescribed(test, ring));
+}
+
+fn undescribed(test: &str, ring: Option<RingConfig>) {
+    let Some(ns) = NetNs::new(test) else {
+        return;
+    };
+    let tap = tap(&ns);
+    let config = PacketConfig::new("right");
+    let mut whole = ns.enter(|| WholeSocket::open(&config, 1514, ring)).unwrap();
+    let pool = pool(BUFS);
+    let mut good = vec![0x66; 100];
+    good[12..14].copy_from_slice(&[0x88, 0xb5]);
+    let sent = [&[0; 10], &good[..]].concat();
+    assert!(tap.write(&to_be_fragmented()).unwrap());
+    let mut batch = Batch::new();
+    netvale_testkit::eventually("frames come", || {
+        assert!(tap.write(&sent).unwrap());
+        let n = receive(&mut whole, &pool, 8, &mut batch);
+        (0..n).any(|i| get(&batch, &pool, i) == good)
+    });
+    assert!(whole.incomplete() + whole.missed() > 0);
+    assert!(!whole.has_ring());
 }

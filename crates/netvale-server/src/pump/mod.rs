@@ -29,7 +29,7 @@ use std::sync::mpsc::Sender;
 use netvale_backends::vxlan::VxlanSockets;
 use netvale_shm::Doorbell;
 
-pub(crate) use netvale_lane::{DeviceLane, Lane, Loss, Losses, Pushed, Trouble};
+pub(crate) use netvale_lane::{DeviceLane, Interest, Lane, Loss, Losses, Pushed, Trouble};
 pub(crate) use nic::{Nic, Take, link_refusal};
 pub(crate) use run::Pump;
 pub(crate) use spec::DeviceSpec;

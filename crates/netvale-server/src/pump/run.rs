@@ -19,7 +19,7 @@ use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 use rustix::thread::{CpuSet, sched_setaffinity};
 
-use super::{Heard, Lane, News};
+use super::{Heard, Interest, Lane, News};
 use crate::sleep::Idle;
 
 /// Marks the thread's own bell among events; lanes have smaller numbers.
@@ -189,8 +189,8 @@ struct Thread {
 /// A lane and what is watched for it.
 struct Seated {
     lane: Box<Lane>,
-    /// Readable, writable; `None`: nothing is watched.
-    watched: Option<(bool, bool)>,
+    /// `None`: nothing is watched.
+    watched: Option<Interest>,
     /// It has been told that it wants somewhere to pass frames on to.
     wants: bool,
 }
@@ -331,16 +331,20 @@ impl Thread {
                 continue;
             };
             let wanted = lane.interest();
-            let fine = |(readable, writable)| match exactly {
-                true => (readable, writable) == wanted,
-                false => readable >= wanted.0 && writable >= wanted.1,
+            let fine = |have: Interest| match exactly || have.edges != wanted.edges {
+                true => have == wanted,
+                false => have.readable >= wanted.readable && have.writable >= wanted.writable,
             };
             if seated.watched.is_some_and(fine) {
                 continue;
             }
             let mut flags = epoll::EventFlags::empty();
-            flags.set(epoll::EventFlags::IN, wanted.0);
-            flags.set(epoll::EventFlags::OUT, wanted.1);
+            flags.set(epoll::EventFlags::IN, wanted.readable);
+            flags.set(epoll::EventFlags::OUT, wanted.writable);
+            if wanted.edges && wanted.readable {
+                // Always writable, it shows whatever it is woken for.
+                flags |= epoll::EventFlags::OUT | epoll::EventFlags::ET;
+            }
             let data = epoll::EventData::new_u64(lane.id);
             let done = match seated.watched {
                 None => epoll::add(&self.epoll, fd, data, flags),

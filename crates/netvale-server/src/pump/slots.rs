@@ -8,7 +8,9 @@ use netvale_backends::packet::{PacketConfig, PacketError, PacketRing, RingConfig
 use netvale_wire::proto::ErrorKind;
 use netvale_wire::vnet::HdrLen;
 
+use super::burst::Burst;
 use super::nic::{LONGEST, Nic, NicLane, packet_refusal, socket, trouble};
+use super::vxlan::chains;
 use super::{DeviceLane, Loss, Pushed, Told, Trouble};
 use crate::listing::Refusal;
 
@@ -104,7 +106,7 @@ pub(super) fn whole(
             socket,
             odd: Told::default(),
             missed: Told::default(),
-            _seat: seat,
+            seat,
         })
     };
     let ring = |config: &PacketConfig| {
@@ -130,6 +132,14 @@ pub(super) fn whole(
 /// What users read of it.
 const RING: &str = "a ring";
 
+/// Says that a ring has ended.
+fn ended(interface: &str) {
+    tracing::warn!(
+        interface,
+        "no packet ring any more: a packet came that no virtio-net header describes"
+    );
+}
+
 /// Says, there and in the log, that there is none.
 fn no_ring(nic: &Nic, why: &Refusal) -> String {
     tracing::info!(interface = nic.name, "no packet ring: {}", why.message);
@@ -142,9 +152,13 @@ struct SlotLane {
     ring: PacketRing,
     /// There was no buffer for all that was there.
     more: bool,
-    /// Of those that it missed.
-    told: Told,
-    _seat: Seat,
+    /// How much to ask for when the ring has ended.
+    burst: Burst,
+    /// Of those that it missed, and that no header describes.
+    missed: Told,
+    odd: Told,
+    /// Until the ring ends.
+    seat: Option<Seat>,
 }
 
 impl SlotLane {
@@ -168,8 +182,10 @@ impl SlotLane {
         Ok(Self {
             ring: opened.map_err(|e| crate::files::chain(&e))?,
             more: false,
-            told: Told::default(),
-            _seat: seat,
+            burst: Burst::new(),
+            missed: Told::default(),
+            odd: Told::default(),
+            seat: Some(seat),
         })
     }
 
@@ -184,6 +200,11 @@ impl DeviceLane for SlotLane {
         Some(self.ring.as_fd())
     }
 
+    fn edges(&self) -> bool {
+        // Else it is not seen that the ring has ended.
+        !self.ring.has_ended()
+    }
+
     fn longest(&self) -> usize {
         LONGEST
     }
@@ -194,8 +215,18 @@ impl DeviceLane for SlotLane {
         free: &[Piece],
         batch: &mut Batch,
     ) -> Result<usize, Trouble> {
+        if let Some(socket) = self.ring.without() {
+            chains(free, LONGEST, self.burst.frames(), batch);
+            let got = socket.recv(pool, batch).map_err(|e| trouble(&e))?;
+            self.burst.took(got);
+            return Ok(got);
+        }
         let got = self.ring.recv_packed(pool, free, batch);
         self.more = self.ring.is_ready();
+        if let Some(socket) = self.ring.without() {
+            self.seat = None;
+            ended(socket.interface());
+        }
         got.map_err(|e| trouble(&e))
     }
 
@@ -204,10 +235,16 @@ impl DeviceLane for SlotLane {
     }
 
     fn left_out(&mut self) -> Option<(Loss, u64)> {
-        self.told.since(Loss::Missed, self.ring.missed())
+        let missed = self.missed.since(Loss::Missed, self.ring.missed());
+        // The other one the next time.
+        let odd = self.ring.without().map_or(0, |socket| socket.odd());
+        missed.or_else(|| self.odd.since(Loss::Odd, odd))
     }
 
     fn appetite(&self) -> usize {
+        if self.ring.has_ended() {
+            return self.burst.frames();
+        }
         // Room for one long packet is room for many short ones.
         if self.more { usize::MAX } else { 1 }
     }
@@ -225,13 +262,17 @@ struct WholeLane {
     /// Of those that it could not make whole, and that it missed.
     odd: Told,
     missed: Told,
-    /// For its ring, if it has one.
-    _seat: Option<Seat>,
+    /// For its ring, as long as it has one.
+    seat: Option<Seat>,
 }
 
 impl DeviceLane for WholeLane {
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         Some(self.socket.as_fd())
+    }
+
+    fn edges(&self) -> bool {
+        self.socket.has_ring()
     }
 
     fn longest(&self) -> usize {
@@ -245,6 +286,9 @@ impl DeviceLane for WholeLane {
         batch: &mut Batch,
     ) -> Result<usize, Trouble> {
         let got = self.socket.recv(pool, free, batch);
+        if !self.socket.has_ring() && self.seat.take().is_some() {
+            ended(self.socket.interface());
+        }
         got.map_err(|e| trouble(&e))
     }
 

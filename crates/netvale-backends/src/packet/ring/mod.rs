@@ -10,6 +10,14 @@
 //! of all, are also queued at the socket, from which they are received in
 //! place; this costs a tenth more than without a ring.
 //!
+//! A packet that no virtio-net header describes (UDP to be fragmented, SCTP to
+//! be segmented) ends a ring: the kernel, 6.18 still, takes a slot for it, drops
+//! it, keeps the slot, and drops all that come after it. No readiness tells of
+//! that; but whoever sleeps at the descriptor is woken, which `EPOLLET` together
+//! with `EPOLLOUT` shows, for the socket is always writable. So it sends nothing
+//! itself, or that would wake too. What the kernel then says it has dropped tells
+//! that the ring has ended, and it goes on without.
+//!
 //! Blocks of many frames (TPACKET_V3) are handed over when they are full or
 //! after a millisecond, which no round trip can bear, and packets of 64 KiB,
 //! copied once more, took three times as long.
@@ -20,9 +28,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use netvale_wire::vnet::{HdrLen, VnetHdr};
 
-use super::{Base, PacketConfig, PacketError, PacketStats, insert_tag};
+use super::{Base, PacketConfig, PacketError, PacketSocket, PacketStats, insert_tag};
 use crate::batch::{Batch, BufPool, MAX_PIECES, Piece, Sent};
-use crate::net::mmsg::{Ask, Messages, Out, recv};
+use crate::net::mmsg::{Ask, Messages, recv};
 use crate::net::sys::set_int;
 
 pub(super) use sys::{Slot, Slots};
@@ -65,11 +73,12 @@ impl RingConfig {
 /// A packet socket that receives through a ring of slots.
 #[derive(Debug)]
 pub struct PacketRing {
-    // Before the socket, so that it is unmapped first.
-    slots: Slots,
-    base: Base,
-    tx: Messages,
-    outs: Vec<Out>,
+    /// `None` when it has ended. Before the socket, so that it is unmapped
+    /// first.
+    slots: Option<Slots>,
+    socket: PacketSocket,
+    /// Sends.
+    out: PacketSocket,
     /// For frames that do not fit into a slot.
     long: Messages,
     room: Batch,
@@ -89,10 +98,9 @@ impl PacketRing {
         let slots = slots(&base, ring)?;
         base.start(config)?;
         Ok(Self {
-            slots,
-            base,
-            tx: Messages::default(),
-            outs: Vec::new(),
+            slots: Some(slots),
+            socket: base.into(),
+            out: PacketSocket::open(&config.sender())?,
             long: Messages::default(),
             room: Batch::new(),
             missed: 0,
@@ -102,13 +110,29 @@ impl PacketRing {
     /// Length of the virtio-net header in front of each frame.
     #[must_use]
     pub fn header(&self) -> HdrLen {
-        self.base.header
+        self.socket.base.header
     }
 
     /// Whether a frame is there.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.slots.peek().is_some()
+        self.slots
+            .as_ref()
+            .is_some_and(|slots| slots.peek().is_some())
+    }
+
+    /// What to receive from if the ring has ended: it brings nothing any more.
+    pub fn without(&mut self) -> Option<&mut PacketSocket> {
+        match self.slots {
+            Some(_) => None,
+            None => Some(&mut self.socket),
+        }
+    }
+
+    /// Whether it has.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.slots.is_none()
     }
 
     /// Frames that were lost because nobody received them in time.
@@ -133,16 +157,20 @@ impl PacketRing {
         batch: &mut Batch,
     ) -> Result<usize, PacketError> {
         let (mut frames, mut next, mut losing, mut any) = (0, 0, false, false);
-        while let Some(slot) = self.slots.peek() {
+        let Some(slots) = &mut self.slots else {
+            return Ok(0);
+        };
+        let base = &mut self.socket.base;
+        while let Some(slot) = slots.peek() {
             any = true;
             losing |= slot.losing;
             if !slot.is_whole() && !slot.queued {
                 // There was no memory to queue it.
                 self.missed += 1;
-                self.slots.release();
+                slots.release();
                 continue;
             }
-            let len = self.base.header.get() + slot.len + slot.tag.map_or(0, |t| t.len());
+            let len = base.header.get() + slot.len + slot.tag.map_or(0, |t| t.len());
             let left = free.get(next..).unwrap_or_default();
             let (n, room) = enough(left, len);
             if n == 0 || (room < len && next > 0) {
@@ -153,7 +181,7 @@ impl PacketRing {
                 self.room.clear();
                 let fits = self.room.push(chain);
                 let got = match fits {
-                    Ok(()) => queued(&self.base, &mut self.long, pool, &self.room),
+                    Ok(()) => queued(base, &mut self.long, pool, &self.room),
                     Err(_) => Ok(None),
                 };
                 match got {
@@ -162,13 +190,13 @@ impl PacketRing {
                         if batch.push(chain).is_ok() {
                             batch.set_len(at, len, cut);
                             if let Some(tag) = slot.tag {
-                                insert_tag(pool, batch, at, self.base.header, tag);
+                                insert_tag(pool, batch, at, base.header, tag);
                             }
                         }
                     }
                     Ok(None) => {
                         self.missed += 1;
-                        self.slots.release();
+                        slots.release();
                         continue;
                     }
                     // The frame is there the next time.
@@ -176,18 +204,21 @@ impl PacketRing {
                     Err(e) => return Err(e),
                 }
             } else if batch.push(chain).is_ok() {
-                copy(pool, batch, self.base.header, &slot);
+                copy(pool, batch, base.header, &slot);
             }
-            self.slots.release();
+            slots.release();
             frames += 1;
             next += n;
         }
         if losing {
-            let before = self.base.stats.dropped;
-            self.missed += self.base.stats()?.dropped - before;
+            self.missed += base.dropped()?;
         }
         if !any {
-            self.base.check()?;
+            base.check()?;
+            if has_ended(base, slots, &mut self.missed)? {
+                self.slots = None;
+                end(base)?;
+            }
         }
         Ok(frames)
     }
@@ -203,8 +234,10 @@ impl PacketRing {
         batch: &Batch,
         first: usize,
     ) -> Result<Sent, PacketError> {
-        self.base
-            .send(&mut self.tx, &mut self.outs, pool, batch, first)
+        let mut sent = self.out.send(pool, batch, first)?;
+        // Whether that socket can be written to is not what ours says.
+        sent.wait |= sent.next < batch.len();
+        Ok(sent)
     }
 
     /// What came and what was dropped since the socket was opened.
@@ -213,17 +246,40 @@ impl PacketRing {
     ///
     /// [`PacketError::Os`].
     pub fn stats(&mut self) -> Result<PacketStats, PacketError> {
-        let before = self.base.stats.dropped;
-        let stats = self.base.stats()?;
-        self.missed += stats.dropped - before;
-        Ok(stats)
+        self.missed += self.socket.base.dropped()?;
+        Ok(self.socket.base.stats)
     }
 }
 
 impl AsFd for PacketRing {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.base.fd.as_fd()
+        self.socket.as_fd()
     }
+}
+
+/// Nothing is in a ring: whether nothing will be any more. Counts what was lost.
+pub(super) fn has_ended(
+    base: &mut Base,
+    slots: &mut Slots,
+    missed: &mut u64,
+) -> Result<bool, PacketError> {
+    let lost = base.dropped()?;
+    *missed += lost;
+    // Of one that was full as many have been taken since.
+    let was_full = slots.were_all_taken();
+    Ok(lost > 0 && !was_full && slots.peek().is_none())
+}
+
+/// Gives a ring that is not mapped any more back.
+pub(super) fn end(base: &Base) -> Result<(), PacketError> {
+    let none = libc::tpacket_req {
+        tp_block_size: 0,
+        tp_block_nr: 0,
+        tp_frame_size: 0,
+        tp_frame_nr: 0,
+    };
+    let done = super::sys::make_ring(base.fd.as_fd(), &none);
+    Ok(done.map_err(|e| base.os("give back the packet ring of interface", e))?)
 }
 
 /// Makes a ring of a socket that is not bound yet.

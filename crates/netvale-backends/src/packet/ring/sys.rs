@@ -32,6 +32,8 @@ pub(in crate::packet) struct Slots {
     vnet: bool,
     /// The slot that is read or waited for.
     at: usize,
+    /// Slots given back since that was last asked.
+    taken: usize,
 }
 
 /// A frame in a slot.
@@ -95,6 +97,7 @@ impl Slots {
             count,
             vnet: !header.is_none(),
             at: 0,
+            taken: 0,
         })
     }
 
@@ -128,6 +131,13 @@ impl Slots {
         // Release: our reads come before the kernel's next writes.
         self.status().store(0, Ordering::Release);
         self.at = (self.at + 1) % self.count;
+        self.taken += 1;
+    }
+
+    /// Whether as many as there are have been given back since that was last
+    /// asked.
+    pub(in crate::packet) fn were_all_taken(&mut self) -> bool {
+        std::mem::take(&mut self.taken) >= self.count
     }
 
     fn slot(&self) -> NonNull<u8> {

@@ -3,12 +3,15 @@
 use netvale_backends::batch::{Batch, BufPool};
 use netvale_backends::netlink::ethtool::{Offload, set_offload};
 use netvale_backends::packet::{PacketConfig, PacketSocket};
+use netvale_backends::tap::{Tap, TapConfig};
 use netvale_shm::Mem;
 use std::net::Ipv4Addr;
 
 use netvale_testkit::net::NetNs;
 use netvale_testkit::{eventually, frame, skip, stream};
+use netvale_wire::ip::Ipv4Hdr;
 use netvale_wire::proto::{ErrorKind, Request};
+use netvale_wire::vnet::{HdrLen, VnetHdr};
 
 use super::{Host, attach, echo, is_plain, plain, receive, send, settle};
 
@@ -435,5 +438,59 @@ fn what_an_interface_drops_is_counted_and_the_rest_goes_on() {
     a.ip("link set dev e0 down");
     (0..50).for_each(|n| send(&mut far, 0, &plain(n, 100)));
     refused(51);
+    host.bed.assert_sound();
+}
+
+#[test]
+fn a_packet_that_no_header_describes_does_not_end_reception() {
+    let test = "devices::switch::a_packet_that_no_header_describes_does_not_end_reception";
+    let Some(host) = Host::new(test) else {
+        return;
+    };
+    let config = TapConfig {
+        header: HdrLen::SHORT,
+        ..TapConfig::new("t0")
+    };
+    let mut tap = host.ns.enter(|| Tap::open(&config)).unwrap().into_queues();
+    let tap = tap.remove(0);
+    host.ns.ip("link set dev t0 up");
+    host.attach("vale0:t0");
+    let mut port = host.namespace().open("vale0:p").unwrap();
+    // UDP to be cut into fragments of IP.
+    let mut odd = vec![0; 10 + 34];
+    let vnet = VnetHdr {
+        flags: 1,
+        gso_type: 3,
+        hdr_len: 42,
+        gso_size: 1480,
+        csum_start: 34,
+        csum_offset: 6,
+        ..VnetHdr::default()
+    };
+    vnet.write(&mut odd, HdrLen::SHORT).unwrap();
+    odd[22..24].copy_from_slice(&[8, 0]);
+    let to = "10.77.0.2".parse().unwrap();
+    let ip = Ipv4Hdr::new("10.77.0.1".parse().unwrap(), to, 17, 4008).unwrap();
+    ip.write(&mut odd[24..]).unwrap();
+    odd.extend([0, 1, 0, 2, 0x0f, 0xa8, 0, 0]);
+    odd.resize(10 + 42 + 4000, 0x55);
+    let good = |n| [&[0; 10], &plain(n, 100)[..]].concat();
+    let ended = || {
+        let stats = host.namespace().stats(Some("vale0:t0")).unwrap();
+        stats[0].dropped("dev_missed") > 0
+    };
+    for n in 1..4 {
+        assert!(tap.write(&good(n)).unwrap());
+        assert_eq!(receive(&mut port, 0, is_plain), plain(n, 100));
+    }
+    assert!(tap.write(&odd).unwrap());
+    // Nobody but the kernel's drops wakes the server.
+    eventually("what was dropped is counted", ended);
+    eventually("frames come", || {
+        assert!(tap.write(&good(9)).unwrap());
+        port.wait_rx(Some(std::time::Duration::from_millis(20)))
+            .unwrap()
+    });
+    assert_eq!(receive(&mut port, 0, is_plain), plain(9, 100));
     host.bed.assert_sound();
 }
