@@ -77,11 +77,88 @@ mod tests {
         assert_eq!(got, want);
     }
 
+    /// Sends what is the header of the virtio-net device and then a frame.
+    fn send_after_header(port: &mut Port, frame: &[u8]) {
+        let mut all = vec![0; 12];
+        all.extend_from_slice(frame);
+        port.tx(0).push(&all).unwrap();
+        port.tx(0).sync().unwrap();
+    }
+
+    #[test]
+    fn frames_are_captured_without_the_ports_header() {
+        for place in [Place::Trusted, Place::Isolated] {
+            let bed = place.up();
+            let open = |name: &str| {
+                let port = bed.ns().port(name).vnet_hdr(12);
+                port.isolated(place == Place::Isolated).open().unwrap()
+            };
+            let (mut a, mut b) = (open("vale0:a"), open("vale0:b"));
+            // More than a wire carries: it is for the other side to cut.
+            let mut long = frame(9);
+            long.resize(1900, 9);
+            let zero_copy: &[&str] = match place {
+                Place::Isolated => &[],
+                _ => &["--zero-copy"],
+            };
+            for how in [&[][..], &["-d", "rx"], &["-d", "tx"], zero_copy] {
+                let file = bed.scratch().join("frames.pcapng");
+                let wanted = match how {
+                    ["-d", _] => "2",
+                    _ => "4",
+                };
+                let args = ["vale0:a", "-w", file.to_str().unwrap(), "-c", wanted];
+                let isolated = (place == Place::Isolated).then_some("--isolated");
+                let args: Vec<_> = args.iter().chain(how).copied().chain(isolated).collect();
+                let mut child = capture(bed.dir(), &args);
+                eventually("the monitor is there", || monitors(bed.ns()) == 1);
+                for port in [&mut a, &mut b] {
+                    send_after_header(port, &frame(5));
+                    send_after_header(port, &long);
+                }
+                // A zero-copy monitor sees what the port is done with.
+                eventually("the capture has ended", || {
+                    a.rx(0).sync().unwrap();
+                    while let Some(frame) = a.rx(0).next() {
+                        drop(frame);
+                    }
+                    a.tx(0).sync().unwrap();
+                    child.try_wait().unwrap().is_some()
+                });
+                assert!(child.wait().unwrap().success(), "{how:?}");
+                let got = read_ng(std::fs::File::open(&file).unwrap());
+                let mut want = vec![frame(5), long.clone()];
+                if wanted == "4" {
+                    want.extend([frame(5), long.clone()]);
+                }
+                assert_eq!(got, want, "{how:?}");
+                eventually("the monitor is gone", || monitors(bed.ns()) == 0);
+            }
+        }
+    }
+
+    #[test]
+    fn a_header_that_comes_while_capturing_is_left_out() {
+        let bed = Place::Trusted.up();
+        let mut a = bed.ns().open("vale0:a").unwrap();
+        let file = bed.scratch().join("later.pcapng");
+        let args = ["vale0:a", "-w", file.to_str().unwrap(), "-c", "1"];
+        let mut child = capture(bed.dir(), &args);
+        eventually("the monitor is there", || monitors(bed.ns()) == 1);
+        bed.ns().set_vnet_hdr("vale0:a", 12).unwrap();
+        send_after_header(&mut a, &frame(7));
+        assert!(child.wait().unwrap().success());
+        let got = read_ng(std::fs::File::open(&file).unwrap());
+        assert_eq!(got, [frame(7)]);
+    }
+
     #[test]
     fn a_pipe_is_written_as_frames_come_and_its_end_ends_the_capture() {
         let bed = Place::Trusted.up();
         let mut a = bed.ns().open("vale0:a").unwrap();
-        let mut child = capture(bed.dir(), &["vale0:a", "-w", "-", "-d", "tx"]);
+        // 0: no end.
+        let args = ["vale0:a", "-w", "-", "-d", "tx", "-c", "0"];
+        let mut child = capture(bed.dir(), &args);
         eventually("the monitor is there", || monitors(bed.ns()) == 1);
         send(&mut a, 1..2);
         let mut out = child.stdout.take().unwrap();
@@ -148,12 +225,16 @@ mod tests {
     #[test]
     fn a_port_that_is_not_open_is_a_clear_error() {
         let bed = Place::Trusted.up();
+        let file = bed.scratch().join("precious.pcap");
+        std::fs::write(&file, "precious").unwrap();
         let out = Command::new(BIN)
-            .args(["capture", "vale0:nobody", "-w", "-"])
+            .args(["capture", "vale0:nobody", "-w"])
+            .arg(&file)
             .env("NETVALE_NS", bed.dir())
             .output()
             .unwrap();
-        assert_eq!(out.status.code(), Some(4));
+        assert_eq!(out.status.code(), Some(3));
+        assert_eq!(std::fs::read(&file).unwrap(), b"precious");
         let text = String::from_utf8(out.stderr).unwrap();
         assert!(text.contains("vale0:nobody"), "{text}");
         assert!(text.contains("hint: netvale ls"), "{text}");

@@ -9,7 +9,7 @@ use netvale_switch::domain::{Config, Want};
 use netvale_switch::lookup::Lookup;
 use netvale_switch::switch::LookupKind;
 use netvale_wire::mac::MacAddr;
-use netvale_wire::name::{BackendKind, PortKind, PortSpec, RingSel};
+use netvale_wire::name::{BackendKind, PortSpec};
 
 use crate::backend::{Attach, Backend};
 use crate::client;
@@ -194,14 +194,7 @@ impl Namespace {
     ///
     /// [`ErrorKind::NotFound`]: no port has that name.
     pub fn stats(&self, name: Option<&str>) -> Result<Vec<PortStats>> {
-        let full = name
-            .map(parse)
-            .transpose()?
-            .map(|s| match (&s.kind, s.rings) {
-                // A port of its own, after an interface's on the same switch.
-                (PortKind::Vale { .. }, RingSel::Host) => format!("{}^", s.port_name()),
-                _ => s.port_name(),
-            });
+        let full = name.map(parse).transpose()?.map(|s| s.whole_name());
         let all = self.backend()?.stats(full.as_deref())?;
         match name {
             Some(name) if all.is_empty() => Err(Error::new(
@@ -310,7 +303,7 @@ impl Namespace {
     ///
     /// [`ErrorKind::NotFound`].
     pub fn vnet_hdr(&self, name: &str) -> Result<u8> {
-        self.backend()?.vnet_hdr(&parse(name)?.port_name())
+        self.backend()?.vnet_hdr(&parse(name)?.whole_name())
     }
 
     /// Proves that every buffer of every region is in exactly one place. Only

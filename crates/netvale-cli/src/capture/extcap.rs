@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::Parser;
 use netvale_backends::pcap::WriterConfig;
 
-use super::{Direction, Sink, monitor, open, watch};
+use super::{Direction, Header, Sink, monitor, open, watch};
 use crate::cli::Place;
 use crate::exit::Code;
 use crate::failure::{Failure, Result};
@@ -101,7 +101,8 @@ pub(crate) fn run(tool: &Tool) -> Result<Code> {
     let stop = Stop::on_signals()?;
     let mut monitor = open(&tool.place, &monitor(port, tool.direction, false), 4096)?;
     let mut sink = Sink::one(fifo, WriterConfig::default())?;
-    let done = watch(&mut monitor, &mut sink, None, &stop);
+    let mut header = Header::of(port, &tool.place)?;
+    let done = watch(&mut monitor, &mut header, &mut sink, None, &stop);
     let lost = super::lost(&tool.place, &monitor);
     match done.and_then(|frames| sink.finish(super::since_epoch(), frames, lost)) {
         // Wireshark has seen enough.

@@ -4,9 +4,9 @@ pub(crate) mod extcap;
 mod sink;
 
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use netvale::{Error, ErrorKind, Port};
+use netvale::{Error, ErrorKind, Namespace, Port};
 
 use crate::cli::Place;
 use crate::exit::Code;
@@ -24,7 +24,9 @@ use sink::Sink;
     The port must be open: this watches it through a monitor, which does not\n\
     slow it down. What a full monitor loses is counted, told at the end and\n\
     written into pcapng files. Times are those at which a batch was seen, in\n\
-    nanoseconds. Sizes are in MiB, times of files in seconds.\n\
+    nanoseconds. Sizes are in MiB, times of files in seconds. Of a port with a\n\
+    virtio-net header the frames are kept without it; packets that the port\n\
+    leaves to others to cut are kept whole.\n\
     SIGINT ends the capture with status 0.")]
 pub(crate) struct Args {
     /// The port to watch
@@ -33,7 +35,7 @@ pub(crate) struct Args {
     /// File to write, - for standard output (pipes work too)
     #[arg(long, short, value_name = "FILE")]
     write: PathBuf,
-    /// Stop after this many frames
+    /// Stop after this many frames (0: no end)
     #[arg(long, short, value_name = "N")]
     count: Option<u64>,
     /// Keep at most this many bytes of each frame
@@ -105,10 +107,13 @@ pub(crate) fn run(args: &Args, place: &Place) -> Result<Code> {
         )));
     }
     let stop = Stop::on_signals()?;
-    let mut sink = Sink::open(args)?;
     let name = monitor(&args.port, args.direction, args.zero_copy);
     let mut port = open(place, &name, args.slots)?;
-    let done = watch(&mut port, &mut sink, args.count, &stop);
+    // Not before: a name that no port has must not cost a file.
+    let mut sink = Sink::open(args)?;
+    let mut header = Header::of(&args.port, place)?;
+    let count = args.count.filter(|&n| n > 0);
+    let done = watch(&mut port, &mut header, &mut sink, count, &stop);
     let lost = lost(place, &port);
     let frames = match done {
         Ok(frames) => {
@@ -125,7 +130,7 @@ pub(crate) fn run(args: &Args, place: &Place) -> Result<Code> {
         "{frames} frames of {} captured, {lost} lost",
         args.port
     ));
-    Ok(match (args.count, stop.cut_short()) {
+    Ok(match (count, stop.cut_short()) {
         (Some(n), Some(code)) if frames < n => code,
         _ => Code::Done,
     })
@@ -158,9 +163,50 @@ fn lost(place: &Place, monitor: &Port) -> u64 {
     ours.fold(0, |all, s| s.all_dropped().wrapping_add(all))
 }
 
+/// The virtio-net header before the frames of the port that is watched. The
+/// monitor, as netmap's, has frames as they are and none of its own.
+struct Header {
+    namespace: Namespace,
+    port: String,
+    len: usize,
+    asked: Option<Instant>,
+}
+
+impl Header {
+    /// Programs change the header of ports that are open: how long what the
+    /// server said of it is believed.
+    const TRUST: Duration = Duration::from_millis(1);
+
+    fn of(port: &str, place: &Place) -> Result<Self> {
+        Ok(Self {
+            namespace: place.namespace_if_running()?,
+            port: port.to_owned(),
+            len: 0,
+            asked: None,
+        })
+    }
+
+    /// Its length before frames that have just come.
+    fn len(&mut self) -> usize {
+        if self.asked.is_none_or(|at| at.elapsed() > Self::TRUST) {
+            // A port that has gone left frames with the header that it had.
+            if let Ok(len) = self.namespace.vnet_hdr(&self.port) {
+                self.len = usize::from(len);
+            }
+            self.asked = Some(Instant::now());
+        }
+        self.len
+    }
+}
+
 /// Copies what comes until enough has come; how many frames.
-fn watch(port: &mut Port, sink: &mut Sink, count: Option<u64>, stop: &Stop) -> Result<u64> {
-    let header = usize::from(port.info().vnet_hdr);
+fn watch(
+    port: &mut Port,
+    header: &mut Header,
+    sink: &mut Sink,
+    count: Option<u64>,
+    stop: &Stop,
+) -> Result<u64> {
     let mut bytes = Vec::new();
     let mut frames = 0;
     while !stop.requested() && count.is_none_or(|n| frames < n) {
@@ -170,6 +216,7 @@ fn watch(port: &mut Port, sink: &mut Sink, count: Option<u64>, stop: &Stop) -> R
             continue;
         }
         let now = since_epoch();
+        let header = header.len();
         for i in 0..port.rx_count() {
             let rx = port.rx(i);
             while count.is_none_or(|n| frames < n) {

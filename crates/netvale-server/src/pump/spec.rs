@@ -147,6 +147,15 @@ fn tap(arg: &str) -> Result<TapSpec, Refusal> {
             }
         }
     }
+    // As an interface's host rings are asked for: the kernel would make a
+    // second TAP of that name.
+    if spec.name.contains(['^', '*']) {
+        let name = spec.name.trim_end_matches(['^', '*']);
+        return Err(invalid(format!(
+            "tap:{}: a TAP has no host rings: the host is behind {name} itself",
+            spec.name
+        )));
+    }
     Ok(spec)
 }
 
@@ -255,6 +264,8 @@ mod tests {
             ("tap:t0,queues=0", "1 to 16"),
             ("tap:t0,vnet_hdr=11", "vnet_hdr=11"),
             ("tap:t0,persist=1x,", "is not one of"),
+            ("tap:t0^", "no host rings"),
+            ("tap:t0*,queues=2", "no host rings"),
             ("pcap:x", "absolute"),
             ("pcap:/x,speed=-1", "speed=-1"),
             ("pcap:/x,speed=nan", "speed=nan"),

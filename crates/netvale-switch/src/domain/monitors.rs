@@ -3,7 +3,7 @@
 use alloc::format;
 
 use netvale_ring::port::{PortId, PortKind};
-use netvale_wire::name::{PortFlags, PortSpec};
+use netvale_wire::name::{PortFlags, PortSpec, RingSel};
 
 use super::build::Plan;
 use super::open::{Ask, chosen, slots};
@@ -17,7 +17,7 @@ impl<M: MemSource> Domain<M> {
             let name = spec.port_name();
             DomainError::NotFound(format!("{name}: no such port to monitor"))
         };
-        let parent = self.lookup(spec)?.ok_or_else(none)?;
+        let parent = self.watched(spec)?.ok_or_else(none)?;
         let p = self.port(parent).ok_or_else(none)?;
         let parent_name = p.name.clone();
         if p.kind == PortKind::Monitor {
@@ -26,13 +26,14 @@ impl<M: MemSource> Domain<M> {
         if p.owners.is_empty() {
             return Err(DomainError::Invalid(format!("{parent_name} is not open")));
         }
-        let (wtx, wrx) = chosen(
-            p,
-            &PortSpec {
-                flags: PortFlags::default(),
-                ..spec.clone()
-            },
-        )?;
+        let mut rings = PortSpec {
+            flags: PortFlags::default(),
+            ..spec.clone()
+        };
+        if parent_name != spec.port_name() && parent_name == spec.whole_name() {
+            rings.rings = RingSel::All;
+        }
+        let (wtx, wrx) = chosen(p, &rings)?;
         let zcopy = spec.flags.zcopy_mon;
         let (mon_tx, mon_rx) = (spec.flags.mon_tx || zcopy, spec.flags.mon_rx || zcopy);
         if zcopy && (isolated || p.isolated) {
@@ -72,6 +73,16 @@ impl<M: MemSource> Domain<M> {
         }
         self.link_monitor(port, parent, zcopy, (mon_tx, &wtx), (mon_rx, &wrx));
         Ok(port)
+    }
+
+    /// The port that a monitor is to watch. The host's side of an interface on
+    /// a switch is a port, which has no host rings.
+    fn watched(&self, spec: &PortSpec) -> Result<Option<PortId>> {
+        let whole = spec.whole_name();
+        match self.find(&whole) {
+            Some(port) if whole != spec.port_name() => Ok(Some(port)),
+            _ => self.lookup(spec),
+        }
     }
 
     fn link_monitor(

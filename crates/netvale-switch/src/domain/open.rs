@@ -294,7 +294,7 @@ impl<M: MemSource> Domain<M> {
             name::PortKind::Null { .. } => PortKind::Null,
             name::PortKind::Nic { name } => {
                 return Err(DomainError::NotFound(format!(
-                    "{name}: no persistent port has that name"
+                    "{name}: no persistent port or interface has that name"
                 )));
             }
             name::PortKind::Backend { kind, .. } => {
@@ -404,6 +404,12 @@ pub(super) fn chosen(p: &Port, spec: &PortSpec) -> Result<(Vec<u16>, Vec<u16>)> 
         (i < n).then_some(i).into_iter().collect()
     };
     let (mut tx, mut rx) = match spec.rings {
+        // A monitor has a ring for each of the port's, host rings or not.
+        RingSel::Host | RingSel::HostOne(_) | RingSel::NicAndHost
+            if p.kind == PortKind::Monitor =>
+        {
+            (all_of(&p.tx), all_of(&p.rx))
+        }
         RingSel::All => ((0..hw_tx).collect(), (0..hw_rx).collect()),
         RingSel::One(i) if i >= hw_tx && i >= hw_rx => {
             return Err(DomainError::Invalid(format!("{} has no ring {i}", p.name)));

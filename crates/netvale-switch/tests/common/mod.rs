@@ -104,10 +104,13 @@ impl Bed {
     }
 
     pub fn try_open(&self, name: &str, want: &Want) -> Result<Port> {
-        let spec = PortSpec::parse(name).unwrap();
+        self.try_open_spec(&PortSpec::parse(name).unwrap(), want)
+    }
+
+    pub fn try_open_spec(&self, spec: &PortSpec, want: &Want) -> Result<Port> {
         let (reg, map) = self.with(|d| {
             let owner = d.add_owner(1, false)?;
-            match d.register(owner, &spec, want) {
+            match d.register(owner, spec, want) {
                 Ok(reg) => {
                     let map = d.region(reg.region, reg.region_gen).unwrap().0.clone();
                     Ok((reg, map))

@@ -3,6 +3,7 @@
 use netvale_ring::layout::RegionGeom;
 use netvale_ring::slot::NS_TXMON;
 use netvale_switch::domain::Want;
+use netvale_wire::name::PortSpec;
 
 use crate::bed::{assert_empty, frame, send};
 use crate::common::{Bed, drain, small, want};
@@ -83,5 +84,28 @@ fn a_monitor_notices_that_its_port_has_left() {
     assert_eq!(m.rx[0].sync(), Err(netvale_switch::end::SyncError::Gone));
     bed.close(m);
     bed.close(b);
+    assert_empty(&bed);
+}
+
+/// The host's side of an interface is a port of the same switch, whose name
+/// looks like a wish for host rings.
+#[test]
+fn a_port_that_is_called_like_host_rings_is_watched() {
+    let bed = Bed::new(small());
+    let w = want(1, 1, 16, 16);
+    let stack = PortSpec::from_nr_name("vale0:e^").unwrap();
+    let (mut nic, mut host) = (
+        bed.open("vale0:e", &w),
+        bed.try_open_spec(&stack, &w).unwrap(),
+    );
+    let mut seen = bed.open("vale0:e^/t", &w);
+    send(&mut nic, 0, &frame(2, 100));
+    send(&mut host, 0, &frame(2, 101));
+    let got = drain(&mut seen, 0);
+    assert_eq!(got.len(), 1);
+    assert_eq!(got[0].bytes, frame(2, 101));
+    for p in [nic, host, seen] {
+        bed.close(p);
+    }
     assert_empty(&bed);
 }

@@ -128,6 +128,21 @@ impl PortSpec {
         name
     }
 
+    /// The name of the one port that is meant. As
+    /// [`port_name`](Self::port_name), but on a switch the host's side of an
+    /// interface is a port of its own, which is called `vale0:eth0^`.
+    #[must_use]
+    pub fn whole_name(&self) -> String {
+        let mut name = self.port_name();
+        if matches!(self.kind, PortKind::Vale { .. })
+            && self.pipe.is_none()
+            && self.rings == RingSel::Host
+        {
+            name.push('^');
+        }
+        name
+    }
+
     /// What a pipe belongs to: the name without the pipe.
     #[must_use]
     pub fn parent(&self) -> Option<Self> {
