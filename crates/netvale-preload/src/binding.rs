@@ -312,12 +312,21 @@ impl Binding {
 
     /// To be called before what may be the last reference goes.
     pub(crate) fn before_last(&self) {
-        if self.refs.load(Acquire) == 1
-            && self.state() == state::BOUND
-            && let Some(tx) = self.tx.lock_within(PATIENCE)
+        if self.refs.load(Acquire) != 1 || self.state() != state::BOUND {
+            return;
+        }
+        if let Some(tx) = self.tx.lock_within(PATIENCE)
             && let Some(tx) = &*tx
         {
             tx.drain();
+        }
+        // Once the socket is closed the server forgets the port.
+        if crate::rules::wants_reports() {
+            let control = self.control.lock_within(PATIENCE);
+            let isolated = control.and_then(|control| crate::rules::isolated(&control));
+            if let Some((site, name)) = isolated {
+                crate::rules::report_isolated(&site, &name);
+            }
         }
     }
 

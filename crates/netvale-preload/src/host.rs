@@ -145,7 +145,7 @@ impl Descriptor {
 
     fn index(&self, request: &Request) -> Result<u32, Errno> {
         match self.ask(request)? {
-            Reply::Attached { port_index } => Ok(port_index),
+            Reply::Attached { port_index, .. } => Ok(port_index),
             _ => Err(Errno::EIO),
         }
     }

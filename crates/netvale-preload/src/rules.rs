@@ -6,8 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use netvale::registration::Site;
 use netvale_ring::kring::Counter;
+use netvale_wire::proto::{Context, Reply, Request};
 
 use crate::binding::{Binding, Control};
+use crate::inside::Inside;
 
 /// Directory, in a namespace's own, of the parameter files.
 pub(crate) const PARAMETERS: &str = "parameters";
@@ -64,28 +66,100 @@ pub(crate) fn complain(error: &netvale::Error) {
     }
 }
 
+/// Whether `netvale run --stats` asked for counters.
+pub(crate) fn wants_reports() -> bool {
+    is_set("NETVALE_STATS")
+}
+
 /// Counters of a registration that ends, if they are wanted.
 pub(crate) fn report(control: &Control, b: &Binding) {
-    if !is_set("NETVALE_STATS") {
-        return;
+    if let Some(a) = control.attached.as_ref().filter(|_| wants_reports())
+        && a.context() == Context::Trusted
+    {
+        tell(&a.reg.name, &Totals::of(b));
     }
-    let Some(a) = &control.attached else { return };
-    let sum = |what: Counter| -> u64 {
-        let tx = b.tx.lock();
-        let krings = tx.iter().flat_map(|tx| tx.side.krings());
-        krings.fold(0, |all, kring| kring.counter(what).wrapping_add(all))
-    };
-    let (sent, syncs) = (sum(Counter::Frames), sum(Counter::Syncs));
-    let drops = Counter::DROPS.iter();
-    let drops = drops.fold(0, |all, &(c, _)| sum(c).wrapping_add(all));
-    let mut got = [0u64; 4];
-    for kring in b.rx.lock().rx.iter().flat_map(|rx| rx.side.krings()) {
-        for (all, one) in got.iter_mut().zip(kring.in_counters()) {
-            *all = all.wrapping_add(one);
+}
+
+/// Where and what an isolated registration is: the server does its work, and
+/// has its counters.
+pub(crate) fn isolated(control: &Control) -> Option<(Site, String)> {
+    let a = control.attached.as_ref()?;
+    let name = || a.registered.name.clone();
+    let isolated = a.context() == Context::Isolated;
+    isolated.then(|| Some((control.site.clone()?, name())))?
+}
+
+/// As [`report`], for an isolated registration while the server has it.
+pub(crate) fn report_isolated(site: &Site, name: &str) {
+    let _inside = Inside::enter();
+    let _connecting = crate::life::connecting();
+    if let Some(totals) = Totals::ask(site, name) {
+        tell(name, &totals);
+    }
+}
+
+fn tell(name: &str, t: &Totals) {
+    say(format_args!(
+        "{name}: sent {} frames in {} syncs, {} dropped; received {} frames, {} lost to a full ring",
+        t.sent, t.syncs, t.drops, t.got, t.full
+    ));
+}
+
+/// What a port did.
+#[derive(Debug, Default)]
+struct Totals {
+    sent: u64,
+    syncs: u64,
+    drops: u64,
+    got: u64,
+    full: u64,
+}
+
+impl Totals {
+    /// From the rings that a registration has mapped.
+    fn of(b: &Binding) -> Self {
+        let sum = |what: Counter| -> u64 {
+            let tx = b.tx.lock();
+            let krings = tx.iter().flat_map(|tx| tx.side.krings());
+            krings.fold(0, |all, kring| kring.counter(what).wrapping_add(all))
+        };
+        let drops = Counter::DROPS.iter();
+        let mut got = [0u64; 4];
+        for kring in b.rx.lock().rx.iter().flat_map(|rx| rx.side.krings()) {
+            for (all, one) in got.iter_mut().zip(kring.in_counters()) {
+                *all = all.wrapping_add(one);
+            }
+        }
+        Self {
+            sent: sum(Counter::Frames),
+            syncs: sum(Counter::Syncs),
+            drops: drops.fold(0, |all, &(c, _)| sum(c).wrapping_add(all)),
+            got: got[0],
+            full: got[2],
         }
     }
-    say(format_args!(
-        "{}: sent {sent} frames in {syncs} syncs, {drops} dropped; received {} frames, {} lost to a full ring",
-        a.reg.name, got[0], got[2]
-    ));
+
+    /// From the server.
+    fn ask(site: &Site, name: &str) -> Option<Self> {
+        let request = Request::Stats {
+            name: Some(name.into()),
+            after: None,
+        };
+        let Ok((Reply::Stats { ports, .. }, _)) = site.ask(&request) else {
+            return None;
+        };
+        let port = ports.into_iter().next()?;
+        let of = |word: &str| -> u64 {
+            let mut drops = port.drops.iter();
+            drops.find(|d| d.reason == word).map_or(0, |d| d.packets)
+        };
+        let drops = Counter::DROPS.iter();
+        Some(Self {
+            sent: port.tx_packets,
+            syncs: port.tx_syncs,
+            drops: drops.fold(0, |all, &(_, word)| of(word).wrapping_add(all)),
+            got: port.rx_packets,
+            full: of("rx_full"),
+        })
+    }
 }
