@@ -4,7 +4,7 @@ use std::path::Path;
 
 use netvale::{Error, ErrorKind, Namespace, PortInfo, RingConfig};
 use netvale_server::remote::Remote;
-use netvale_wire::proto::{self, Reply, Request};
+use netvale_wire::proto::{self, Reply, Request, Seated};
 use serde::Serialize;
 
 use crate::cli::Place;
@@ -18,7 +18,8 @@ use crate::output;
     netvale newif p0 && netvale attach vale0:p0\n  \
     netvale attach vale0 tap:tap0\n  \
     netvale attach vale0 eth0 --host\n\n\
-    Prints the port's index on the switch (0 to 4094). Devices:\n  \
+    Prints the port's name and its index on the switch (0 to 4094); with --host\n\
+    those of the host's port too. Devices:\n  \
     eth0                                               an interface, taken from the host\n  \
     tap:NAME[,vnet_hdr=0|10|12][,queues=N][,persist]   a TAP interface, made if need be\n  \
     pcap:FILE[,speed=X|max][,loop]                     a capture, replayed (speed in times)\n  \
@@ -53,7 +54,8 @@ pub(crate) struct AttachArgs {
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_long_help = "Example:\n  \
     netvale detach vale0:p0\n\n\
-    Prints the index that the port had (0 to 4094).")]
+    Prints the index that the port had (0 to 4094), and that of the host's port\n\
+    if there was one.")]
 pub(crate) struct DetachArgs {
     /// Switch and port, as vale0:p0
     #[arg(value_name = "SWITCH:PORT")]
@@ -134,6 +136,9 @@ pub(crate) struct DelifArgs {
     /// Name, up to 15 bytes
     #[arg(value_name = "NAME")]
     name: String,
+    /// Print JSON: the name
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -156,26 +161,32 @@ struct Made<'a> {
     memory_id: u16,
 }
 
+#[derive(Debug, Serialize)]
+struct Deleted<'a> {
+    schema: &'static str,
+    name: &'a str,
+}
+
 /// Attaches a persistent port or a device to a switch.
 pub(crate) fn attach(args: &AttachArgs, place: &Place) -> Result<Code> {
     let spec = match &args.device {
         Some(device) => format!("{}:{}", args.spec, absolute(device)?),
         None => args.spec.clone(),
     };
-    let index = attach_spec(&place.namespace()?, &spec, args.host)?;
-    show_index("netvale.attach.v1", &spec, index, args.json)
+    let ports = attach_spec(&place.namespace()?, &spec, args.host)?;
+    show_seats("netvale.attach.v1", &ports, args.json)
 }
 
 /// Detaches a port.
 pub(crate) fn detach(args: &DetachArgs, place: &Place) -> Result<Code> {
-    let index = detach_spec(&place.namespace_if_running()?, &args.spec)?;
-    show_index("netvale.detach.v1", &args.spec, index, args.json)
+    let ports = detach_spec(&place.namespace_if_running()?, &args.spec)?;
+    show_seats("netvale.detach.v1", &ports, args.json)
 }
 
-/// Attaches what `spec` says; its index.
-pub(crate) fn attach_spec(namespace: &Namespace, spec: &str, host: bool) -> Result<u32> {
+/// Attaches what `spec` says. Its port, and the one of the host's stack.
+pub(crate) fn attach_spec(namespace: &Namespace, spec: &str, host: bool) -> Result<Vec<Seated>> {
     let Some(dir) = namespace.path() else {
-        return Ok(namespace.attach(spec, host)?);
+        return Ok(vec![seated(spec, namespace.attach(spec, host)?)]);
     };
     let request = Request::Attach {
         spec: spec.into(),
@@ -183,25 +194,36 @@ pub(crate) fn attach_spec(namespace: &Namespace, spec: &str, host: bool) -> Resu
         host,
         mem_id: 0,
     };
-    index(namespace, dir, &request)
+    seats(namespace, dir, &request, spec)
 }
 
-/// Detaches it; the index that it had.
-pub(crate) fn detach_spec(namespace: &Namespace, spec: &str) -> Result<u32> {
+/// Detaches it; the ports that there were.
+pub(crate) fn detach_spec(namespace: &Namespace, spec: &str) -> Result<Vec<Seated>> {
     let Some(dir) = namespace.path() else {
-        return Ok(namespace.detach(spec)?);
+        return Ok(vec![seated(spec, namespace.detach(spec)?)]);
     };
     let request = Request::Detach {
         spec: spec.into(),
         nr: true,
     };
-    index(namespace, dir, &request)
+    seats(namespace, dir, &request, spec)
 }
 
-fn index(namespace: &Namespace, dir: &Path, request: &Request) -> Result<u32> {
+fn seats(namespace: &Namespace, dir: &Path, request: &Request, spec: &str) -> Result<Vec<Seated>> {
     match ask(namespace, dir, request)? {
-        Reply::Attached { port_index } => Ok(port_index),
+        // An older server does not say what they are called.
+        Reply::Attached { port_index, ports } if ports.is_empty() => {
+            Ok(vec![seated(spec, port_index)])
+        }
+        Reply::Attached { ports, .. } => Ok(ports),
         _ => Err(unexpected().into()),
+    }
+}
+
+fn seated(name: &str, port_index: u32) -> Seated {
+    Seated {
+        name: name.into(),
+        port_index,
     }
 }
 
@@ -249,7 +271,9 @@ fn unexpected() -> Error {
 
 pub(crate) fn kind_of(kind: proto::ErrorKind) -> ErrorKind {
     match kind {
-        proto::ErrorKind::NotFound | proto::ErrorKind::End => ErrorKind::NotFound,
+        proto::ErrorKind::NotFound | proto::ErrorKind::End | proto::ErrorKind::Missing => {
+            ErrorKind::NotFound
+        }
         proto::ErrorKind::Busy => ErrorKind::Busy,
         proto::ErrorKind::Invalid => ErrorKind::Usage,
         proto::ErrorKind::Exists => ErrorKind::Exists,
@@ -272,15 +296,17 @@ fn absolute(device: &str) -> Result<String> {
     Ok(format!("pcap:{}/{path}", here.display()))
 }
 
-fn show_index(schema: &'static str, name: &str, port_index: u32, json: bool) -> Result<Code> {
-    if json {
-        output::json(&Index {
-            schema,
-            name,
-            port_index,
-        })?;
-    } else {
-        output::line(&format!("{name} port_idx {port_index}"))?;
+fn show_seats(schema: &'static str, ports: &[Seated], json: bool) -> Result<Code> {
+    for Seated { name, port_index } in ports {
+        if json {
+            output::json(&Index {
+                schema,
+                name,
+                port_index: *port_index,
+            })?;
+        } else {
+            output::line(&format!("{name} port_idx {port_index}"))?;
+        }
     }
     Ok(Code::Done)
 }
@@ -324,5 +350,11 @@ fn made<'a>(name: &'a str, info: &PortInfo) -> Made<'a> {
 /// Deletes a persistent port.
 pub(crate) fn delif(args: &DelifArgs, place: &Place) -> Result<Code> {
     place.namespace_if_running()?.delete_interface(&args.name)?;
+    if args.json {
+        output::json(&Deleted {
+            schema: "netvale.delif.v1",
+            name: &args.name,
+        })?;
+    }
     Ok(Code::Done)
 }

@@ -32,6 +32,7 @@ struct Line<'a> {
     kind: &'a str,
     context: &'a str,
     owner_pid: u32,
+    owner_pids: &'a [u32],
     tx_rings: u16,
     rx_rings: u16,
     tx_slots: u16,
@@ -92,10 +93,7 @@ pub(crate) fn run(args: &Args, place: &Place) -> Result<Code> {
             },
             port.kind.clone(),
             port.context.clone(),
-            match port.owner_pid {
-                0 => "-".to_owned(),
-                pid => pid.to_string(),
-            },
+            pids(&port.owner_pids),
             format!("{}x{}", info.tx_rings, info.tx_slots),
             format!("{}x{}", info.rx_rings, info.rx_slots),
             info.mem_id.to_string(),
@@ -104,6 +102,15 @@ pub(crate) fn run(args: &Args, place: &Place) -> Result<Code> {
     }
     output::line(&table.render())?;
     Ok(Code::Done)
+}
+
+/// Who has it open.
+fn pids(pids: &[u32]) -> String {
+    if pids.is_empty() {
+        return "-".to_owned();
+    }
+    let words: Vec<_> = pids.iter().map(u32::to_string).collect();
+    words.join(",")
 }
 
 /// What serves a port, and how the interface is.
@@ -141,6 +148,7 @@ impl<'a> From<&'a PortEntry> for Line<'a> {
             kind: &port.kind,
             context: &port.context,
             owner_pid: port.owner_pid,
+            owner_pids: &port.owner_pids,
             tx_rings: port.info.tx_rings,
             rx_rings: port.info.rx_rings,
             tx_slots: port.info.tx_slots,

@@ -19,12 +19,14 @@ use netvale::{Error, ErrorKind};
 use netvale_server::remote::Remote;
 use netvale_server::{Config, DirError, Server, StartError};
 use netvale_wire::proto::{Reply, Request, Status};
+use serde::Serialize;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::cli::Place;
 use crate::control::kind_of;
 use crate::exit::Code;
 use crate::failure::{Result, io_error};
+use crate::output;
 
 /// Arguments of `netvale server`.
 #[derive(Debug, Clone, Args)]
@@ -116,7 +118,7 @@ pub(crate) fn run(args: &ServerArgs, place: &Place) -> Result<ExitCode> {
             }
         }
         Some(ServerCommand::Status { json }) => status(place, *json)?,
-        None if args.detached => work_detached(args, place),
+        None if args.detached => return Ok(work_detached(args, place).into()),
         None if args.foreground || args.service => work(args, place)?,
         None => launch(args, place)?,
     }
@@ -184,15 +186,26 @@ fn launch(args: &ServerArgs, place: &Place) -> Result<()> {
             .with_hint("netvale server status")
             .into()),
         "" => Err(Error::new(ErrorKind::Io, "the server ended while it started").into()),
-        why => Err(Error::new(ErrorKind::Io, why).into()),
+        why => {
+            // It ends with the status that it would have in the foreground.
+            let status = child.wait().map_err(failed)?;
+            let kind = match status.code() {
+                Some(2) => ErrorKind::Usage,
+                Some(3) => ErrorKind::Unavailable,
+                Some(5) => ErrorKind::Peer,
+                _ => ErrorKind::Io,
+            };
+            Err(Error::new(kind, why).into())
+        }
     }
 }
 
-/// Second step: works until told to end. Says on stdout how the start went.
-fn work_detached(args: &ServerArgs, place: &Place) {
+/// Second step: works until told to end. Says on stdout how the start went,
+/// and by its exit status.
+fn work_detached(args: &ServerArgs, place: &Place) -> Code {
     // Fails if we lead a process group: then nobody's terminal is at stake.
     let _ = rustix::process::setsid();
-    let server = config(args, place).and_then(start);
+    let server = config(args, place).and_then(|c| start(c, args));
     let said = match &server {
         Ok(_) => "ready".into(),
         Err(crate::failure::Failure::Error(e)) if e.kind() == ErrorKind::Busy => "taken".into(),
@@ -201,11 +214,16 @@ fn work_detached(args: &ServerArgs, place: &Place) {
     };
     // If nobody listens any more, nobody needs to know.
     let _ = writeln!(io::stdout(), "{said}");
-    if let Ok(server) = server {
-        let _ = rustix::process::chdir("/");
-        leave_stdio();
-        // Nobody is left to tell; clients see the end of their connections.
-        let _ = server.run();
+    match server {
+        Ok(server) => {
+            let _ = rustix::process::chdir("/");
+            leave_stdio();
+            // Nobody is left to tell; clients see the end of their connections.
+            let _ = server.run();
+            Code::Done
+        }
+        Err(crate::failure::Failure::Error(e)) => Code::from_error(&e),
+        Err(_) => Code::Failure,
     }
 }
 
@@ -232,13 +250,13 @@ fn work(args: &ServerArgs, place: &Place) -> Result<()> {
         .with_ansi(false)
         .with_target(false)
         .init();
-    let server = start(config(args, place)?)?;
+    let server = start(config(args, place)?, args)?;
     Ok(server
         .run()
         .map_err(|e| io_error("the server cannot go on", &e))?)
 }
 
-fn start(config: Config) -> Result<Server> {
+fn start(config: Config, args: &ServerArgs) -> Result<Server> {
     let (stop, signal) = UnixStream::pair().map_err(|e| io_error("cannot catch signals", &e))?;
     for number in [SIGINT, SIGTERM] {
         let end = signal
@@ -247,22 +265,27 @@ fn start(config: Config) -> Result<Server> {
         signal_hook::low_level::pipe::register(number, end)
             .map_err(|e| io_error("cannot catch signals", &e))?;
     }
-    Ok(Server::start(config, Some(OwnedFd::from(stop))).map_err(|e| start_error(&e))?)
+    let file = args.config.as_deref();
+    let started = Server::start(config, Some(OwnedFd::from(stop)));
+    Ok(started.map_err(|e| start_error(&e, file))?)
 }
 
-fn start_error(e: &StartError) -> Error {
+/// `file`: the configuration.
+fn start_error(e: &StartError, file: Option<&Path>) -> Error {
     let kind = match e {
         StartError::Dir(DirError::Taken { .. }) => ErrorKind::Busy,
         StartError::Dir(DirError::Unsafe { .. } | DirError::NoGroup(_)) => ErrorKind::Unavailable,
         StartError::Domain(_) => ErrorKind::NoSpace,
-        StartError::Port { kind, .. } | StartError::Device { kind, .. } => match kind_of(*kind) {
-            // A device is missing.
-            ErrorKind::NotFound => ErrorKind::Unavailable,
-            kind => kind,
-        },
+        StartError::Port { kind, .. } | StartError::Device { kind, .. } => kind_of(*kind),
         _ => ErrorKind::Io,
     };
-    Error::new(kind, chain(e))
+    match (e, file) {
+        // As mistakes that are found when the file is read.
+        (StartError::Port { .. } | StartError::Device { .. }, Some(file)) => {
+            Error::new(kind, format!("{}: {}", file.display(), chain(e)))
+        }
+        _ => Error::new(kind, chain(e)),
+    }
 }
 
 /// An error and its causes in one line.
@@ -292,13 +315,21 @@ fn status(place: &Place, json: bool) -> Result<()> {
     let Reply::Status(status) = remote.ask(&Request::Status).map_err(no_server)?.0 else {
         return Err(Error::new(ErrorKind::Peer, "unexpected answer of the server").into());
     };
-    let text = if json {
-        serde_json::to_string_pretty(&status).map_err(io::Error::other)?
-    } else {
-        table(&dir, &status)
-    };
-    writeln!(io::stdout().lock(), "{text}")?;
-    Ok(())
+    if json {
+        return output::json(&Line {
+            schema: "netvale.server.v1",
+            status: &status,
+        });
+    }
+    output::line(&table(&dir, &status))
+}
+
+/// A server for programs.
+#[derive(Debug, Serialize)]
+struct Line<'a> {
+    schema: &'static str,
+    #[serde(flatten)]
+    status: &'a Status,
 }
 
 fn table(dir: &Path, s: &Status) -> String {

@@ -7,7 +7,7 @@
 
 use netvale::{Error, ErrorKind, Namespace, PortInfo, RingConfig};
 
-use netvale_wire::proto::Request;
+use netvale_wire::proto::{Request, Seated};
 
 use crate::cli::Place;
 use crate::control;
@@ -202,10 +202,10 @@ pub(crate) fn run(args: &Args, place: &Place) -> Result<Code> {
         Action::List(name) => list(place, &name),
         Action::Get(name) => told("get info for", &name, show_info(place, &name)),
         Action::Attach { spec, host } => {
-            let index = place
+            let ports = place
                 .namespace()
                 .and_then(|n| control::attach_spec(&n, &spec, host));
-            let shown = index.and_then(|i| show_attached(args.verbose, i));
+            let shown = ports.and_then(|p| show_attached(args.verbose, &p));
             told("attach", &spec, shown)
         }
         Action::Detach(spec) => {
@@ -282,9 +282,9 @@ fn show_info(place: &Place, name: &str) -> Result<()> {
     ))
 }
 
-fn show_attached(verbose: bool, index: u32) -> Result<()> {
-    if verbose {
-        output::line(&format!("port_index: {index}"))?;
+fn show_attached(verbose: bool, ports: &[Seated]) -> Result<()> {
+    if let Some(port) = ports.first().filter(|_| verbose) {
+        output::line(&format!("port_index: {}", port.port_index))?;
     }
     Ok(())
 }
@@ -306,7 +306,11 @@ fn told(action: &str, name: &str, result: Result<()>) -> Result<Code> {
         Err(Failure::Error(error)) => {
             output::note(&format!(
                 "failed to {action} {name}: {}",
-                errno_text(error.kind())
+                match (action, error.kind()) {
+                    // So netmap has it for what a switch cannot be given.
+                    ("attach", ErrorKind::NotFound) => errno_text(ErrorKind::Usage),
+                    (_, kind) => errno_text(kind),
+                }
             ));
             output::note(&format!(
                 "hint: {}",

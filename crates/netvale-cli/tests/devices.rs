@@ -89,7 +89,7 @@ mod tests {
         };
         let (a, b) = (NetNs::make(), NetNs::make());
         let said = host.ok(&["attach", "vale0", "tap:c1"]);
-        assert_eq!(said, "vale0:tap:c1 port_idx 0\n");
+        assert_eq!(said, "vale0:c1 port_idx 0\n");
         host.ok(&["vale-ctl", "-a", "vale0:tap:c2"]);
         host.hand_over("c1", &a, A);
         host.hand_over("c2", &b, B);
@@ -101,7 +101,7 @@ mod tests {
         assert_eq!(code, Some(4), "{said}");
         assert!(said.contains("attached already"), "{said}");
         let (code, said) = host.fails(&["attach", "vale1", "nosuch0"]);
-        assert_eq!(code, Some(2), "{said}");
+        assert_eq!(code, Some(3), "{said}");
         host.ok(&["vale-ctl", "-p", "vale0:c1"]);
         assert!(a.ping(B, 0, PATIENCE).is_some());
         let (code, said) = host.fails(&["vale-ctl", "-d", "vale0:c1"]);
@@ -126,6 +126,73 @@ mod tests {
                 && !b.try_ip("link show dev c2").status.success()
                 && !host.ns.ip("-o link").contains("nvhost")
         });
+    }
+
+    #[test]
+    fn ports_are_told_by_the_names_that_they_have() {
+        let Some(host) = Host::new("ports_are_told_by_the_names_that_they_have") else {
+            return;
+        };
+        let a = NetNs::make();
+        host.ns.veth("v0", &a, "e0", "");
+        let attached = |name: &str, index: u32| {
+            format!(
+                "{{\"schema\":\"netvale.attach.v1\",\"name\":\"{name}\",\"port_index\":{index}}}\n"
+            )
+        };
+        let said = host.ok(&["attach", "vale0", "tap:nv%d", "--json"]);
+        assert_eq!(said, attached("vale0:nv0", 0));
+        let said = host.ok(&["attach", "vale0", "v0", "--host", "--json"]);
+        assert_eq!(said, attached("vale0:v0", 1) + &attached("vale0:v0^", 2));
+        let said = host.ok(&["detach", "vale0:v0"]);
+        assert_eq!(said, "vale0:v0 port_idx 1\nvale0:v0^ port_idx 2\n");
+        let (code, said) = host.fails(&["bridge", "-w", "0", "-i", "tap:x"]);
+        assert_eq!(code, Some(2), "{said}");
+        assert!(said.contains("no host rings"), "{said}");
+        assert!(!host.ns.ip("-o link").contains("x^"));
+    }
+
+    /// Headers of frames in a capture as pcap-file, which we did not write,
+    /// reads them.
+    fn ethertypes(bytes: &[u8]) -> Vec<u16> {
+        let mut reader = pcap_file::pcapng::PcapNgReader::new(bytes).unwrap();
+        let mut types = Vec::new();
+        while let Some(block) = reader.next_block() {
+            if let pcap_file::pcapng::Block::EnhancedPacket(p) = block.unwrap() {
+                types.push(u16::from_be_bytes([p.data[12], p.data[13]]));
+            }
+        }
+        types
+    }
+
+    #[test]
+    fn captures_of_devices_are_readable() {
+        let Some(host) = Host::new("captures_of_devices_are_readable") else {
+            return;
+        };
+        let (a, b) = (NetNs::make(), NetNs::make());
+        host.ns.veth("v0", &a, "e0", "");
+        a.ip(&format!("addr add {A}/24 dev e0"));
+        host.ns.ip("addr add 10.79.0.9/24 dev v0");
+        host.ok(&["attach", "vale0", "v0", "--host"]);
+        host.ok(&["attach", "vale0", "tap:c1"]);
+        host.hand_over("c1", &b, B);
+        for port in ["vale0:c1", "vale0:v0", "vale0:v0^"] {
+            let file = host.dir.path().join("frames.pcapng");
+            let args = ["capture", port, "-c", "8", "-w", file.to_str().unwrap()];
+            let mut child = host.ns.enter(|| Host::command(&host.dir, &args).spawn());
+            let child = child.as_mut().unwrap();
+            eventually("8 frames have come", || {
+                assert!(a.ping(B, 0, PATIENCE).is_some());
+                assert!(a.ping(Ipv4Addr::new(10, 79, 0, 9), 0, PATIENCE).is_some());
+                child.try_wait().unwrap().is_some()
+            });
+            assert!(child.wait().unwrap().success(), "{port}");
+            let types = ethertypes(&std::fs::read(&file).unwrap());
+            assert_eq!(types.len(), 8, "{port}");
+            let known = |t: &u16| matches!(t, 0x0800 | 0x0806 | 0x86dd);
+            assert!(types.iter().all(known), "{port}: {types:04x?}");
+        }
     }
 
     #[test]
@@ -268,6 +335,12 @@ mod tests {
         eventually("the bridge has both", || {
             host.ok(&["ls"]).contains("tap:t0")
         });
+        let listed = host.ok(&["ls"]);
+        let kind = |name: &str| {
+            let line = listed.lines().find(|l| l.starts_with(name)).unwrap();
+            line.split_whitespace().nth(3).unwrap().to_owned()
+        };
+        assert_eq!([kind("v0"), kind("tap:t0")], ["interface", "tap"]);
         host.hand_over("t0", &b, B);
         eventually("frames pass", || a.ping(B, 1400, MOMENT).is_some());
         assert!(b.ping(A, 0, PATIENCE).is_some());

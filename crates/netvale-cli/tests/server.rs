@@ -201,12 +201,26 @@ mod tests {
     fn start_status_stop() {
         let place = Place::new();
         let code = |args: &[&str]| place.run(args).status.code();
-        assert_eq!(code(&["server", "status"]), Some(4));
-        assert_eq!(code(&["server", "stop"]), Some(4));
+        assert_eq!(code(&["server", "status"]), Some(3));
+        assert_eq!(code(&["server", "stop"]), Some(3));
         assert_eq!(code(&["server"]), Some(0));
         assert_eq!(code(&["server"]), Some(4));
         let out = place.run(&["server", "status"]);
         assert!(String::from_utf8_lossy(&out.stdout).contains("until it is stopped"));
+        let out = place.run(&["server", "status", "--json"]);
+        let line = String::from_utf8(out.stdout).unwrap();
+        assert_eq!(line.lines().count(), 1, "{line}");
+        assert!(line.contains(r#""schema":"netvale.server.v1""#), "{line}");
+        for missing in [
+            &["stats", "vale0:nosuch"][..],
+            &["detach", "vale0:nosuch"],
+            &["delif", "nosuch", "--json"],
+            &["attach", "vale0", "nosuch0"],
+            &["pkt-gen", "-i", "netmap:nosuch0", "-f", "rx"],
+        ] {
+            let out = place.run(missing);
+            assert_eq!(out.status.code(), Some(3), "{missing:?}: {out:?}");
+        }
         let port = place.namespace().open("vale0:a").unwrap();
         assert_eq!(code(&["server", "stop"]), Some(4));
         let at = place.dir.to_str().unwrap();
@@ -236,6 +250,23 @@ mod tests {
         std::fs::write(file, "[limits]\nprots = 1\n").unwrap();
         let out = place.run(&["server", "--foreground", "--config", file]);
         assert_eq!(out.status.code(), Some(2));
+        let elsewhere = Place::new();
+        for (text, code) in [
+            ("[limits]\nprots = 1\n", 2),
+            ("[[attach]]\nswitch = \"vale0\"\ndevice = \"nosuch0\"\n", 3),
+        ] {
+            std::fs::write(file, text).unwrap();
+            for how in [
+                &["server", "--config", file][..],
+                &["server", "--foreground", "--config", file],
+            ] {
+                let out = elsewhere.run(how);
+                let said = String::from_utf8_lossy(&out.stderr);
+                assert_eq!(out.status.code(), Some(code), "{how:?}: {said}");
+                let place = format!("{file}: line ");
+                assert!(said.contains(&place), "{how:?}: {said}");
+            }
+        }
         let text = String::from_utf8_lossy(&out.stderr);
         assert!(
             text.contains("line 2") && text.contains("`ports`"),

@@ -1,6 +1,6 @@
 //! What the server does for each request.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -13,7 +13,9 @@ use netvale_shm::Doorbell;
 use netvale_switch::domain::{Domain, DomainError, Want};
 use netvale_switch::end::Gear;
 use netvale_wire::name::{MAX_SPEC, PortSpec};
-use netvale_wire::proto::{Context, ErrorKind, PROTOCOL_VERSION, Reply, Request, StateFile};
+use netvale_wire::proto::{
+    Context, ErrorKind, PROTOCOL_VERSION, Reply, Request, Seated, StateFile,
+};
 
 use crate::bells::Bells;
 use crate::config::{Config, PortConfig};
@@ -369,6 +371,13 @@ impl Core {
         self.seated = self.domain.list().iter().any(|p| p.seat.is_some());
     }
 
+    /// The ports of all switches, by name.
+    fn seats(&self) -> BTreeMap<String, u16> {
+        let all = self.domain.list().into_iter();
+        all.filter_map(|p| p.seat.map(|(_, _, index)| (p.name, index)))
+            .collect()
+    }
+
     fn look_for_persistent(&mut self) {
         let any = self.domain.list().iter().any(|p| p.persistent);
         self.persistent = any || self.devices.any();
@@ -384,9 +393,11 @@ impl Core {
                 mem_id,
             } => {
                 self.domain.layout(mem_id)?;
+                let before = self.seats();
                 let port_index = self.attach(&spec, nr, host, mem_id)?;
                 self.seated = true;
-                Ok(Reply::Attached { port_index })
+                let ports = only_in(self.seats(), &before);
+                Ok(Reply::Attached { port_index, ports })
             }
             Request::Polling {
                 name,
@@ -404,9 +415,12 @@ impl Core {
                 self.poll_device(&name, ask)?;
                 Ok(Reply::Done)
             }
-            Request::Detach { spec, nr } => Ok(Reply::Attached {
-                port_index: self.detach(&spec, nr)?,
-            }),
+            Request::Detach { spec, nr } => {
+                let before = self.seats();
+                let port_index = self.detach(&spec, nr)?;
+                let ports = only_in(before, &self.seats());
+                Ok(Reply::Attached { port_index, ports })
+            }
             Request::NewIf {
                 name,
                 want,
@@ -502,6 +516,18 @@ impl Drop for Core {
         self.joints.clear();
         self.devices.end();
     }
+}
+
+/// The ports of `these` that `those` lack.
+fn only_in(these: BTreeMap<String, u16>, those: &BTreeMap<String, u16>) -> Vec<Seated> {
+    let new = these
+        .into_iter()
+        .filter(|(name, _)| !those.contains_key(name));
+    let seated = new.map(|(name, index)| Seated {
+        name,
+        port_index: u32::from(index),
+    });
+    seated.collect()
 }
 
 fn trusted_only(context: Context) -> Result<(), Refusal> {

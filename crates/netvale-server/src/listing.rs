@@ -86,6 +86,7 @@ impl From<DomainError> for Refusal {
             DomainError::Unsupported(_) => ErrorKind::Unsupported,
             DomainError::NeedsHeader(_) => ErrorKind::NoHdr,
             DomainError::NoDevice(_) => ErrorKind::NoDevice,
+            DomainError::Missing(_) => ErrorKind::Missing,
             _ => ErrorKind::Other,
         };
         Self::new(kind, e.to_string())

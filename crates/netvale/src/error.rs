@@ -135,7 +135,7 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self.kind {
             ErrorKind::Usage => 2,
-            ErrorKind::Unavailable => 3,
+            ErrorKind::Unavailable | ErrorKind::NotFound | ErrorKind::Disconnected => 3,
             ErrorKind::Peer => 5,
             _ => 4,
         }
@@ -152,13 +152,18 @@ impl From<DomainError> for Error {
     fn from(e: DomainError) -> Self {
         let kind = match &e {
             DomainError::Invalid(_) => ErrorKind::Usage,
-            DomainError::NotFound(_) => ErrorKind::NotFound,
+            DomainError::NotFound(_) | DomainError::Missing(_) => ErrorKind::NotFound,
             DomainError::Busy(_) => ErrorKind::Busy,
             DomainError::Exists(_) => ErrorKind::Exists,
             DomainError::NoSpace(_) => ErrorKind::NoSpace,
             DomainError::NeedsHeader(_) => ErrorKind::Io,
             _ => ErrorKind::Unavailable,
         };
-        Self::new(kind, e.to_string())
+        let error = Self::new(kind, e.to_string());
+        match e {
+            // Not what this kind is otherwise.
+            DomainError::Missing(_) => error.refused(Refused::Missing),
+            _ => error,
+        }
     }
 }

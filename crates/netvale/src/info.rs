@@ -58,12 +58,15 @@ pub struct PortEntry {
     pub switch_idx: u32,
     /// Its index there, or 0.
     pub port_idx: u32,
-    /// `vale`, `pipe`, `monitor` or `null`.
+    /// `vale`, `pipe`, `monitor` or `null`; of a device that is open
+    /// `interface`, `tap`, `pcap` or `vxlan`.
     pub kind: String,
     /// `trusted`, `isolated` or `persistent` (nobody has it open).
     pub context: String,
     /// First process that has it open; 0 for this one or none.
     pub owner_pid: u32,
+    /// All that have it open.
+    pub owner_pids: Vec<u32>,
     /// Geometry.
     pub info: PortInfo,
     /// The device that the server serves there, and how, for people.
@@ -227,6 +230,13 @@ impl From<domain::PortEntry> for PortEntry {
             kind: e.kind.as_str().into(),
             context: context.into(),
             owner_pid: e.owners.first().map_or(0, |o| o.pid),
+            owner_pids: {
+                let mut pids: Vec<u32> = e.owners.iter().map(|o| o.pid).collect();
+                pids.retain(|&pid| pid != 0);
+                pids.sort_unstable();
+                pids.dedup();
+                pids
+            },
             device: None,
             link: None,
         }

@@ -44,10 +44,14 @@ impl Core {
         let all = all.into_iter().map(|entry| {
             let about = self.devices.about(&entry.name).map(str::to_owned);
             let link = self.devices.link_of(&entry.name).map(listing::link);
+            let mut opened = self.devices.opened.iter();
+            let opened = opened.find(|o| o.name == entry.name);
+            let listed = listing::port(entry);
             PortInfo {
                 device: about,
                 link,
-                ..listing::port(entry)
+                kind: opened.map_or(listed.kind.clone(), |o| o.kind().into()),
+                ..listed
             }
         });
         let (ports, more) =

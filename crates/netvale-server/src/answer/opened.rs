@@ -94,6 +94,12 @@ impl Opened {
         &self.reg.name
     }
 
+    /// What it is, as listed.
+    pub(super) fn kind(&self) -> &str {
+        let prefix = self.name.split_once(':').map(|(prefix, _)| prefix);
+        prefix.unwrap_or("interface")
+    }
+
     /// What was lost on the way to the device and from it.
     pub(super) fn lost(&self) -> [(&'static str, u64); Losses::COUNT] {
         let all = Losses::default();

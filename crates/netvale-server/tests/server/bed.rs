@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use netvale_server::remote::Remote;
 use netvale_server::{Config, Server};
-use netvale_wire::proto::{PortInfo, Registered, Reply, Request, Wanted};
+use netvale_wire::proto::{PortInfo, Registered, Reply, Request, Seated, Wanted};
 
 /// A server in a thread, with its directory.
 pub(crate) struct Bed {
@@ -107,6 +107,17 @@ pub(crate) fn refused(remote: &mut Remote, request: &Request) -> netvale_wire::p
     match remote.ask(request).unwrap().0 {
         Reply::Error { kind, .. } => kind,
         other => panic!("{other:?}"),
+    }
+}
+
+/// The answer to who attached or detached this, the first port of its switch.
+pub(crate) fn attached(name: &str) -> Reply {
+    Reply::Attached {
+        port_index: 0,
+        ports: vec![Seated {
+            name: name.into(),
+            port_index: 0,
+        }],
     }
 }
 

@@ -9,7 +9,7 @@ use netvale_wire::proto::{
     ErrorKind, NrOffsets, NrRequest, RegionInfo, Registered, Reply, Request, Wanted,
 };
 
-use crate::bed::{Bed, SOON, connect, eventually, refused};
+use crate::bed::{self, Bed, SOON, connect, eventually, refused};
 
 fn nr(name: &str) -> NrRequest {
     NrRequest {
@@ -237,7 +237,7 @@ fn switches_by_the_names_in_requests() {
     assert_eq!(refused(&mut c, &attach("a-b", 0)), ErrorKind::Invalid);
     assert_eq!(refused(&mut c, &attach("vale0:a-b", 9)), ErrorKind::Invalid);
     // As a specification this would mean a ring.
-    let attached = Reply::Attached { port_index: 0 };
+    let attached = bed::attached("vale0:a-b");
     assert_eq!(c.ask(&attach("vale0:a-b", 1)).unwrap().0, attached);
     assert_eq!(refused(&mut c, &detach("vale0:b")), ErrorKind::NotFound);
     assert_eq!(c.ask(&detach("vale0:a-b")).unwrap().0, attached);
@@ -266,13 +266,14 @@ fn a_second_switch_for_a_port() {
         link: false,
     };
     assert_eq!(c.ask(&new).unwrap().0, Reply::Done);
-    let attached = Reply::Attached { port_index: 0 };
+    let attached = bed::attached("vale0:p");
+    let second = bed::attached("vale1:p");
     assert_eq!(c.ask(&attach("vale0:p")).unwrap().0, attached);
     let (_, fds) = bind(&mut bed.connect(), nr("p"));
     assert_eq!(fds.len(), 2);
     assert!(eventually(SOON, || bed.ports()[0].owners.is_empty()));
     for _ in 0..3 {
-        assert_eq!(c.ask(&attach("vale1:p")).unwrap().0, attached);
+        assert_eq!(c.ask(&attach("vale1:p")).unwrap().0, second);
         for name in ["p", "vale0:p", "vale1:p", "p{1"] {
             assert_eq!(no(&mut c, nr(name)), ErrorKind::Busy, "{name}");
         }
@@ -281,7 +282,7 @@ fn a_second_switch_for_a_port() {
         assert_eq!(refused(&mut c, &detach("vale0:p")), ErrorKind::Busy);
         let names: Vec<String> = bed.ports().into_iter().map(|p| p.name).collect();
         assert_eq!(names, ["vale0:p", "vale1:p"]);
-        assert_eq!(c.ask(&detach("vale1:p")).unwrap().0, attached);
+        assert_eq!(c.ask(&detach("vale1:p")).unwrap().0, second);
         bed.assert_sound();
     }
     assert_eq!(refused(&mut c, &detach("vale1:p")), ErrorKind::NotFound);

@@ -3,7 +3,7 @@
 use netvale_shm::Memfd;
 use netvale_wire::proto::{ErrorKind, PortStats, Reply, Request, Wanted};
 
-use crate::bed::{Bed, SOON, connect, eventually, list, refused, register, register_request};
+use crate::bed::{self, Bed, SOON, connect, eventually, list, refused, register, register_request};
 
 #[test]
 fn a_registration_lasts_as_long_as_its_connection() {
@@ -112,7 +112,7 @@ fn persistent_ports_and_their_switches() {
             mem_id: 0,
         })
         .unwrap();
-    assert_eq!(reply, Reply::Attached { port_index: 0 });
+    assert_eq!(reply, bed::attached("vale3:p0"));
     let ports = list(&mut c);
     assert!(ports[0].persistent);
     assert_eq!(ports[0].seat.as_ref().unwrap().name, "vale3");
@@ -137,7 +137,7 @@ fn persistent_ports_and_their_switches() {
         ErrorKind::Busy
     );
     let (reply, _) = c.ask(&Request::Detach { spec, nr: false }).unwrap();
-    assert_eq!(reply, Reply::Attached { port_index: 0 });
+    assert_eq!(reply, bed::attached("vale3:p0"));
     done(c.ask(&del).unwrap());
     assert_eq!(refused(&mut c, &del), ErrorKind::NotFound);
     assert_eq!(refused(&mut c, &fdb), ErrorKind::NotFound);

@@ -74,15 +74,15 @@ impl<M: MemSource> Domain<M> {
                 "{full} is attached or open already"
             )));
         }
-        let invalid = || {
-            DomainError::Invalid(format!(
+        let missing = || {
+            DomainError::Missing(format!(
                 "{port}: no persistent port or interface has that name"
             ))
         };
-        let id = self.persistent(&port).ok_or_else(invalid)?;
-        let p = self.port(id).ok_or_else(invalid)?;
+        let id = self.persistent(&port).ok_or_else(missing)?;
+        let p = self.port(id).ok_or_else(missing)?;
         if !p.persistent {
-            return Err(invalid());
+            return Err(missing());
         }
         if p.seat.is_some() || !p.owners.is_empty() {
             return Err(DomainError::Busy(format!(

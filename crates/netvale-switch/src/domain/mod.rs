@@ -87,6 +87,9 @@ pub enum DomainError {
     /// ENODEV: there is no such pipe.
     #[error("{0}")]
     NoDevice(String),
+    /// EINVAL: there is no such port to attach.
+    #[error("{0}")]
+    Missing(String),
     /// EIO: the port has a virtio-net header and the caller cannot take it.
     #[error("{0}")]
     NeedsHeader(String),

@@ -56,7 +56,7 @@ fn open(d: &mut Domain<Sparse>, nr: &NrBind<'_>) -> Result<Registration> {
 
 fn errno(e: &DomainError) -> &'static str {
     match e {
-        DomainError::Invalid(_) => "EINVAL",
+        DomainError::Invalid(_) | DomainError::Missing(_) => "EINVAL",
         DomainError::NotFound(_) => "ENXIO",
         DomainError::Busy(_) => "EBUSY",
         DomainError::Exists(_) => "EEXIST",

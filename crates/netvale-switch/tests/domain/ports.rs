@@ -98,7 +98,7 @@ fn persistent_ports_keep_their_names() {
         bed.try_open("vale0:p", &Want::default()),
         Err(DomainError::Invalid(_))
     ));
-    assert!(matches!(attach("vale0:q"), Err(DomainError::Invalid(_))));
+    assert!(matches!(attach("vale0:q"), Err(DomainError::Missing(_))));
     assert_eq!(attach("vale0:p").unwrap(), 0);
     assert!(matches!(attach("vale0:p"), Err(DomainError::Busy(_))));
     assert!(

@@ -32,6 +32,8 @@ pub enum ErrorKind {
     End,
     /// Nothing there, and this request may not make it.
     NoDevice,
+    /// Nothing there that a switch could be given: `EINVAL`, as in netmap.
+    Missing,
     /// Memory that cannot be read or written.
     Fault,
     /// An operating system call failed.
@@ -50,7 +52,7 @@ impl ErrorKind {
         match self {
             Self::NotFound => "ENXIO",
             Self::Busy => "EBUSY",
-            Self::Invalid => "EINVAL",
+            Self::Invalid | Self::Missing => "EINVAL",
             Self::NoMemory => "ENOMEM",
             Self::Denied => "EACCES",
             Self::Unsupported => "EOPNOTSUPP",
@@ -69,7 +71,7 @@ impl ErrorKind {
         match self {
             Self::NotFound => 6,
             Self::Busy => 16,
-            Self::Invalid => 22,
+            Self::Invalid | Self::Missing => 22,
             Self::NoMemory => 12,
             Self::Denied => 13,
             Self::Unsupported => 95,
@@ -89,7 +91,7 @@ impl ErrorKind {
     pub const fn exit_code(self) -> u8 {
         match self {
             Self::Invalid => 2,
-            Self::NotFound | Self::NoDevice | Self::Denied | Self::Unsupported => 3,
+            Self::NotFound | Self::NoDevice | Self::Missing | Self::Denied | Self::Unsupported => 3,
             Self::Busy
             | Self::NoMemory
             | Self::Exists

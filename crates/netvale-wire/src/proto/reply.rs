@@ -77,6 +77,10 @@ pub enum Reply {
     Attached {
         /// Index of the port in its switch.
         port_index: u32,
+        /// What was plugged in or out: this port, and that of the host's stack
+        /// if it went along.
+        #[serde(default)]
+        ports: Vec<Seated>,
     },
     /// To [`Request::GetHdr`](super::Request::GetHdr).
     Hdr {
@@ -270,7 +274,8 @@ pub struct PortKey {
 pub struct PortInfo {
     /// Name as requests carry it.
     pub name: String,
-    /// What it is.
+    /// What it is: `vale`, `pipe`, `monitor`, `null`, or a device that clients
+    /// have open, as `interface` or `tap`.
     pub kind: String,
     /// Switch it is plugged into.
     #[serde(default)]
@@ -344,6 +349,15 @@ pub struct SeatInfo {
     pub switch: u16,
     /// Index in the switch.
     pub index: u16,
+}
+
+/// A port by its name and its place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seated {
+    /// What it is called in its switch.
+    pub name: String,
+    /// Its index there.
+    pub port_index: u32,
 }
 
 /// A registration.

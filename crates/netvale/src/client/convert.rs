@@ -90,6 +90,7 @@ pub(crate) fn registration(r: &Registered) -> Result<Registration> {
 }
 
 pub(crate) fn port(p: PortInfo) -> crate::PortEntry {
+    let word = p.kind.clone();
     let entry = PortEntry {
         name: p.name,
         kind: kind(&p.kind).unwrap_or_default(),
@@ -111,6 +112,8 @@ pub(crate) fn port(p: PortInfo) -> crate::PortEntry {
         vnet_hdr: p.vnet_hdr,
     };
     crate::PortEntry {
+        // Devices that are open have kinds of their own here.
+        kind: word,
         device: p.device,
         link: p.link.map(|l| crate::LinkInfo {
             name: l.name,

@@ -245,7 +245,7 @@ fn lost(e: io::Error) -> Error {
 
 fn kind_of(kind: Refused) -> ErrorKind {
     match kind {
-        Refused::NotFound => ErrorKind::NotFound,
+        Refused::NotFound | Refused::Missing => ErrorKind::NotFound,
         Refused::Busy => ErrorKind::Busy,
         Refused::Invalid => ErrorKind::Usage,
         Refused::NoMemory => ErrorKind::NoSpace,

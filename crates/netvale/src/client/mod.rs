@@ -424,7 +424,7 @@ impl Served {
 
     fn index(&self, request: &Request) -> Result<u32> {
         match self.ask(request)? {
-            Reply::Attached { port_index } => Ok(port_index),
+            Reply::Attached { port_index, .. } => Ok(port_index),
             other => Err(link::unexpected(&other)),
         }
     }

@@ -52,7 +52,7 @@ impl Host {
         let end = std::time::Instant::now() + PATIENCE;
         loop {
             match self.ask(&attach(spec, false)) {
-                Reply::Attached { port_index } => return port_index,
+                Reply::Attached { port_index, .. } => return port_index,
                 // A program that the test starts has the old descriptor for an
                 // instant, between fork and exec.
                 Reply::Error { message, .. }
@@ -65,7 +65,7 @@ impl Host {
     pub(super) fn detach(&self, spec: &str) -> u32 {
         let spec = spec.into();
         match self.ask(&Request::Detach { spec, nr: true }) {
-            Reply::Attached { port_index } => port_index,
+            Reply::Attached { port_index, .. } => port_index,
             other => panic!("{other:?}"),
         }
     }
