@@ -119,9 +119,7 @@ mod tests {
                 // A zero-copy monitor sees what the port is done with.
                 eventually("the capture has ended", || {
                     a.rx(0).sync().unwrap();
-                    while let Some(frame) = a.rx(0).next() {
-                        drop(frame);
-                    }
+                    while a.rx(0).next().is_some() {}
                     a.tx(0).sync().unwrap();
                     child.try_wait().unwrap().is_some()
                 });

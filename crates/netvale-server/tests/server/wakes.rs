@@ -13,7 +13,7 @@ use netvale_testkit::{PATIENCE, eventually};
 use netvale_wire::proto::{Reply, Request, Wanted};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::bed::{Bed, connect};
+use crate::bed::{self, Bed, connect};
 use crate::process::ServerProcess;
 
 /// A port in two switches: a thread of the server carries frames between them.
@@ -34,7 +34,7 @@ fn join_switches(dir: &Path) {
             mem_id: 0,
         };
         let (reply, _) = remote.ask(&attach).unwrap();
-        assert_eq!(reply, Reply::Attached { port_index: 0 });
+        assert_eq!(reply, bed::attached(spec));
     }
 }
 
