@@ -99,11 +99,25 @@ pub enum BpfError {
 /// What to do about a refusal for want of privilege.
 const PRIVILEGE: &str = "run as root or with CAP_BPF and CAP_NET_ADMIN";
 
+/// The same where capabilities are not the kernel's.
+pub(crate) const IN_USER_NAMESPACE: &str =
+    "BPF programs need the capabilities outside of this user namespace";
+
+/// Whether this process is in a user namespace of its own (a rootless
+/// container), whose root has no capability that bpf(2) would heed.
+pub(crate) fn in_user_namespace() -> bool {
+    use std::os::unix::fs::MetadataExt;
+    /// The kernel's PROC_USER_INIT_INO.
+    const INITIAL: u64 = 0xefff_fffd;
+    std::fs::metadata("/proc/self/ns/user").is_ok_and(|m| m.ino() != INITIAL)
+}
+
 /// An error with the hint that bpf(2) needs.
 fn os_error(what: &'static str, object: impl Into<String>, source: io::Error) -> BpfError {
     let code = source.raw_os_error();
     let e = OsError::new(what, object, source);
     BpfError::Os(match code {
+        Some(libc::EPERM | libc::EACCES) if in_user_namespace() => e.hint(IN_USER_NAMESPACE),
         Some(libc::EPERM | libc::EACCES) => e.hint(PRIVILEGE),
         Some(libc::ENODEV) => e.hint("there is no such interface in this network namespace"),
         _ => e,

@@ -43,7 +43,10 @@ impl Privileges {
         found.push(if self.suffice() {
             finding("privileges", Verdict::Good, "interfaces can be opened")
         } else {
-            let text = format!("{self}; run the server as root or give it these capabilities");
+            let text = match self.loads {
+                true => format!("{self}; run the server as root or give it these capabilities"),
+                false => self.to_string(),
+            };
             finding("privileges", Verdict::Bad, text)
         });
         if self.suffice() && !self.ipc_lock {
@@ -62,7 +65,6 @@ impl Interface {
         let mut found = vec![self.state(), self.size(), self.xdp_support()];
         found.extend(self.xdp_holder());
         found.push(self.host_rings());
-        found.extend(self.checksums());
         found.extend(self.tags());
         found.extend(self.joined());
         found
@@ -163,19 +165,6 @@ impl Interface {
         }
     }
 
-    fn checksums(&self) -> Option<Finding> {
-        // On a cable between two stacks, the packet arrives as it was sent.
-        let local = matches!(self.driver.as_deref(), Some("veth"));
-        (local && self.offloads.tx_checksum).then(|| {
-            finding(
-                "checksums",
-                Verdict::Limited,
-                "the other end sends frames without checksums through AF_XDP unless its \
-                 offloads are off (ethtool -K PEER tx off)",
-            )
-        })
-    }
-
     fn tags(&self) -> Option<Finding> {
         if self.features.is_some_and(|f| f.native && f.tells_tags) {
             let text = "those beside frames are told to AF_XDP, which puts them back";
@@ -263,7 +252,6 @@ mod tests {
         i.tcx = None;
         i.offloads.lro = true;
         i.driver = Some("veth".into());
-        i.offloads.tx_checksum = true;
         i.offloads.rx_vlan = true;
         let (verdict, text) = of("interface", &i).unwrap();
         assert!(verdict == Verdict::Bad && text.contains("ip link set eth9 up"));
@@ -272,7 +260,6 @@ mod tests {
         assert!(of("XDP program", &i).unwrap().1.contains("program 12"));
         assert_eq!(of("host rings", &i).unwrap().0, Verdict::Bad);
         assert!(of("LRO", &i).unwrap().1.contains("lro off"));
-        assert!(of("checksums", &i).is_some());
         assert!(of("VLAN tags", &i).unwrap().1.contains("txvlan off"));
         i.rx_queues = 17;
         let (verdict, text) = of("AF_XDP", &i).unwrap();
@@ -295,7 +282,7 @@ mod tests {
     fn missing_privileges_are_listed() {
         let some = Privileges {
             net_admin: true,
-            ipc_lock: true,
+            loads: true,
             ..Privileges::default()
         };
         assert_eq!(some.to_string(), "missing: CAP_NET_RAW, CAP_BPF");
@@ -304,9 +291,17 @@ mod tests {
             net_admin: true,
             net_raw: true,
             bpf: true,
+            loads: true,
             ipc_lock: false,
         };
         let verdicts = most.findings().into_iter().map(|f| f.verdict);
         assert!(verdicts.eq([Verdict::Good, Verdict::Limited]));
+        // As in a user namespace.
+        let shut = Privileges {
+            loads: false,
+            ..most
+        };
+        assert_eq!(shut.findings()[0].verdict, Verdict::Bad);
+        assert!(shut.to_string().contains("BPF programs"), "{shut}");
     }
 }

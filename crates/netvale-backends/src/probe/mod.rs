@@ -20,8 +20,8 @@ pub use findings::{Finding, Verdict};
 use crate::OsError;
 use crate::af_xdp::{BufLayout, CopyMode, RingSizes, Umem, Xsk, XskConfig, XskError};
 use crate::bpf::{
-    Asm, BpfError, LinkMessage, Program, ProgramKind, XdpMode, XdpState, attributes, tc_programs,
-    xdp_state,
+    Asm, BpfError, IN_USER_NAMESPACE, LinkMessage, Program, ProgramKind, XdpMode, XdpState,
+    attributes, in_user_namespace, tc_programs, xdp_state,
 };
 
 const IFF_UP: u32 = 1;
@@ -216,6 +216,9 @@ pub struct Privileges {
     pub net_raw: bool,
     /// CAP_BPF (or CAP_SYS_ADMIN, which contains it): load programs.
     pub bpf: bool,
+    /// Whether programs are loaded with it: capabilities that hold in a user
+    /// namespace only do not suffice.
+    pub loads: bool,
     /// CAP_IPC_LOCK: register memory beyond the limit of locked memory.
     pub ipc_lock: bool,
 }
@@ -228,10 +231,17 @@ impl Privileges {
             return Self::default();
         };
         let has = |cap| held.effective.contains(cap);
+        let net_admin = has(CapabilitySet::NET_ADMIN);
+        let bpf = has(CapabilitySet::BPF) || has(CapabilitySet::SYS_ADMIN);
         Self {
-            net_admin: has(CapabilitySet::NET_ADMIN),
+            net_admin,
             net_raw: has(CapabilitySet::NET_RAW),
-            bpf: has(CapabilitySet::BPF) || has(CapabilitySet::SYS_ADMIN),
+            bpf,
+            loads: match net_admin && bpf {
+                true => loads(),
+                // The kernel would refuse it for the capability.
+                false => !in_user_namespace(),
+            },
             ipc_lock: has(CapabilitySet::IPC_LOCK),
         }
     }
@@ -239,23 +249,31 @@ impl Privileges {
     /// Whether AF_XDP with a program of ours is possible.
     #[must_use]
     pub fn suffice(self) -> bool {
-        self.net_admin && self.net_raw && self.bpf
+        self.net_admin && self.net_raw && self.bpf && self.loads
     }
 }
 
+/// Whether the kernel takes a program of ours, which is attached to nothing.
+fn loads() -> bool {
+    let mut asm = Asm::new();
+    asm.answer(XDP_PASS);
+    Program::load(ProgramKind::Tc, "nv_probe", &asm.finish()).is_ok()
+}
+
 impl fmt::Display for Privileges {
-    /// Those that are missing, by name.
+    /// Those that are missing, by name. CAP_IPC_LOCK is not: all works without.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let all = [
             ("CAP_NET_ADMIN", self.net_admin),
             ("CAP_NET_RAW", self.net_raw),
             ("CAP_BPF", self.bpf),
-            ("CAP_IPC_LOCK", self.ipc_lock),
         ];
         let missing: Vec<_> = all.iter().filter(|c| !c.1).map(|c| c.0).collect();
-        match missing.is_empty() {
-            true => f.write_str("all that is needed"),
-            false => write!(f, "missing: {}", missing.join(", ")),
+        match (missing.is_empty(), self.loads) {
+            (_, false) if in_user_namespace() => f.write_str(IN_USER_NAMESPACE),
+            (true, false) => f.write_str("the kernel refuses BPF programs"),
+            (true, true) => f.write_str("all that is needed"),
+            (false, _) => write!(f, "missing: {}", missing.join(", ")),
         }
     }
 }

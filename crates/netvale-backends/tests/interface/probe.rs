@@ -40,7 +40,8 @@ fn a_cable_is_described() {
             .starts_with("native with a copy")
     );
     assert_eq!(about(&found, "host rings").verdict, Verdict::Good);
-    assert_eq!(about(&found, "checksums").verdict, Verdict::Limited);
+    // They are finished, whatever the offloads of the other end.
+    assert!(found.iter().all(|f| f.what != "checksums"), "{found:?}");
 
     // With all that we attach to it.
     let program = redirect(&cable.right, "b", 3, XdpMode::Native);

@@ -17,6 +17,16 @@ use crate::failure::Result;
 
 const GRANT: &str = "run the server as root, or: setcap \
                      cap_net_admin,cap_net_raw,cap_bpf,cap_ipc_lock+ep $(command -v netvale)";
+/// To a server with the capabilities, whose programs the kernel refuses.
+const LEAVE: &str = "run the server outside of the container, or without its seccomp filter";
+
+/// What opens interfaces.
+fn remedy(mine: Privileges) -> &'static str {
+    match mine.loads {
+        true => GRANT,
+        false => LEAVE,
+    }
+}
 
 /// What holds for all of them.
 pub(super) fn general() -> Vec<Check> {
@@ -35,11 +45,13 @@ fn privileges(mine: Privileges) -> Check {
     match mine.suffice() {
         true => Check::ok("privileges", "interfaces and TAPs can be attached"),
         // Ports and pipes of programs need none of them.
-        false => Check::warn(
-            "privileges",
-            format!("no interfaces, TAPs and host stacks: {mine}"),
-            GRANT,
-        ),
+        false => {
+            let what = match mine.net_admin {
+                true => "TAPs can be attached, but no interfaces and host stacks",
+                false => "no interfaces, host stacks and new TAPs",
+            };
+            Check::warn("privileges", format!("{what}: {mine}"), remedy(mine))
+        }
     }
 }
 
@@ -70,7 +82,11 @@ fn af_packet(mine: Privileges) -> Check {
     // Frames are also to be kept from the host's stack.
     match mine.suffice() {
         true => Check::ok("af_packet", "every interface can be driven by it"),
-        false => Check::warn("af_packet", "no interface can be driven by it", GRANT),
+        false => Check::warn(
+            "af_packet",
+            "no interface can be driven by it",
+            remedy(mine),
+        ),
     }
 }
 
@@ -153,6 +169,10 @@ pub(super) fn interfaces(scope: Scope<'_>) -> Result<Vec<Report>> {
             }
         };
         let mut all = found.findings();
+        if !scope.names.is_empty() {
+            // Without names they are a check of their own.
+            all.extend(Privileges::look().findings());
+        }
         if scope.attempt {
             all.extend(attempts(&found));
         }
@@ -243,8 +263,25 @@ mod tests {
         let check = privileges(none);
         assert_eq!(check.status, Status::Warn);
         assert!(check.detail.contains("CAP_NET_ADMIN"), "{}", check.detail);
-        assert!(check.advice.is_some_and(|a| a.contains("setcap")));
+        assert!(!check.detail.contains("IPC_LOCK"), "it is optional");
         assert_eq!(af_packet(none).status, Status::Warn);
+        let taps = privileges(Privileges {
+            net_admin: true,
+            loads: true,
+            ..none
+        });
+        assert!(taps.detail.starts_with("TAPs can be"), "{}", taps.detail);
+        assert!(taps.advice.is_some_and(|a| a.contains("setcap")));
+        // All capabilities, but those of a user namespace.
+        let root = privileges(Privileges {
+            net_admin: true,
+            net_raw: true,
+            bpf: true,
+            ..none
+        });
+        assert_eq!(root.status, Status::Warn);
+        assert!(root.detail.contains("BPF programs"), "{}", root.detail);
+        assert!(root.advice.is_some_and(|a| !a.contains("setcap")));
     }
 
     #[test]

@@ -118,24 +118,76 @@ fn what_is_missing_is_named() {
             assert_eq!(said.trim_end().lines().count(), 1, "{what}: {said}");
         }
         host.assert_empty();
+        let name = format!("CAP_{}", missing.to_uppercase());
         let missed = doctor(&host, &held);
-        assert!(
-            missed.contains(&format!("CAP_{}", missing.to_uppercase())),
-            "{missed}"
-        );
+        assert!(missed.contains(&name), "{missed}");
+        assert!(!missed.contains("CAP_IPC_LOCK"), "it is optional: {missed}");
+        let taps = missed.contains("TAPs can be attached, but no interfaces");
+        assert_eq!(taps, missing != "net_admin", "{missed}");
+        // Asked about the interface, it does not say yes either.
+        let (code, said) = examine(&host, &held, "v0");
+        assert_eq!(code, Some(1), "{said}");
+        let line = said.lines().find(|l| l.contains("privileges: ")).unwrap();
+        assert!(line.starts_with("fail") && line.contains(&name), "{said}");
     }
+}
+
+#[test]
+fn root_of_a_user_namespace_is_told_that_it_does_not_suffice() {
+    const TEST: &str = "privileges::root_of_a_user_namespace_is_told_that_it_does_not_suffice";
+    let unshare = || {
+        let mut command = Command::new("unshare");
+        command.arg("-Urn");
+        command
+    };
+    if !unshare()
+        .arg("true")
+        .status()
+        .is_ok_and(|status| status.success())
+    {
+        return skip(TEST, "needs unshare -Urn (package util-linux)");
+    }
+    let dir = netvale_testkit::TempDir::new();
+    let script = "ip link add e0 type veth peer name e1 && ip link set e0 up || exit 7
+        $0 doctor e0 | grep 'e0.*privileges: '
+        $0 attach vale0 tap:t0 && $0 detach vale0:t0
+        $0 attach vale0 e0 2>&1
+        echo status $?";
+    let out = unshare()
+        .args(["sh", "-c", script, env!("CARGO_BIN_EXE_netvale")])
+        .env("NETVALE_NS", dir.path().join("ns"))
+        .output()
+        .unwrap();
+    let said = String::from_utf8(out.stdout).unwrap();
+    if out.status.code() == Some(7) {
+        return skip(TEST, "needs veth interfaces and the program ip");
+    }
+    let lines: Vec<&str> = said.lines().collect();
+    let why = "BPF programs need the capabilities outside of this user namespace";
+    assert!(lines[0].starts_with("fail "), "{said}");
+    assert!(lines[0].contains(why), "{said}");
+    assert!(said.contains("vale0:t"), "TAPs work: {said}");
+    let refused = lines[lines.len() - 2];
+    assert!(refused.contains(why), "{said}");
+    assert_eq!(lines.last(), Some(&"status 3"), "{said}");
 }
 
 /// What `netvale doctor` has to say on privileges.
 fn doctor(host: &Host, capabilities: &[&str]) -> String {
-    let mut command = confined(capabilities);
-    command
-        .arg("doctor")
-        .env("NETVALE_NS", host.dir.path().join("ns"));
-    let out = host.ns.enter(|| command.output()).unwrap();
-    let said = String::from_utf8(out.stdout).unwrap();
+    let (_, said) = run_doctor(host, confined(capabilities).arg("doctor"));
     let line = said.lines().find(|l| l.contains(" privileges "));
     line.unwrap_or_else(|| panic!("{said}")).to_owned()
+}
+
+/// And on an interface.
+fn examine(host: &Host, capabilities: &[&str], name: &str) -> (Option<i32>, String) {
+    run_doctor(host, confined(capabilities).args(["doctor", name]))
+}
+
+fn run_doctor(host: &Host, command: &mut Command) -> (Option<i32>, String) {
+    command.env("NETVALE_NS", host.dir.path().join("ns"));
+    let out = host.ns.enter(|| command.output()).unwrap();
+    (out.status.code(), String::from_utf8(out.stdout).unwrap())
 }
 
 #[test]

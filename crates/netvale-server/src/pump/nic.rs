@@ -28,6 +28,8 @@ const JUMBO: usize = 10_000;
 const MAX_QUEUES: u16 = 16;
 /// Bytes of received frames that may wait in the kernel.
 const RECEIVE_BUFFER: usize = 8 << 20;
+/// `IFF_LOOPBACK`, among an interface's flags.
+const LOOPBACK: u32 = 8;
 /// A tc program's answer: drop it.
 const TC_DROP: i32 = 2;
 /// The other one: whatever else there is decides.
@@ -139,9 +141,15 @@ impl Nic {
     ///
     /// # Errors
     ///
-    /// There is none.
+    /// There is none, or it is the loopback interface.
     pub(crate) fn find(name: &str) -> Result<Self, Refusal> {
         let link = link(name)?;
+        if link.flags & LOOPBACK != 0 {
+            // It has no wire: what its stack sends comes back to it, and all
+            // that talk to 127.0.0.1 would be cut off.
+            let message = format!("{name}: the host's programs need the loopback interface");
+            return Err(Refusal::new(ErrorKind::Invalid, message));
+        }
         let tags = leaves_tags(&link);
         // Drivers that do not say have one.
         let channels = ethtool::channels(name).ok().flatten();

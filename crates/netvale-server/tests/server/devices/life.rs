@@ -197,12 +197,17 @@ fn impossible_devices_are_refused_with_the_reason() {
             "no address",
         ),
         ("va le:tap:t0", false, ErrorKind::Invalid, ""),
+        // 127.0.0.1 would be dead.
+        ("vale0:lo", false, ErrorKind::Invalid, "loopback"),
+        ("vale0:lo", true, ErrorKind::Invalid, "loopback"),
     ] {
         let (got, message) = host.refusal(&attach(spec, on_host));
         assert_eq!(got, kind, "{spec}: {message}");
         assert!(message.contains(says), "{spec}: {message}");
         assert_eq!(host.names(), Vec::<String>::new(), "{spec}");
     }
+    let no = host.namespace().open("netmap:lo").unwrap_err().to_string();
+    assert!(no.contains("loopback"), "{no}");
     let left = host.ns.ip("-o link");
     assert_eq!(left.lines().count(), 3, "{left}");
     host.bed.assert_sound();
@@ -212,8 +217,10 @@ fn impossible_devices_are_refused_with_the_reason() {
 fn without_the_privilege_it_is_said() {
     let test = "devices::life::without_the_privilege_it_is_said";
     if netvale_testkit::net::may_administer() {
+        let ns = NetNs::make();
+        ns.ip("link add d0 type veth peer name d1");
         // Started by a thread that gives its own up, which the server inherits.
-        let bed = std::thread::spawn(|| {
+        let bed = ns.enter(|| {
             use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
             let none = CapabilitySets {
                 effective: CapabilitySet::empty(),
@@ -223,7 +230,6 @@ fn without_the_privilege_it_is_said() {
             set_capabilities(None, none).unwrap();
             Bed::new()
         });
-        let bed = super::join(bed);
         let kind = |spec: &str| match bed.connect().ask(&attach(spec, false)).unwrap().0 {
             netvale_wire::proto::Reply::Error { kind, message, .. } => {
                 assert!(message.contains("CAP_"), "{message}");
@@ -232,7 +238,7 @@ fn without_the_privilege_it_is_said() {
             other => panic!("{other:?}"),
         };
         assert_eq!(kind("vale0:tap:nvpriv0"), ErrorKind::Denied);
-        assert_eq!(kind("vale0:lo"), ErrorKind::Denied);
+        assert_eq!(kind("vale0:d0"), ErrorKind::Denied);
         assert!(bed.ports().is_empty());
     } else {
         netvale_testkit::skip(test, "needs root, to give privileges up");
