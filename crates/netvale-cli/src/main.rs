@@ -28,6 +28,7 @@ mod output;
 mod pkt_gen;
 mod run;
 mod server_cmd;
+mod server_log;
 mod signals;
 mod stats;
 mod units;

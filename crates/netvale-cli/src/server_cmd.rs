@@ -21,20 +21,25 @@ use netvale_server::{Config, DirError, Server, StartError};
 use netvale_wire::proto::{Reply, Request, Status};
 use serde::Serialize;
 use signal_hook::consts::{SIGINT, SIGTERM};
+use tracing_subscriber::EnvFilter;
 
 use crate::cli::Place;
 use crate::control::kind_of;
 use crate::exit::Code;
 use crate::failure::{Result, io_error};
 use crate::output;
+use crate::server_log::Log;
 
 /// Arguments of `netvale server`.
 #[derive(Debug, Clone, Args)]
 #[command(
     after_help = "Without options the server runs in the background until it is stopped.\n\
-                  Clients start one of their own accord, which ends with the last port.",
+                  Clients start one of their own accord, which ends with the last port.\n\
+                  Both write the file log in the namespace's directory.",
     after_long_help = "Without options the server runs in the background until it is stopped.\n\
-    Clients start one of their own accord, which ends with the last port.\n\n\
+    Clients start one of their own accord, which ends with the last port. Both\n\
+    write the file log in the namespace's directory, which stays when they end;\n\
+    one of more than 1 MiB is begun anew.\n\n\
     A configuration, of which every line may be missing:\n\n  \
     isolated = false           # true: trust nobody\n  \
     workers = 1                # threads that serve isolated ports\n  \
@@ -164,6 +169,9 @@ fn launch(args: &ServerArgs, place: &Place) -> Result<()> {
     if place.is_isolated() {
         command.arg("--isolated");
     }
+    if args.verbose {
+        command.arg("--verbose");
+    }
     if let Some(path) = &args.config {
         let path =
             std::path::absolute(path).map_err(|e| io_error(&path.display().to_string(), &e))?;
@@ -205,7 +213,10 @@ fn launch(args: &ServerArgs, place: &Place) -> Result<()> {
 fn work_detached(args: &ServerArgs, place: &Place) -> Code {
     // Fails if we lead a process group: then nobody's terminal is at stake.
     let _ = rustix::process::setsid();
-    let server = config(args, place).and_then(|c| start(c, args));
+    let server = config(args, place).and_then(|mut config| {
+        log_to_file(args, &mut config);
+        start(config, args)
+    });
     let said = match &server {
         Ok(_) => "ready".into(),
         Err(crate::failure::Failure::Error(e)) if e.kind() == ErrorKind::Busy => "taken".into(),
@@ -218,13 +229,41 @@ fn work_detached(args: &ServerArgs, place: &Place) -> Code {
         Ok(server) => {
             let _ = rustix::process::chdir("/");
             leave_stdio();
-            // Nobody is left to tell; clients see the end of their connections.
-            let _ = server.run();
+            // Clients see the end of their connections.
+            if let Err(e) = server.run() {
+                tracing::error!("the server cannot go on: {e}");
+            }
             Code::Done
         }
         Err(crate::failure::Failure::Error(e)) => Code::from_error(&e),
         Err(_) => Code::Failure,
     }
+}
+
+/// Nobody sees the stderr of a server in the background.
+fn log_to_file(args: &ServerArgs, config: &mut Config) {
+    let Ok(dir) = std::path::absolute(&config.namespace) else {
+        return;
+    };
+    let log = Log::of(&dir);
+    config.log = Some(log.path().to_owned());
+    let filter = match args.on_demand {
+        // The variable is that of whoever happened to be the first.
+        true => EnvFilter::new("info"),
+        false => filter(args),
+    };
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(move || log.clone())
+        .with_ansi(false)
+        .with_target(false)
+        .init();
+    std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
+}
+
+fn filter(args: &ServerArgs) -> EnvFilter {
+    let level = if args.verbose { "debug" } else { "info" };
+    EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level))
 }
 
 fn leave_stdio() {
@@ -241,11 +280,8 @@ fn leave_stdio() {
 
 /// Works in the foreground until told to end.
 fn work(args: &ServerArgs, place: &Place) -> Result<()> {
-    use tracing_subscriber::EnvFilter;
-    let level = if args.verbose { "debug" } else { "info" };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_env_filter(filter(args))
         .with_writer(io::stderr)
         .with_ansi(false)
         .with_target(false)
@@ -353,6 +389,7 @@ fn table(dir: &Path, s: &Status) -> String {
         ("workers", s.workers.to_string()),
         ("bad requests", s.bad_requests.to_string()),
         ("refused", s.refused.to_string()),
+        ("log", s.log.clone().unwrap_or_else(|| "its stderr".into())),
     ]
     .map(|(key, value)| format!("{key:<13} {value}"))
     .join("\n")

@@ -230,6 +230,37 @@ mod tests {
         drop(port);
     }
 
+    /// Nobody sees what it says on stderr.
+    #[test]
+    fn a_server_in_the_background_writes_a_log() {
+        let place = Place::new();
+        let log = place.dir.join("log");
+        let read = || std::fs::read_to_string(&log).unwrap();
+        let port = place.namespace().open("vale0:a").unwrap();
+        let out = place.run(&["server", "status", "--json"]);
+        let status: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+        assert_eq!(status["log"].as_str(), log.to_str());
+        let out = place.run(&["server", "status"]);
+        let text = String::from_utf8(out.stdout).unwrap();
+        assert!(text.contains(log.to_str().unwrap()), "{text}");
+        let device = format!("pcap:{}", place.dir.join("f.pcapng").display());
+        let attach = ["attach", "vale0", &format!("{device},write")];
+        assert_eq!(place.run(&attach).status.code(), Some(0));
+        let said = read();
+        assert!(
+            said.contains("listening") && said.contains("attached"),
+            "{said}"
+        );
+        // It is there when the server is not.
+        drop(port);
+        assert_eq!(place.run(&["server", "stop"]).status.code(), Some(0));
+        assert!(read().starts_with(&said), "{}", read());
+        // One that cannot be written is no reason not to start.
+        std::fs::remove_file(&log).unwrap();
+        std::fs::create_dir(&log).unwrap();
+        assert_eq!(place.run(&["server"]).status.code(), Some(0));
+    }
+
     #[test]
     fn settings_are_read_and_mistakes_explained() {
         let place = Place::new();

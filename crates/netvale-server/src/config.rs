@@ -97,6 +97,8 @@ pub struct Config {
     pub ports: Vec<PortConfig>,
     /// Devices to attach.
     pub attach: Vec<AttachConfig>,
+    /// File that the log goes to, for those who ask.
+    pub log: Option<PathBuf>,
 }
 
 /// Who besides the server's own user may connect.
@@ -222,6 +224,7 @@ impl Config {
             link_ports: false,
             ports: Vec::new(),
             attach: Vec::new(),
+            log: None,
         }
     }
 

@@ -469,4 +469,6 @@ pub struct Status {
     pub bad_requests: u64,
     /// Connections refused for want of descriptors or room.
     pub refused: u64,
+    /// File that it writes its log to, if it has one of its own.
+    pub log: Option<String>,
 }
