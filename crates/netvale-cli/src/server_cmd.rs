@@ -368,6 +368,15 @@ struct Line<'a> {
     status: &'a Status,
 }
 
+/// The network namespace of a server, as `readlink /proc/PID/ns/net` shows it.
+fn network(net_ns: Option<u64>) -> String {
+    match (net_ns, netvale_shm::process::net_ns()) {
+        (None, _) => "not known".into(),
+        (Some(n), Some(here)) if n != here => format!("net:[{n}], not the one of this command"),
+        (Some(n), _) => format!("net:[{n}]"),
+    }
+}
+
 fn table(dir: &Path, s: &Status) -> String {
     let mode = if s.service {
         "until it is stopped"
@@ -389,6 +398,7 @@ fn table(dir: &Path, s: &Status) -> String {
         ("workers", s.workers.to_string()),
         ("bad requests", s.bad_requests.to_string()),
         ("refused", s.refused.to_string()),
+        ("network", network(s.net_ns)),
         ("log", s.log.clone().unwrap_or_else(|| "its stderr".into())),
     ]
     .map(|(key, value)| format!("{key:<13} {value}"))

@@ -93,7 +93,9 @@ mod tests {
         std::os::unix::fs::symlink(&other, &path).unwrap();
         Log::of(dir.path()).write_all(b"line\n").unwrap();
         assert!(!other.exists(), "links are not followed");
-        Log::of(&dir.path().join("none")).write_all(b"line\n").unwrap();
+        Log::of(&dir.path().join("none"))
+            .write_all(b"line\n")
+            .unwrap();
         std::os::unix::fs::symlink("/dev/full", &other).unwrap();
         let full = Log {
             path: PathBuf::from("/dev/full"),

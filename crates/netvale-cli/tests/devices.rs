@@ -83,6 +83,55 @@ mod tests {
     }
 
     #[test]
+    fn names_of_another_network_namespace_are_refused() {
+        let Some(host) = Host::new("names_of_another_network_namespace_are_refused") else {
+            return;
+        };
+        let (there, peer) = (NetNs::make(), NetNs::make());
+        host.ns.veth("e0", &peer, "p0", "");
+        there.veth("e0", &peer, "p1", "");
+        there.veth("a0", &peer, "p2", "");
+        let run = |args: &[&str]| {
+            let mut command = Host::command(&host.dir, args);
+            there.enter(|| command.output()).unwrap()
+        };
+        let args: [&[&str]; 8] = [
+            &["attach", "vale0", "e0"],
+            &["attach", "vale0", "a0"],
+            &["attach", "vale0", "tap:ta"],
+            &["attach", "vale0", "vxlan:7@192.0.2.1"],
+            &["vale-ctl", "-h", "vale0:e0"],
+            &["newif", "v1", "--link"],
+            &["pkt-gen", "-i", "netmap:e0", "-f", "rx", "-n", "1"],
+            &["pkt-gen", "-i", "netmap:a0", "-f", "rx", "-n", "1"],
+        ];
+        for args in args {
+            let out = run(args);
+            let said = String::from_utf8(out.stderr).unwrap();
+            assert!(
+                said.contains("another network namespace"),
+                "{args:?}: {said}"
+            );
+            let code = if args[0] == "vale-ctl" { 1 } else { 3 };
+            assert_eq!(out.status.code(), Some(code), "{args:?}: {said}");
+        }
+        assert_eq!(host.ok(&["ls"]), "");
+        // All else is the same everywhere.
+        for args in [&["newif", "v2"][..], &["attach", "vale0:v2"]] {
+            assert!(run(args).status.success(), "{args:?}");
+        }
+        let status = |out: Output| String::from_utf8(out.stdout).unwrap();
+        let said = status(run(&["server", "status"]));
+        assert!(said.contains("not the one of this command"), "{said}");
+        let said = host.ok(&["server", "status"]);
+        assert!(
+            said.contains("net:[") && !said.contains("not the one"),
+            "{said}"
+        );
+        host.ok(&["attach", "vale0", "e0"]);
+    }
+
+    #[test]
     fn two_containers_and_a_killed_server() {
         let Some(mut host) = Host::new("two_containers_and_a_killed_server") else {
             return;

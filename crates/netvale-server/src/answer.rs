@@ -60,6 +60,8 @@ pub(crate) struct Core {
     pub(crate) devices: Devices,
     config: Config,
     instance: u64,
+    /// The network namespace that devices are in.
+    net_ns: Option<u64>,
     started: Instant,
     /// A port may be in a switch: learning tables age.
     pub(crate) seated: bool,
@@ -114,6 +116,7 @@ impl Core {
             joints: HashMap::new(),
             devices: Devices::new().map_err(|e| DomainError::NoSpace(e.to_string()))?,
             config,
+            net_ns: netvale_shm::process::net_ns(),
             instance: u64::try_from(nanos & u128::from(u64::MAX)).unwrap_or(0),
             started: Instant::now(),
             seated: false,
@@ -184,9 +187,11 @@ impl Core {
             version,
             isolated,
             ref client,
+            net_ns,
         } = request
         {
             tracing::debug!(pid = conn.pid, client, isolated, "hello");
+            conn.net_ns = net_ns;
             return self.hello(conn, version, isolated);
         }
         let Some(context) = conn.context else {
@@ -393,6 +398,7 @@ impl Core {
                 mem_id,
             } => {
                 self.domain.layout(mem_id)?;
+                self.may_attach(conn, &spec)?;
                 let before = self.seats();
                 let port_index = self.attach(&spec, nr, host, mem_id)?;
                 self.seated = true;
@@ -427,6 +433,9 @@ impl Core {
                 region,
                 link,
             } => {
+                if link {
+                    self.same_net(conn, &name)?;
+                }
                 let link = link || self.config.link_ports;
                 let region = region.filter(|&id| id != 0);
                 self.new_interface(&name, &listing::want(&want), region, link)?;

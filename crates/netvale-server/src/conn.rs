@@ -16,6 +16,8 @@ pub(crate) struct Conn {
     /// The process that connected. Whoever has the socket now is its heir.
     pub(crate) pid: u32,
     pub(crate) uid: u32,
+    /// The network namespace that it says it is in.
+    pub(crate) net_ns: Option<u64>,
     /// The server's own user, or root.
     pub(crate) trusted_user: bool,
     /// Settled by the first message.
@@ -38,6 +40,7 @@ impl Conn {
             channel: fd.into(),
             pid,
             uid,
+            net_ns: None,
             trusted_user,
             context: None,
             owner: None,

@@ -1,4 +1,4 @@
-//! Whether those who share the memory are alive.
+//! Whether those who share the memory are alive, and where.
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -19,6 +19,15 @@ pub fn is_dead(pid: u32) -> bool {
         // Also where such descriptors are forbidden, or used up.
         Err(e) => e == Errno::SRCH || test_kill_process(pid) == Err(Errno::SRCH),
     }
+}
+
+/// Number of the network namespace that this thread is in, where the kernel
+/// says it.
+#[must_use]
+pub fn net_ns() -> Option<u64> {
+    use std::os::unix::fs::MetadataExt;
+    let there = std::fs::metadata("/proc/thread-self/ns/net");
+    there.ok().map(|meta| meta.ino())
 }
 
 #[cfg(test)]

@@ -50,6 +50,7 @@ impl Raw {
             version: PROTOCOL_VERSION,
             isolated,
             client: "test".into(),
+            net_ns: None,
         });
         let Reply::Hello { state, .. } = reply else {
             panic!("{reply:?}");

@@ -48,7 +48,7 @@ fn attempt(host: &Host, what: &str) -> Result<(), String> {
     let what = what.replace("DIR", host.dir.path().to_str().unwrap());
     let words: Vec<&str> = what.split(' ').collect();
     if let ["open", name] = words[..] {
-        return match host.namespace().open(name) {
+        return match host.ns.enter(|| host.namespace().open(name)) {
             Ok(mut port) => {
                 port.tx(0).sync().unwrap();
                 Ok(())

@@ -131,6 +131,7 @@ impl Core {
             service: self.config.service,
             bad_requests: self.bad_requests,
             refused: self.refused,
+            net_ns: self.net_ns,
             log: (self.config.log.as_ref()).map(|path| path.display().to_string()),
         }
     }

@@ -9,6 +9,7 @@ use netvale_wire::proto::ErrorKind;
 
 use super::devices::{self, Where};
 use super::{Core, parse};
+use crate::conn::Conn;
 use crate::joint::Joint;
 use crate::listing::Refusal;
 
@@ -46,6 +47,30 @@ impl Core {
         };
         self.serve_linked(&name)?;
         Ok(index)
+    }
+
+    /// Whether a client may attach what it names so: see [`Core::same_net`].
+    pub(super) fn may_attach(&self, conn: &Conn, spec: &str) -> Result<(), Refusal> {
+        let port = spec.split_once(':').map_or(spec, |(_, port)| port);
+        match self.domain.is_persistent(port) || port.starts_with("pcap:") {
+            true => Ok(()),
+            false => self.same_net(conn, port),
+        }
+    }
+
+    /// Refuses a device to a client of another network namespace: the same name
+    /// means another one there, or nothing.
+    pub(super) fn same_net(&self, conn: &Conn, what: &str) -> Result<(), Refusal> {
+        let ours = std::process::id();
+        let known = conn.net_ns.zip(self.net_ns);
+        // A process with a server of its own knows where that is.
+        if conn.pid == ours || known.is_none_or(|(theirs, ours)| theirs == ours) {
+            return Ok(());
+        }
+        let message =
+            format!("{what}: the server (process {ours}) is in another network namespace");
+        let hint = "name another directory with --ns or NETVALE_NS, for a server of this one";
+        Err(Refusal::new(ErrorKind::Unsupported, message).hint(hint))
     }
 
     /// The index that the port had.

@@ -471,4 +471,6 @@ pub struct Status {
     pub refused: u64,
     /// File that it writes its log to, if it has one of its own.
     pub log: Option<String>,
+    /// Number of the network namespace whose interfaces are its devices.
+    pub net_ns: Option<u64>,
 }
