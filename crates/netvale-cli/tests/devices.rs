@@ -83,6 +83,72 @@ mod tests {
     }
 
     #[test]
+    fn a_full_disk_is_told_of_and_its_file_is_whole() {
+        const TEST: &str = "a_full_disk_is_told_of_and_its_file_is_whole";
+        if NetNs::new(TEST).is_none() {
+            return;
+        }
+        let dir = TempDir::new();
+        let disk = dir.path().join("disk");
+        std::fs::create_dir(&disk).unwrap();
+        let file = disk.join("f.pcapng").display().to_string();
+        // Nobody else sees the disk, and it goes with the server.
+        let script = "mount -t tmpfs -o size=64k none $1 && exec $0 server --foreground";
+        let mut server = Command::new("unshare");
+        server.args(["-m", "sh", "-c", script, env!("CARGO_BIN_EXE_netvale")]);
+        server.arg(&disk).env("NETVALE_NS", dir.path().join("ns"));
+        let mut server = server.stderr(Stdio::null()).spawn().unwrap();
+        let run = |args: &[&str]| Host::command(&dir, args).output().unwrap();
+        let up = || run(&["server", "status"]).status.success();
+        let mut ended = false;
+        eventually("the server answers, or cannot", || {
+            ended = server.try_wait().unwrap().is_some();
+            ended || up()
+        });
+        if ended {
+            return netvale_testkit::skip(TEST, "needs to mount a tmpfs");
+        }
+        let out = run(&["attach", "vale0", &format!("pcap:{file},write")]);
+        assert!(out.status.success(), "{out:?}");
+        let ns = netvale::Namespace::at(dir.path().join("ns"))
+            .unwrap()
+            .no_spawn();
+        let stats = || ns.stats(Some("vale0:f")).unwrap().remove(0);
+        for round in 1..=4 {
+            // As many as its ring has room for.
+            let out = run(&["pkt-gen", "-i", "vale0:a", "-f", "tx", "-n", "500"]);
+            assert!(out.status.success(), "{out:?}");
+            eventually("they have been taken", || stats().rx_frames == round * 500);
+        }
+        let here = std::path::Path::new("/proc").join(server.id().to_string());
+        let here = here.join("root").join(file.trim_start_matches('/'));
+        let read = || {
+            let mut reader = netvale_backends::pcap::Reader::open(&here).unwrap();
+            let mut all = 0;
+            while let Ok(Some(_)) = reader.next_record() {
+                all += 1;
+            }
+            all
+        };
+        eventually("each is in the file, or was counted", || {
+            read() + stats().dropped("dev_refused") == 2000
+        });
+        assert!((600..720).contains(&read()), "as many as fit: {}", read());
+        let mut reader = netvale_backends::pcap::Reader::open(&here).unwrap();
+        for _ in 0..read() {
+            reader.next_record().unwrap();
+        }
+        assert!(
+            reader.next_record().unwrap().is_none(),
+            "and no part of one"
+        );
+        let said = String::from_utf8(run(&["ls"]).stdout).unwrap();
+        assert!(said.contains("frames are lost: No space left"), "{said}");
+        server.kill().unwrap();
+        server.wait().unwrap();
+    }
+
+    #[test]
     fn names_of_another_network_namespace_are_refused() {
         let Some(host) = Host::new("names_of_another_network_namespace_are_refused") else {
             return;

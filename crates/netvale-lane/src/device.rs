@@ -39,7 +39,8 @@ pub trait DeviceLane: Send + fmt::Debug {
         false
     }
 
-    /// Why it left out frames that came, and how many since it was last asked.
+    /// Why it left out frames that came, or lost some that it had taken, and how
+    /// many since it was last asked.
     fn left_out(&mut self) -> Option<(Loss, u64)> {
         None
     }

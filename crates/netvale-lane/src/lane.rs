@@ -209,6 +209,9 @@ impl Lane {
     /// Nothing moves: what the device has collected goes out.
     pub fn rest(&mut self) {
         self.device.rest();
+        if let Some((why, lost)) = self.device.left_out() {
+            self.losses.count(why, lost);
+        }
     }
 
     /// It is not served any more.

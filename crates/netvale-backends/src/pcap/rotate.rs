@@ -33,6 +33,8 @@ pub struct RotatingWriter {
     /// Time of the file's first record.
     first_ns: Option<u64>,
     files: VecDeque<PathBuf>,
+    /// Records of files before, or for one that could not be begun.
+    lost: u64,
 }
 
 impl RotatingWriter {
@@ -56,6 +58,7 @@ impl RotatingWriter {
             number: 1,
             first_ns: None,
             files: VecDeque::from([first]),
+            lost: 0,
         })
     }
 
@@ -66,7 +69,7 @@ impl RotatingWriter {
     /// [`PcapError`]: a file cannot be written or made, or an old one not be
     /// deleted.
     pub fn write(&mut self, time_ns: u64, parts: &[&[u8]], len: u32) -> Result<(), PcapError> {
-        self.turn(time_ns)?;
+        self.turn(time_ns).inspect_err(|_| self.lost += 1)?;
         self.writer.write(time_ns, parts, len)
     }
 
@@ -82,7 +85,7 @@ impl RotatingWriter {
         batch: &Batch,
         i: usize,
     ) -> Result<(), PcapError> {
-        self.turn(time_ns)?;
+        self.turn(time_ns).inspect_err(|_| self.lost += 1)?;
         self.writer.write_frame(time_ns, pool, batch, i)
     }
 
@@ -102,6 +105,12 @@ impl RotatingWriter {
     /// [`PcapError`]: it cannot be written.
     pub fn flush(&mut self) -> Result<(), PcapError> {
         self.writer.flush()
+    }
+
+    /// As [`Writer::lost`], of all files.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        self.lost + self.writer.lost()
     }
 
     /// The files that exist now, the oldest first.
@@ -126,7 +135,8 @@ impl RotatingWriter {
         }
         self.writer.flush()?;
         let next = numbered(&self.path, self.number + 1);
-        self.writer = Writer::create_file(&next, self.config)?;
+        let next_writer = Writer::create_file(&next, self.config)?;
+        self.lost += std::mem::replace(&mut self.writer, next_writer).lost();
         self.number += 1;
         self.first_ns = Some(time_ns);
         self.files.push_back(next);

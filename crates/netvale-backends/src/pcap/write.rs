@@ -1,7 +1,7 @@
 //! Writing one file or stream.
 
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{self, ErrorKind, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
 
@@ -46,6 +46,9 @@ impl Default for WriterConfig {
 
 /// Writes records, in large pieces: call [`Writer::flush`] where somebody
 /// waits for them, and [`Writer::finish`] at the end.
+///
+/// After a failure what was collected is lost and counted ([`Writer::lost`]);
+/// a file ends with the last record that is whole in it, and may be written on.
 #[derive(Debug)]
 pub struct Writer<W: Write> {
     // None after `finish`.
@@ -55,6 +58,39 @@ pub struct Writer<W: Write> {
     buf: Vec<u8>,
     bytes: u64,
     records: u64,
+    lost: u64,
+    /// Takes so many bytes back that were written last; whether it could.
+    cut: Option<fn(&mut W, u64) -> bool>,
+    /// It ends with a part of a record.
+    torn: bool,
+}
+
+/// A regular file's end is taken back.
+fn cut(file: &mut File, excess: u64) -> bool {
+    let mut cut = || {
+        if !file.metadata()?.is_file() {
+            return Err(ErrorKind::NotSeekable.into());
+        }
+        let end = file.stream_position()?.saturating_sub(excess);
+        file.set_len(end)?;
+        file.seek(SeekFrom::Start(end)).map(drop)
+    };
+    let done: io::Result<()> = cut();
+    done.is_ok()
+}
+
+/// Writes all of it, or as much as is possible.
+fn write_most(sink: &mut impl Write, bytes: &[u8]) -> (usize, io::Result<()>) {
+    let mut written = 0;
+    while let Some(rest @ [_, ..]) = bytes.get(written..) {
+        match sink.write(rest) {
+            Ok(0) => return (written, Err(ErrorKind::WriteZero.into())),
+            Ok(n) => written += n,
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            Err(e) => return (written, Err(e)),
+        }
+    }
+    (written, Ok(()))
 }
 
 impl Writer<File> {
@@ -75,7 +111,7 @@ impl Writer<File> {
             File::create(path)
         };
         let file = file.map_err(|e| PcapError::io(&name, 0, "create", e))?;
-        Self::new(file, name, config)
+        Self::begun(file, name, config, Some(cut))
     }
 
     /// Makes or overwrites a regular file and nothing else: for those who must
@@ -89,7 +125,7 @@ impl Writer<File> {
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(true);
         let file = open_regular(&mut options, path, "create")?;
-        Self::new(file, path.display().to_string(), config)
+        Self::begun(file, path.display().to_string(), config, Some(cut))
     }
 }
 
@@ -100,6 +136,15 @@ impl<W: Write> Writer<W> {
     ///
     /// [`PcapError`]: the begin cannot be written.
     pub fn new(sink: W, name: impl Into<String>, config: WriterConfig) -> Result<Self, PcapError> {
+        Self::begun(sink, name, config, None)
+    }
+
+    fn begun(
+        sink: W,
+        name: impl Into<String>,
+        config: WriterConfig,
+        cut: Option<fn(&mut W, u64) -> bool>,
+    ) -> Result<Self, PcapError> {
         // Longest record is far below 4 GiB.
         let longest = u32::try_from(MAX_RECORD).unwrap_or(u32::MAX);
         let config = WriterConfig {
@@ -113,6 +158,9 @@ impl<W: Write> Writer<W> {
             buf: Vec::with_capacity(COLLECT + MAX_RECORD),
             bytes: 0,
             records: 0,
+            lost: 0,
+            cut,
+            torn: false,
         };
         writer.begin();
         writer.bytes = writer.buf.len() as u64;
@@ -269,6 +317,12 @@ impl<W: Write> Writer<W> {
         self.records
     }
 
+    /// Records that could not be written.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        self.lost
+    }
+
     fn begin(&mut self) {
         let link = u32::from(self.config.link_type);
         let snap = self.config.snap;
@@ -292,21 +346,52 @@ impl<W: Write> Writer<W> {
     }
 
     fn flush_buf(&mut self) -> Result<(), PcapError> {
-        let Some(sink) = &mut self.sink else {
+        let Some(sink) = self.sink.as_mut().filter(|_| !self.buf.is_empty()) else {
             return Ok(());
         };
-        let result = sink.write_all(&self.buf);
-        let offset = self.bytes - self.buf.len() as u64;
+        let start = self.bytes - self.buf.len() as u64;
+        let (written, result) = match self.torn {
+            false => write_most(sink, &self.buf),
+            true => (0, Err(io::Error::other("a record before it is cut off"))),
+        };
+        let Err(source) = result else {
+            self.buf.clear();
+            return Ok(());
+        };
+        let (whole, lost) = whole(self.config.format, start == 0, &self.buf, written);
+        let excess = (written - whole) as u64;
+        if excess > 0 {
+            self.torn = !self.cut.is_some_and(|cut| cut(sink, excess));
+        }
         self.buf.clear();
-        result.map_err(|source| PcapError {
-            name: self.name.clone(),
-            offset,
-            kind: PcapErrorKind::Io {
-                what: "write",
-                source,
-            },
-        })
+        self.bytes = start + whole as u64;
+        self.records -= lost;
+        self.lost += lost;
+        Err(PcapError::io(&self.name, self.bytes, "write", source))
     }
+}
+
+/// How many bytes of those that were written are whole blocks, and how many
+/// records there are behind them. `first`: the file begins with them.
+fn whole(format: Format, first: bool, bytes: &[u8], written: usize) -> (usize, u64) {
+    let word = |at: usize| {
+        let word = bytes.get(at..).and_then(|b| b.first_chunk());
+        word.map_or(0, |word| u32::from_le_bytes(*word))
+    };
+    let (mut at, mut end, mut lost) = (0, 0, 0);
+    while at < bytes.len() {
+        let (len, is_record) = match format {
+            Format::Ng => (word(at + 4), word(at) == 6),
+            _ if first && at == 0 => (24, false),
+            _ => (16 + word(at + 8), true),
+        };
+        at += len.max(1) as usize;
+        match at <= written {
+            true => end = at,
+            false => lost += u64::from(is_record),
+        }
+    }
+    (end, lost)
 }
 
 impl<W: Write> Drop for Writer<W> {

@@ -532,6 +532,53 @@ fn pipes_carry_captures() {
     );
 }
 
+/// Takes so many bytes and no more.
+struct Full(Vec<u8>, usize);
+
+impl std::io::Write for Full {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let room = (self.1 - self.0.len()).min(bytes.len());
+        self.0.extend(&bytes[..room]);
+        match room {
+            0 => Err(std::io::ErrorKind::StorageFull.into()),
+            n => Ok(n),
+        }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_counted_and_its_place_is_told() {
+    for format in [Format::Classic, Format::ClassicNano, Format::Ng] {
+        let config = WriterConfig {
+            format,
+            ..WriterConfig::default()
+        };
+        let (head, record) = match format {
+            Format::Ng => (60, 32 + 60),
+            _ => (24, 16 + 60),
+        };
+        // Some bytes of the fourth record fit.
+        let mut full = Full(Vec::new(), head + 3 * record + 50);
+        let mut writer = Writer::new(&mut full, "full", config).unwrap();
+        for i in 0..10 {
+            writer.write(START + i, &[&[7; 60]], 0).unwrap();
+        }
+        let e = writer.flush().unwrap_err();
+        assert_eq!(e.offset, (head + 3 * record) as u64, "{e}");
+        assert_eq!((writer.records(), writer.lost()), (3, 7));
+        // Behind a part of a record nothing can be read.
+        writer.write(START, &[&[7; 60]], 0).unwrap();
+        writer.flush().unwrap_err();
+        assert_eq!((writer.records(), writer.lost()), (3, 8));
+        drop(writer);
+        assert_eq!(full.0.len(), full.1);
+    }
+}
+
 /// Due times, in microseconds after the start.
 fn due(times_us: &[u64], pace: Pace, times: Times, most: usize) -> Vec<u64> {
     let list: Vec<Owned> = times_us

@@ -83,7 +83,7 @@ pub(super) struct DevicePort {
     pub(super) index: Option<u32>,
     /// Number of the interface that it is, or that is at its other end.
     pub(super) link: Option<u32>,
-    pub(super) _keep: Keep,
+    pub(super) keep: Keep,
 }
 
 /// Where a device is to be attached.
@@ -128,10 +128,12 @@ impl Devices {
     /// How a port's device is driven, if it has one.
     pub(crate) fn about(&self, port: &str) -> Option<&str> {
         let mut ports = self.used.values().flat_map(|u| &u.ports);
-        let attached = ports.find(|p| p.name == port).map(|p| p.about.as_str());
+        let attached = ports.find(|p| p.name == port);
+        let attached = attached.map(|p| p.keep.failure().unwrap_or(&p.about));
         let open = self.opened.iter().find(|o| o.name == port);
+        let open = open.map(|o| o.keep.failure().unwrap_or(&o.about));
         let linked = self.linked.get(port).map(|l| l.about.as_str());
-        attached.or(open.map(|o| o.about.as_str())).or(linked)
+        attached.or(open).or(linked)
     }
 
     /// The interface that a port's device is, or has at its other end.
@@ -362,7 +364,7 @@ impl Core {
             about: device.about,
             index: device.index,
             link: None,
-            _keep: device.keep,
+            keep: device.keep,
         });
         let reg = self.domain.register(owner, &spec, &want)?;
         self.regions.enter(&self.domain, super::open::krings(&reg));

@@ -147,7 +147,7 @@ impl Core {
                 about,
                 index: None,
                 link: Some(index),
-                _keep: Keep::default(),
+                keep: Keep::default(),
             }],
             own: Vec::new(),
             polled: false,

@@ -23,8 +23,8 @@ mod spec;
 mod tap;
 mod vxlan;
 
-use std::sync::Arc;
 use std::sync::mpsc::Sender;
+use std::sync::{Arc, OnceLock};
 
 use netvale_backends::vxlan::VxlanSockets;
 use netvale_shm::Doorbell;
@@ -68,9 +68,15 @@ pub(crate) struct Device {
     pub(crate) index: Option<u32>,
 }
 
+/// What a device is and what is wrong with it, as soon as something is.
+type Failure = Arc<OnceLock<String>>;
+
 /// Whatever must live as long as a device.
 #[derive(Debug, Default)]
-pub(crate) struct Keep(Vec<Box<dyn Kept>>);
+pub(crate) struct Keep {
+    all: Vec<Box<dyn Kept>>,
+    failure: Failure,
+}
 
 /// Something that undoes what it did when it is dropped.
 pub(crate) trait Kept: Send + std::fmt::Debug {}
@@ -79,7 +85,17 @@ impl<T: Send + std::fmt::Debug> Kept for T {}
 impl Keep {
     /// Keeps it.
     pub(crate) fn add(&mut self, it: impl Kept + 'static) {
-        self.0.push(Box::new(it));
+        self.all.push(Box::new(it));
+    }
+
+    /// Its failure is said here.
+    fn tells(&mut self, failure: &Failure) {
+        self.failure = Arc::clone(failure);
+    }
+
+    /// What to say of the device instead of what it was when it was opened.
+    pub(crate) fn failure(&self) -> Option<&str> {
+        self.failure.get().map(String::as_str)
     }
 }
 

@@ -18,7 +18,7 @@ use netvale_shm::Bufs;
 use netvale_wire::proto::ErrorKind;
 
 use super::spec::PcapSpec;
-use super::{Device, DeviceLane, Keep, Pushed, Trouble};
+use super::{Device, DeviceLane, Failure, Keep, Loss, Pushed, Told, Trouble};
 use crate::listing::Refusal;
 
 /// Records looked at in one turn.
@@ -27,17 +27,23 @@ const AT_ONCE: usize = 1024;
 /// Opens the file.
 pub(super) fn open(spec: &PcapSpec) -> Result<Device, Refusal> {
     let refused = |e: PcapError| refusal(&e);
+    let mut keep = Keep::default();
     let (lane, about) = if spec.write {
         let config = WriterConfig::default();
         let writer = match spec.rotation == Rotation::default() {
             true => Writer::create_file(&spec.path, config).map(Output::One),
             false => RotatingWriter::create(&spec.path, config, spec.rotation).map(Output::Many),
         };
+        let about = format!("writes {}", spec.path);
+        let failure = Failure::default();
+        keep.tells(&failure);
         let lane = Box::new(Writing {
             writer: writer.map_err(refused)?,
             written: false,
+            told: Told::default(),
+            about: about.clone(),
+            failure,
         });
-        let about = format!("writes {}", spec.path);
         (lane as Box<dyn DeviceLane>, about)
     } else {
         let reader = Reader::open_file(&spec.path).map_err(refused)?;
@@ -63,7 +69,7 @@ pub(super) fn open(spec: &PcapSpec) -> Result<Device, Refusal> {
         header: 0,
         about,
         host: None,
-        keep: Keep::default(),
+        keep,
         index: None,
     })
 }
@@ -213,6 +219,34 @@ struct Writing {
     writer: Output,
     /// Since the last time that it was flushed.
     written: bool,
+    /// Frames that could not be written.
+    told: Told,
+    about: String,
+    failure: Failure,
+}
+
+impl Writing {
+    /// It goes on: the disk may have room again.
+    fn failed(&self, e: &PcapError) {
+        let why = match &e.kind {
+            PcapErrorKind::Io { source, .. } => source.to_string(),
+            kind => kind.to_string(),
+        };
+        let text = format!("{}; frames are lost: {why}", self.about);
+        // Once: the disk stays full for a while.
+        if self.failure.set(text).is_ok() {
+            tracing::error!("frames are lost: {}", crate::files::chain(e));
+        }
+    }
+
+    /// What could not be written and was not told yet.
+    fn lost(&mut self) -> Option<(Loss, u64)> {
+        let lost = match &self.writer {
+            Output::One(w) => w.lost(),
+            Output::Many(w) => w.lost(),
+        };
+        self.told.since(Loss::Refused, lost)
+    }
 }
 
 impl DeviceLane for Writing {
@@ -236,13 +270,20 @@ impl DeviceLane for Writing {
                 Output::One(w) => w.write_frame(now, pool, batch, i),
                 Output::Many(w) => w.write_frame(now, pool, batch, i),
             };
-            written.map_err(|e| Trouble::Gone(crate::files::chain(&e)))?;
+            if let Err(e) = written {
+                self.failed(&e);
+            }
         }
         self.written = true;
         Ok(Pushed {
             done: batch.len(),
+            refused: self.lost().map_or(0, |(_, frames)| frames),
             ..Pushed::default()
         })
+    }
+
+    fn left_out(&mut self) -> Option<(Loss, u64)> {
+        self.lost()
     }
 
     fn rest(&mut self) {
@@ -254,7 +295,7 @@ impl DeviceLane for Writing {
             Output::Many(w) => w.flush(),
         };
         if let Err(e) = flushed {
-            tracing::error!("{}", crate::files::chain(&e));
+            self.failed(&e);
         }
     }
 }
