@@ -225,14 +225,20 @@ impl Lane {
             return Round::default();
         }
         self.taken = false;
-        let timed = self.device.due().is_some_and(|due| Instant::now() >= due);
-        let paused = self.until.take_if(|until| Instant::now() >= *until);
+        // One that begins is due at the moment that it is asked.
+        let due = self.device.due();
+        let start = Instant::now();
+        let timed = due.is_some_and(|due| start >= due);
+        let paused = self.until.take_if(|until| start >= *until);
         self.full &= !timed && paused.is_none();
         let mut moved = self.onward.serve(&mut self.tx, &self.pool, &self.losses);
         if self.ready || timed {
             moved |= self.pull();
         }
         moved |= self.push();
+        if moved {
+            self.account(start);
+        }
         Round {
             moved,
             gone: self.gone,
@@ -243,7 +249,15 @@ impl Lane {
     /// A turn to the device only: for what lanes that were served later have
     /// sent to this one.
     pub fn serve_rest(&mut self) -> Round {
-        let moved = !self.gone && self.push();
+        let mut moved = false;
+        // Most often there is nothing: not worth a look at the clock.
+        if !self.gone && !self.has_nothing_to_send() {
+            let start = Instant::now();
+            moved = self.push();
+            if moved {
+                self.account(start);
+            }
+        }
         Round {
             moved,
             gone: self.gone,
@@ -262,7 +276,7 @@ impl Lane {
 
     /// All that is queued goes to the device. Whether anything moved.
     pub fn serve_out(&mut self) -> bool {
-        if self.gone || (self.rx.idle() && !self.is_queued() && self.device.is_idle(Dir::Out)) {
+        if self.gone || self.has_nothing_to_send() {
             return false;
         }
         self.full = false;
@@ -273,6 +287,17 @@ impl Lane {
             turns -= 1;
         }
         moved
+    }
+
+    /// A round that moved something is its port's time: the device's part too.
+    fn account(&self, start: Instant) {
+        let ns = u64::try_from(start.elapsed().as_nanos()).unwrap_or(0);
+        self.tx.kring().count(Counter::CpuNs, ns);
+    }
+
+    /// Nothing to take, nothing to give back.
+    fn has_nothing_to_send(&self) -> bool {
+        self.rx.idle() && !self.is_queued() && self.device.is_idle(Dir::Out)
     }
 
     /// Frames were shown to us that the device had no room for.
@@ -402,14 +427,7 @@ impl Lane {
         }
         self.fill(step);
         if step.head != first {
-            // A pipe's sync costs little more than a look at the clock.
-            let start = (!self.pipe).then(Instant::now);
-            if self.tx.sync().is_ok()
-                && let Some(start) = start
-            {
-                let ns = u64::try_from(start.elapsed().as_nanos()).unwrap_or(0);
-                self.tx.kring().count(Counter::CpuNs, ns);
-            }
+            let _ = self.tx.sync(); // words are put right the next time
         }
         true
     }
@@ -465,8 +483,8 @@ impl Lane {
 
     /// From the switch or pipe to the device.
     fn push(&mut self) -> bool {
-        // Nothing to take, nothing to give back: not worth a lock.
-        if self.rx.idle() && !self.is_queued() && self.device.is_idle(Dir::Out) {
+        // Not worth a lock.
+        if self.has_nothing_to_send() {
             return false;
         }
         if !self.enter(Dir::Out) {

@@ -458,33 +458,94 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_lane_that_fails_at_the_end_does_not_end_the_others() {
-        let mut domain = Domain::new(Config::default(), FileSource::new(HugePages::Never)).unwrap();
+    fn domain() -> (Domain<FileSource>, Arc<Bells>, Gear) {
+        let domain = Domain::new(Config::default(), FileSource::new(HugePages::Never)).unwrap();
         let (regions, bells) = (Arc::<SharedRegions>::default(), Arc::<Bells>::default());
         let gear = Gear {
             world: domain.world().clone(),
             source: as_source(&regions),
             waker: Arc::clone(&bells) as Arc<dyn Waker>,
         };
+        (domain, bells, gear)
+    }
+
+    /// A lane of a new port.
+    fn lane(
+        domain: &mut Domain<FileSource>,
+        gear: &Gear,
+        (id, name): (u64, &str),
+        device: Box<dyn DeviceLane>,
+    ) -> Lane {
+        let owner = domain.add_owner(1, false).unwrap();
+        let spec = PortSpec::parse(name).unwrap();
+        let reg = domain.register(owner, &spec, &Want::default()).unwrap();
+        let map = &domain.region(reg.region, reg.region_gen).unwrap().0;
+        let rings = (&reg.tx[0], &reg.rx[0]);
+        Lane::new(id, gear, &reg, rings, map, device, &Losses::default()).unwrap()
+    }
+
+    /// Needs its time for each of so many frames that it has, and then for
+    /// nothing.
+    #[derive(Debug)]
+    struct Slow(u64);
+
+    const TIME: Duration = Duration::from_millis(5);
+
+    impl DeviceLane for Slow {
+        fn fd(&self) -> Option<BorrowedFd<'_>> {
+            None
+        }
+
+        fn longest(&self) -> usize {
+            60
+        }
+
+        fn pull(
+            &mut self,
+            _: &BufPool,
+            free: &[Piece],
+            batch: &mut Batch,
+        ) -> Result<usize, Trouble> {
+            std::thread::sleep(TIME);
+            if self.0 == 0 {
+                return Ok(0);
+            }
+            self.0 -= 1;
+            batch.push_buf(free[0].buf, 60);
+            Ok(1)
+        }
+
+        fn push(&mut self, _: &BufPool, _: &Batch) -> Result<Pushed, Trouble> {
+            Ok(Pushed::default())
+        }
+    }
+
+    #[test]
+    fn what_a_device_costs_is_its_ports_time() {
+        let (mut domain, _bells, gear) = domain();
+        let mut lane = lane(&mut domain, &gear, (1, "vale0:a"), Box::new(Slow(3)));
+        let spent = || {
+            let ns = domain.stats(Some("vale0:a"))[0].cpu_ns;
+            Duration::from_nanos(ns)
+        };
+        for round in 1..=3 {
+            assert!(lane.serve().moved);
+            assert!(spent() >= TIME * round, "{:?}", spent());
+        }
+        let before = spent();
+        assert!(!lane.serve().moved);
+        assert_eq!(spent(), before, "nothing was done");
+    }
+
+    #[test]
+    fn a_lane_that_fails_at_the_end_does_not_end_the_others() {
+        let (mut domain, bells, gear) = domain();
         let bad = Arc::new(AtomicBool::new(false));
-        let mut lanes = ["vale0:a", "vale0:b"]
-            .into_iter()
-            .zip(1..)
-            .map(|(name, id)| {
-                let owner = domain.add_owner(1, false).unwrap();
-                let spec = PortSpec::parse(name).unwrap();
-                let reg = domain.register(owner, &spec, &Want::default()).unwrap();
-                let map = &domain.region(reg.region, reg.region_gen).unwrap().0;
-                let device = Box::new(Bad(match id {
-                    1 => Arc::clone(&bad),
-                    _ => Arc::default(),
-                }));
-                let rings = (&reg.tx[0], &reg.rx[0]);
-                Lane::new(id, &gear, &reg, rings, map, device, &Losses::default()).unwrap()
-            });
-        let (first, second) = (lanes.next().unwrap(), lanes.next().unwrap());
-        drop(lanes);
+        let mut lane = |id, name, bad: Arc<AtomicBool>| {
+            lane(&mut domain, &gear, (id, name), Box::new(Bad(bad)))
+        };
+        let first = lane(1, "vale0:a", Arc::clone(&bad));
+        let second = lane(2, "vale0:b", Arc::default());
         let bell = Arc::new(Doorbell::new().unwrap());
         let (to, heard) = channel();
         let news = News::new(to, Arc::clone(&bell));
