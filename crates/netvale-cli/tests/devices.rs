@@ -186,6 +186,12 @@ mod tests {
         for args in [&["newif", "v2"][..], &["attach", "vale0:v2"]] {
             assert!(run(args).status.success(), "{args:?}");
         }
+        let out = run(&["doctor", "a0"]);
+        let said = String::from_utf8(out.stdout).unwrap();
+        assert!(said.contains("fail  network "), "{said}");
+        assert_eq!(out.status.code(), Some(1), "{said}");
+        let said = host.ok(&["doctor", "e0"]);
+        assert!(!said.contains(" network "), "{said}");
         let status = |out: Output| String::from_utf8(out.stdout).unwrap();
         let said = status(run(&["server", "status"]));
         assert!(said.contains("not the one of this command"), "{said}");

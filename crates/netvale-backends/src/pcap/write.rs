@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use super::{ETHERNET, MAX_RECORD, PcapError, PcapErrorKind, open_regular};
+use super::{ETHERNET, MAX_RECORD, PcapError, open_regular};
 use crate::batch::{Batch, BufPool};
 
 /// Records are collected up to this many bytes, then written at once.
@@ -105,7 +105,7 @@ impl Writer<File> {
         let name = path.display().to_string();
         let file = if name == "-" {
             // Not through Stdout, which looks for the ends of lines.
-            let stdout = std::io::stdout();
+            let stdout = io::stdout();
             stdout.as_fd().try_clone_to_owned().map(File::from)
         } else {
             File::create(path)

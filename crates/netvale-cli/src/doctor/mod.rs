@@ -9,6 +9,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use netvale::ErrorKind;
+use netvale_server::remote::Remote;
+use netvale_wire::proto::{Reply, Request};
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::process::{Resource, geteuid, getrlimit};
 use serde::Serialize;
@@ -120,6 +122,7 @@ pub(crate) fn run(args: &Args, place: &Place) -> Result<Code> {
         checks.extend(devices::general());
         checks.extend(namespace(place));
     }
+    checks.extend(network(place, !args.interfaces.is_empty()));
     let scope = devices::Scope {
         names: &args.interfaces,
         attempt: args.attempt,
@@ -337,6 +340,25 @@ fn namespace(place: &Place) -> Vec<Check> {
     }
     checks.push(conservation(namespace.check()));
     checks
+}
+
+/// Whether the server's devices would be those that are looked at here.
+/// `named`: some of them were asked for.
+fn network(place: &Place, named: bool) -> Option<Check> {
+    let namespace = place.namespace_if_running().ok()?;
+    let (mut remote, _, _) = Remote::connect(namespace.path()?, true).ok()?;
+    let Reply::Status(status) = remote.ask(&Request::Status).ok()?.0 else {
+        return None;
+    };
+    let elsewhere = status.net_ns? != netvale_shm::process::net_ns()?;
+    let make = if named { Check::fail } else { Check::warn };
+    elsewhere.then(|| {
+        make(
+            "network",
+            "the server is in another network namespace, and so are its devices",
+            "for those of this one: name another directory with --ns or NETVALE_NS",
+        )
+    })
 }
 
 fn conservation(report: netvale::Result<netvale::CheckReport>) -> Check {

@@ -33,7 +33,7 @@ fn wired_in(place: Place, case: &str, drive: &str) {
     shim.dress(&mut command);
     command.env("NETVALE_TEST_SERVER", server.to_string());
     command.env("NETVALE_DRIVE", drive);
-    let out = Running::start(command).finish();
+    let out = net.enter(|| Running::start(command).finish());
     // If it failed while the server stood still.
     if let Some(pid) = rustix::process::Pid::from_raw(server.cast_signed()) {
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::CONT);

@@ -304,7 +304,8 @@ fn make(way: Way, dir: &Path) -> Result<Bed> {
                 _ => {
                     let (server, namespace) = serve(&middle, &dir.join("taps"))?;
                     for name in &names {
-                        control::attach_spec(&namespace, &format!("vale0:tap:{name}"), false)?;
+                        let tap = format!("vale0:tap:{name}");
+                        middle.enter(|| control::attach_spec(&namespace, &tap, false))?;
                     }
                     server
                 }
@@ -364,7 +365,7 @@ fn beside_host(way: Way, host: &Space, wire: &Space, dir: &Path) -> Result<Vec<P
         })?],
         Way::SwitchHost => {
             let (server, namespace) = serve(host, &dir.join("host"))?;
-            control::attach_spec(&namespace, "vale0:x", true)?;
+            host.enter(|| control::attach_spec(&namespace, "vale0:x", true))?;
             vec![server]
         }
         Way::HostRings => {

@@ -46,11 +46,13 @@ impl SmallBed {
             true => None,
             false => {
                 let (server, namespace) = serve(&space, &dir.join("small"))?;
-                for name in Self::NAMES {
-                    control::attach_spec(&namespace, &format!("vale0:tap:{name}"), false)?;
-                }
-                let alone = format!("vale1:tap:{}", Self::ALONE);
-                control::attach_spec(&namespace, &alone, false)?;
+                space.enter(|| {
+                    for name in Self::NAMES {
+                        control::attach_spec(&namespace, &format!("vale0:tap:{name}"), false)?;
+                    }
+                    let alone = format!("vale1:tap:{}", Self::ALONE);
+                    control::attach_spec(&namespace, &alone, false)
+                })?;
                 Some(server)
             }
         };
