@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::cli::Place;
 use crate::exit::Code;
-use crate::failure::{Result, io_error};
+use crate::failure::{Failure, Result, io_error};
 use crate::output;
 
 /// What was typed after `attach`.
@@ -17,7 +17,8 @@ use crate::output;
 #[command(after_long_help = "Example:\n  \
     netvale newif p0 && netvale attach vale0:p0\n  \
     netvale attach vale0 tap:tap0\n  \
-    netvale attach vale0 eth0 --host\n\n\
+    netvale attach vale0 eth0 --host\n  \
+    netvale attach vale0:lan enx001122334455\n\n\
     Prints the port's name and its index on the switch (0 to 4094); with --host\n\
     those of the host's port too. Devices:\n  \
     eth0                                               an interface, taken from the host\n  \
@@ -36,7 +37,8 @@ use crate::output;
     ends, unless station= says where. Tunnels of several networks share a local\n\
     address and port; what comes for no network is counted (dev_foreign).")]
 pub(crate) struct AttachArgs {
-    /// Switch and port, as vale0:p0, or only the switch before a device
+    /// Switch and port, as vale0:p0; before a device the port's name, or only the
+    /// switch: then it is like the device's
     #[arg(value_name = "SWITCH[:PORT]")]
     spec: String,
     /// Interface, or tap:, pcap:, vxlan: device
@@ -169,11 +171,20 @@ struct Deleted<'a> {
 
 /// Attaches a persistent port or a device to a switch.
 pub(crate) fn attach(args: &AttachArgs, place: &Place) -> Result<Code> {
-    let spec = match &args.device {
-        Some(device) => format!("{}:{}", args.spec, absolute(device)?),
-        None => args.spec.clone(),
+    let (switch, port) = match args.spec.split_once(':') {
+        Some((switch, port)) => (switch, Some(port)),
+        None => (args.spec.as_str(), None),
     };
-    let ports = attach_spec(&place.namespace()?, &spec, args.host)?;
+    let spec = match (&args.device, port) {
+        (Some(device), _) => format!("{switch}:{}", absolute(device)?),
+        (None, Some(_)) => args.spec.clone(),
+        (None, None) => {
+            let text = "attach what? As in: netvale attach vale0:p0, or netvale attach vale0 eth0";
+            return Err(Failure::usage(text));
+        }
+    };
+    let port = port.filter(|_| args.device.is_some());
+    let ports = attach_as(&place.namespace()?, &spec, args.host, port)?;
     show_seats("netvale.attach.v1", &ports, args.json)
 }
 
@@ -185,6 +196,16 @@ pub(crate) fn detach(args: &DetachArgs, place: &Place) -> Result<Code> {
 
 /// Attaches what `spec` says. Its port, and the one of the host's stack.
 pub(crate) fn attach_spec(namespace: &Namespace, spec: &str, host: bool) -> Result<Vec<Seated>> {
+    attach_as(namespace, spec, host, None)
+}
+
+/// The same; `port` is a name for a device's port.
+fn attach_as(
+    namespace: &Namespace,
+    spec: &str,
+    host: bool,
+    port: Option<&str>,
+) -> Result<Vec<Seated>> {
     let Some(dir) = namespace.path() else {
         return Ok(vec![seated(spec, namespace.attach(spec, host)?)]);
     };
@@ -193,6 +214,7 @@ pub(crate) fn attach_spec(namespace: &Namespace, spec: &str, host: bool) -> Resu
         nr: true,
         host,
         mem_id: 0,
+        port: port.map(str::to_owned),
     };
     seats(namespace, dir, &request, spec)
 }

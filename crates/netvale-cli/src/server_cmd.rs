@@ -61,6 +61,7 @@ use crate::server_log::Log;
     [[attach]]                 # devices, in this order\n  \
     switch = \"vale0\"\n  \
     device = \"eth0\"            # or tap:t0, pcap:/FILE,loop, vxlan:42@192.0.2.7\n  \
+    port = \"wire\"              # its port's name, else one like the device's\n  \
     host = true                # the host stack behind it too\n  \
     cpus = [2, 3]              # threads of its own on these processors\n  \
     region = 0                 # memory of its rings, 0: the shared region\n\n\

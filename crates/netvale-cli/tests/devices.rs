@@ -149,6 +149,47 @@ mod tests {
     }
 
     #[test]
+    fn a_devices_port_has_the_name_that_is_given() {
+        let Some(host) = Host::new("a_devices_port_has_the_name_that_is_given") else {
+            return;
+        };
+        let (long, peer) = ("enx001122334455", NetNs::make());
+        host.ns.veth(long, &peer, "e0", "");
+        let (code, said) = host.fails(&["attach", "vale0", long, "--host"]);
+        assert_eq!(code, Some(2), "{said}");
+        assert!(said.contains("netvale attach SWITCH:PORT DEVICE"), "{said}");
+        let said = host.ok(&["attach", "vale0:wire", long, "--host"]);
+        assert!(said.contains("vale0:wire"), "{said}");
+        host.ok(&["attach", "vale0:x", "tap:nv3"]);
+        for dir in ["one", "two"] {
+            std::fs::create_dir(host.dir.path().join(dir)).unwrap();
+            let file = host.dir.path().join(dir).join("x.pcapng");
+            let device = format!("pcap:{},write", file.display());
+            host.ok(&["attach", &format!("vale0:{dir}"), &device]);
+        }
+        let listed = host.ok(&["ls"]);
+        for name in ["wire", "wire^", "x", "one", "two"] {
+            let name = format!("vale0:{name} ");
+            assert!(listed.contains(&name), "{name}: {listed}");
+        }
+        let (code, said) = host.fails(&["attach", "vale0:x", "tap:nv4"]);
+        assert_eq!(code, Some(4), "{said}");
+        for name in ["vale0:x-1", "vale0:x^", "vale0:x/r", "vale0:x{1", "vale0:"] {
+            let (code, said) = host.fails(&["attach", name, "tap:nv4"]);
+            assert_eq!(code, Some(2), "{name}: {said}");
+        }
+        let (code, said) = host.fails(&["attach", "vale0"]);
+        assert!(code == Some(2) && said.contains("vale0:p0"), "{said}");
+        host.ok(&["newif", "p0"]);
+        let (code, said) = host.fails(&["attach", "vale0:y", "p0"]);
+        assert!(code == Some(2) && said.contains("keeps its name"), "{said}");
+        for name in ["wire", "x", "one", "two"] {
+            host.ok(&["detach", &format!("vale0:{name}")]);
+        }
+        assert!(!host.ok(&["ls"]).contains("vale0"));
+    }
+
+    #[test]
     fn names_of_another_network_namespace_are_refused() {
         let Some(host) = Host::new("names_of_another_network_namespace_are_refused") else {
             return;

@@ -282,6 +282,7 @@ impl Host for Descriptor {
             nr: true,
             host: want.host,
             mem_id: want.mem_id,
+            port: None,
         })
     }
 

@@ -396,11 +396,12 @@ impl Core {
                 nr,
                 host,
                 mem_id,
+                port,
             } => {
                 self.domain.layout(mem_id)?;
                 self.may_attach(conn, &spec)?;
                 let before = self.seats();
-                let port_index = self.attach(&spec, nr, host, mem_id)?;
+                let port_index = self.attach(&spec, nr, host, mem_id, port.as_deref())?;
                 self.seated = true;
                 let ports = only_in(self.seats(), &before);
                 Ok(Reply::Attached { port_index, ports })

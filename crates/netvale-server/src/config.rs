@@ -141,6 +141,9 @@ pub struct AttachConfig {
     pub switch: String,
     /// An interface, or a back end as port names have it (`tap:tap0`).
     pub device: String,
+    /// Name of its port, if that shall not be one like the device's.
+    #[serde(default)]
+    pub port: Option<String>,
     /// The host stack behind an interface gets a port too.
     #[serde(default)]
     pub host: bool,

@@ -97,6 +97,7 @@ fn cycles(mut rng: Rng) {
             nr,
             host,
             mem_id,
+            port: None,
         };
         match control.ask(&request).0 {
             Reply::Attached { .. } => {}

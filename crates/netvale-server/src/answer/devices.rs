@@ -96,6 +96,8 @@ pub(super) struct Where<'a> {
     pub(super) mem_id: u16,
     /// Processors of threads of its own.
     pub(super) cpus: &'a [usize],
+    /// Name of its port; `None`: one like the device's.
+    pub(super) port: Option<&'a str>,
 }
 
 impl Devices {
@@ -248,6 +250,7 @@ impl Core {
             host: a.host,
             mem_id: a.region,
             cpus: &a.cpus,
+            port: a.port.as_deref(),
         };
         self.attach_device(&spec?, place).map(drop)
     }
@@ -261,6 +264,9 @@ impl Core {
         if !place.switch.starts_with(NM_BDG_NAME) {
             let message = format!("{}: a switch's name begins with vale", place.switch);
             return Err(Refusal::new(ErrorKind::Invalid, message));
+        }
+        if let Some(port) = place.port {
+            plain_name(place.switch, port)?;
         }
         let key = spec.key();
         if self.devices.uses(spec) {
@@ -281,7 +287,13 @@ impl Core {
         }
         let mut device = pump::open(spec, how, &self.devices.tunnels)?;
         let link = has_link.then(|| self.devices.known_link(&device.name));
-        let host = device.host.take();
+        let mut host = device.host.take();
+        if let Some(port) = place.port {
+            device.name = port.into();
+            if let Some(host) = &mut host {
+                host.name = format!("{port}^");
+            }
+        }
         let mut used = Used {
             key,
             ports: Vec::new(),
@@ -323,7 +335,8 @@ impl Core {
     ) -> Result<u32, Refusal> {
         if device.name.len() > MAX_PORT {
             let message = format!("{}: a port's name has at most 15 bytes", device.name);
-            return Err(Refusal::new(ErrorKind::Invalid, message));
+            let hint = "give it another: netvale attach SWITCH:PORT DEVICE";
+            return Err(Refusal::new(ErrorKind::Invalid, message).hint(hint));
         }
         let kind = PortKind::Vale {
             switch: place.switch.into(),
@@ -535,6 +548,21 @@ impl Core {
         }
         self.wake_all();
     }
+}
+
+/// Whether it names a port of the switch and nothing else, as a ring of one.
+fn plain_name(switch: &str, port: &str) -> Result<(), Refusal> {
+    let plain = PortKind::Vale {
+        switch: switch.into(),
+        port: port.into(),
+    };
+    let full = format!("{switch}:{port}");
+    let why = match PortSpec::parse(&full) {
+        Ok(spec) if spec == PortSpec::new(plain) => return Ok(()),
+        Ok(_) => "it says more than a port's name".to_owned(),
+        Err(e) => e.to_string(),
+    };
+    Err(Refusal::new(ErrorKind::Invalid, format!("{full}: {why}")))
 }
 
 pub(super) fn busy(message: &str) -> Refusal {

@@ -14,13 +14,15 @@ use crate::joint::Joint;
 use crate::listing::Refusal;
 
 impl Core {
-    /// The index that the port got. `nr`: the name is a request's.
+    /// The index that the port got. `nr`: the name is a request's. `named`: a
+    /// device's port is to be called so.
     pub(super) fn attach(
         &mut self,
         spec: &str,
         nr: bool,
         host: bool,
         mem_id: u16,
+        named: Option<&str>,
     ) -> Result<u32, Refusal> {
         let port = spec.split_once(':').map_or(spec, |(_, port)| port);
         let persistent = self.domain.is_persistent(port);
@@ -30,8 +32,13 @@ impl Core {
                 host,
                 mem_id,
                 cpus: &[],
+                port: named,
             };
             return self.attach_device(&device?, place);
+        }
+        if persistent && named.is_some() {
+            let message = format!("{port} is a persistent port, which keeps its name");
+            return Err(Refusal::new(ErrorKind::Invalid, message));
         }
         if host && !nr {
             let message = format!("{spec}: a persistent port has no host stack to attach");

@@ -224,6 +224,7 @@ fn switches_by_the_names_in_requests() {
         nr: true,
         host: false,
         mem_id,
+        port: None,
     };
     let detach = |spec: &str| Request::Detach {
         spec: spec.into(),
@@ -254,6 +255,7 @@ fn a_second_switch_for_a_port() {
         nr: true,
         host: false,
         mem_id: 0,
+        port: None,
     };
     let detach = |spec: &str| Request::Detach {
         spec: spec.into(),

@@ -110,6 +110,7 @@ fn persistent_ports_and_their_switches() {
             nr: false,
             host: false,
             mem_id: 0,
+            port: None,
         })
         .unwrap();
     assert_eq!(reply, bed::attached("vale3:p0"));

@@ -32,6 +32,7 @@ fn join_switches(dir: &Path) {
             nr: true,
             host: false,
             mem_id: 0,
+            port: None,
         };
         let (reply, _) = remote.ask(&attach).unwrap();
         assert_eq!(reply, bed::attached(spec));

@@ -129,6 +129,9 @@ pub enum Request {
         /// Region for what is attached; 0 for the usual one.
         #[serde(default)]
         mem_id: u16,
+        /// Name of a device's port; `None`: one like the device's.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        port: Option<String>,
     },
     /// Undo [`Request::Attach`]. Reply: [`Reply::Attached`](super::Reply::Attached).
     Detach {

@@ -75,6 +75,7 @@ fn requests_in_netmaps_terms() {
         nr: false,
         host: false,
         mem_id: 0,
+        port: None,
     };
     assert_eq!(old, want);
     let old = br#"{"op":"registered","owner":1,"port":1,"name":"x","kind":"vale","region":{"id":1,"generation":1,"size":1,"geom":[1,1,1,1,1]},"nif_ofs":0,"tx_rings":1,"rx_rings":1,"tx":[],"rx":[],"vnet_hdr":0,"extra_bufs":0,"context":"trusted"}"#;

@@ -340,6 +340,7 @@ impl Backend for Served {
             nr,
             host,
             mem_id: 0,
+            port: None,
         })
     }
 

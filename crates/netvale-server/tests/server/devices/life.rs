@@ -131,6 +131,7 @@ fn a_configured_device_has_its_processor() {
     let device = AttachConfig {
         switch: "vale7".into(),
         device: "tap:t0,queues=2".into(),
+        port: None,
         host: false,
         cpus: vec![0],
         region: 0,

@@ -105,6 +105,7 @@ pub(super) fn attach(spec: &str, host: bool) -> Request {
         nr: true,
         host,
         mem_id: 0,
+        port: None,
     }
 }
 
