@@ -49,10 +49,9 @@ pub(crate) fn persistent_ports(bed: &Bed) {
         kind(ns.attach("vale0:p0", false).map(|_| ())),
         ErrorKind::Busy
     );
-    assert_eq!(
-        kind(ns.attach("vale1:nobody", false).map(|_| ())),
-        ErrorKind::Usage
-    );
+    // Programs are told EINVAL, as netmap has it.
+    let nobody = ns.attach("vale1:nobody", false).unwrap_err();
+    assert_eq!((nobody.kind(), nobody.errno()), (ErrorKind::NotFound, 22));
     assert_eq!(
         kind(ns.attach("vale1:p0", true).map(|_| ())),
         ErrorKind::Unavailable
