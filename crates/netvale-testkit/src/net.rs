@@ -72,10 +72,22 @@ impl NetNs {
     /// If `f` does, with the same message.
     pub fn enter<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
         in_thread(|| {
-            let kind = Some(LinkNameSpaceType::Network);
-            rustix::thread::move_into_link_name_space(self.file.as_fd(), kind).unwrap();
+            move_into(&self.file);
             f()
         })
+    }
+
+    /// Has this thread in the namespace, and the programs and threads that it
+    /// starts, until what is returned is dropped there.
+    ///
+    /// # Panics
+    ///
+    /// Without the privilege.
+    #[must_use]
+    pub fn stay(&self) -> Stay {
+        let before = File::open("/proc/thread-self/ns/net").unwrap();
+        move_into(&self.file);
+        Stay { before }
     }
 
     /// One that another process has made, by a descriptor of it
@@ -220,6 +232,23 @@ impl NetNs {
         let there = format!("/proc/{}/fd/{}", std::process::id(), to.file.as_raw_fd());
         self.ip(&format!("link set dev {name} netns {there}"));
     }
+}
+
+/// A thread is in a namespace: see [`NetNs::stay`].
+#[derive(Debug)]
+pub struct Stay {
+    before: File,
+}
+
+impl Drop for Stay {
+    fn drop(&mut self) {
+        move_into(&self.before);
+    }
+}
+
+fn move_into(ns: &File) {
+    let kind = Some(LinkNameSpaceType::Network);
+    rustix::thread::move_into_link_name_space(ns.as_fd(), kind).unwrap();
 }
 
 impl AsFd for NetNs {

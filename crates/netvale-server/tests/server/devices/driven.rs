@@ -6,7 +6,7 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use netvale::{Namespace, Port};
-use netvale_testkit::net::NetNs;
+use netvale_testkit::net::{NetNs, Stay};
 use netvale_testkit::{PATIENCE, Rng, eventually};
 use netvale_wire::proto::{Reply, Request};
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -18,10 +18,12 @@ use crate::process::{DIR, ServerProcess, again};
 
 const QUEUES: &str = "numrxqueues 2 numtxqueues 2";
 
-/// A server of its own in a namespace with a cable, v0 to v1.
+/// A server of its own in a namespace with a cable, v0 to v1. The test is there
+/// too: names of interfaces are those of where one is.
 pub(super) struct Alone {
     pub(super) server: ServerProcess,
     ns: NetNs,
+    _stay: Stay,
     _tmp: tempfile::TempDir,
 }
 
@@ -31,10 +33,12 @@ impl Alone {
         ns.veth("v0", &ns, "v1", QUEUES);
         let tmp = tempfile::tempdir().unwrap();
         let dir = tmp.path().join("ns");
-        let server = ns.enter(|| ServerProcess::start(&dir, None));
+        let stay = ns.stay();
+        let server = ServerProcess::start(&dir, None);
         Some(Self {
             server,
             ns,
+            _stay: stay,
             _tmp: tmp,
         })
     }

@@ -181,7 +181,7 @@ fn impossible_devices_are_refused_with_the_reason() {
     };
     host.ns.ip("link add d0 type veth peer name d1");
     for (spec, on_host, kind, says) in [
-        ("vale0:nosuch0", false, ErrorKind::Invalid, "nosuch0"),
+        ("vale0:nosuch0", false, ErrorKind::Missing, "nosuch0"),
         ("vale0:tap:a/b", false, ErrorKind::Invalid, "slash"),
         (
             "vale0:tap:t0,queues=99",
