@@ -61,6 +61,7 @@ fn a_thousand_devices_leave_nothing() {
 
 fn cycles(mut rng: Rng) {
     let host = Host::make();
+    let _stay = host.ns.stay();
     let a = NetNs::make();
     for (name, peer) in [("v0", "e0"), ("v1", "e1")] {
         host.ns.veth(name, &a, peer, "numrxqueues 2 numtxqueues 2");

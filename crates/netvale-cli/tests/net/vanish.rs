@@ -168,7 +168,7 @@ fn a_program_is_told_that_its_interface_is_gone() {
             program = Some(host.start("program", &args));
             eventually("it has both", || host.names().len() == 2);
         } else {
-            let mut opened = ns.open("netmap:v0").unwrap();
+            let mut opened = host.ns.enter(|| ns.open("netmap:v0")).unwrap();
             let _ = a.ping(at(7), 0, Duration::ZERO);
             assert!(opened.wait_rx(Some(PATIENCE)).unwrap(), "a question for 7");
             port = Some(opened);
