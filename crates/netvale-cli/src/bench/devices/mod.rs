@@ -373,7 +373,8 @@ fn beside_host(way: Way, host: &Space, wire: &Space, dir: &Path) -> Result<Vec<P
             let ns = dir.join("rings");
             let (server, _) = serve(host, &ns)?;
             let interface = "x".into();
-            let bridge = Peer::start(&Task::Device(DeviceTask::Rings { ns, interface }))?;
+            let bridge = Task::Device(DeviceTask::Rings { ns, interface });
+            let bridge = host.enter(|| Peer::start(&bridge))?;
             vec![bridge, server]
         }
         _ => Vec::new(),
