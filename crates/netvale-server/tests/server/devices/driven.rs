@@ -43,6 +43,19 @@ impl Alone {
         })
     }
 
+    /// The namespace of a server, in a process where no other test runs: the
+    /// test begins again there. `None` where it has been begun, after it ended.
+    pub(super) fn in_own_process(test: &str) -> Option<Namespace> {
+        if let Some(dir) = std::env::var_os(DIR) {
+            return Some(Namespace::at(Path::new(&dir)).unwrap().no_spawn());
+        }
+        let alone = Self::new(test)?;
+        let mut command = again(test);
+        let child = command.env(DIR, &alone.server.dir).stdout(Stdio::null());
+        assert!(child.status().unwrap().success());
+        None
+    }
+
     pub(super) fn namespace(&self) -> Namespace {
         Namespace::at(&self.server.dir).unwrap().no_spawn()
     }
@@ -399,16 +412,10 @@ fn watched() -> Vec<usize> {
 #[test]
 fn sockets_are_watched_only_when_somebody_waits() {
     let test = "devices::driven::sockets_are_watched_only_when_somebody_waits";
-    let Some(dir) = std::env::var_os(DIR) else {
-        if let Some(alone) = Alone::new(test) {
-            // In a process where no other test has instances.
-            let mut command = again(test);
-            let child = command.env(DIR, &alone.server.dir).stdout(Stdio::null());
-            assert!(child.status().unwrap().success());
-        }
+    // No other test has instances there.
+    let Some(ns) = Alone::in_own_process(test) else {
         return;
     };
-    let ns = Namespace::at(Path::new(&dir)).unwrap().no_spawn();
     let mut port = ns.open("netmap:v0").unwrap();
     send(&mut port, 0, &plain(1, 100));
     assert_eq!(watched(), [1; 3], "the bell, for frames, space and both");

@@ -355,15 +355,8 @@ fn a_driver_without_xdp_leaves_it_to_the_stack_unless_that_would_loop() {
         return;
     };
     host.ns.veth("v0", &host.ns, "v1", "");
-    for end in ["v0", "v1"] {
-        let made = host.ns.try_ip(&format!(
-            "link add link {end} name {end}m type macvlan mode passthru"
-        ));
-        if !made.status.success() {
-            netvale_testkit::skip(TEST, "needs a kernel with macvlan interfaces");
-            return;
-        }
-        host.ns.ip(&format!("link set dev {end}m up"));
+    if !["v0", "v1"].iter().all(|end| host.macvlan(TEST, end)) {
+        return;
     }
     let ns = host.namespace();
     let mut ends = ["netmap:v0m", "netmap:v1m"].map(|name| ns.open(name).unwrap());

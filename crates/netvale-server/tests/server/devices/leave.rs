@@ -2,8 +2,6 @@
 //! because the socket was closed, or because it could not begin.
 
 use std::os::fd::AsFd;
-use std::path::Path;
-use std::process::Stdio;
 
 use netvale::{ErrorKind, Namespace, Port};
 use netvale_testkit::{PATIENCE, eventually};
@@ -14,7 +12,6 @@ use super::driven::Alone;
 use super::open::receive_any;
 use super::{Host, is_plain, plain, send};
 use crate::bed::Bed;
-use crate::process::{DIR, again};
 
 /// Waits until it is told why there is nothing to wait for.
 fn told(port: &mut Port) -> ErrorKind {
@@ -65,14 +62,9 @@ fn a_closed_socket_with_frames_in_it_keeps_nobody_awake() {
         return;
     };
     host.ns.veth("v0", &host.ns, "v1", "");
-    let made = host
-        .ns
-        .try_ip("link add link v0 name v0m type macvlan mode passthru");
-    if !made.status.success() {
-        netvale_testkit::skip(test, "needs a kernel with macvlan interfaces");
+    if !host.macvlan(test, "v0") {
         return;
     }
-    host.ns.ip("link set dev v0m up");
     let ns = host.namespace();
     let mut slow = ns.open("netmap:v0m").unwrap();
     let mut far = ns.open("netmap:v1").unwrap();
@@ -123,16 +115,10 @@ fn limit(most: Option<u64>) {
 #[test]
 fn who_has_no_descriptors_left_is_served() {
     let test = "devices::leave::who_has_no_descriptors_left_is_served";
-    let Some(dir) = std::env::var_os(DIR) else {
-        if let Some(alone) = Alone::new(test) {
-            // In a process where nobody else needs descriptors.
-            let mut command = again(test);
-            let child = command.env(DIR, &alone.server.dir).stdout(Stdio::null());
-            assert!(child.status().unwrap().success());
-        }
+    // Nobody else needs descriptors there.
+    let Some(ns) = Alone::in_own_process(test) else {
         return;
     };
-    let ns = Namespace::at(Path::new(&dir)).unwrap().no_spawn();
     let mut far = ns.open("netmap:v1").unwrap();
     let (mut opened, mut refused) = (0, 0);
     // From one with which nothing can be opened to one with which all can be.

@@ -83,6 +83,20 @@ impl Host {
         self.bed.ports().into_iter().map(|p| p.name).collect()
     }
 
+    /// An interface over another whose driver has no XDP, and the other's name
+    /// with an `m`. `false` where there are none, after that has been announced.
+    pub(super) fn macvlan(&self, test: &str, over: &str) -> bool {
+        let made = self.ns.try_ip(&format!(
+            "link add link {over} name {over}m type macvlan mode passthru"
+        ));
+        if !made.status.success() {
+            netvale_testkit::skip(test, "needs a kernel with macvlan interfaces");
+            return false;
+        }
+        self.ns.ip(&format!("link set dev {over}m up"));
+        true
+    }
+
     /// Gives a TAP of this host to another namespace, with an address.
     pub(super) fn hand_over(&self, tap: &str, to: &NetNs, address: &str, mtu: u32) {
         self.ns.give(tap, to);

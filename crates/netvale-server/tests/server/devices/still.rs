@@ -146,14 +146,9 @@ fn a_queue_is_opened_anew_when_its_driver_has_left() {
     host.ns.veth("v0", &host.ns, "v1", "");
     // A driver without XDP, whose queue the server has to close when somebody
     // wants the host's rings.
-    let made = host
-        .ns
-        .try_ip("link add link v0 name v0m type macvlan mode passthru");
-    if !made.status.success() {
-        netvale_testkit::skip(TEST, "needs a kernel with macvlan interfaces");
+    if !host.macvlan(TEST, "v0") {
         return;
     }
-    host.ns.ip("link set dev v0m up");
     let ns = host.namespace();
     for dies in [false, true] {
         let mut far = ns.open("netmap:v1").unwrap();
