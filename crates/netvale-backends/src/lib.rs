@@ -43,6 +43,13 @@ pub mod vxlan;
     feature = "tap",
     feature = "packet",
     feature = "vxlan",
+    feature = "netlink"
+))]
+pub use net::sys::netns_cookie;
+#[cfg(any(
+    feature = "tap",
+    feature = "packet",
+    feature = "vxlan",
     feature = "netlink",
     feature = "bpf"
 ))]

@@ -266,8 +266,7 @@ fn ask(namespace: &Namespace, dir: &Path, request: &Request) -> Result<Reply> {
     // Connects, and so starts the server.
     namespace.list()?;
     let gone = |e| io_error("cannot ask the server", &e);
-    let here = netvale_shm::process::net_ns();
-    let (mut remote, hello, _) = Remote::connect_from(dir, false, here).map_err(gone)?;
+    let (mut remote, hello, _) = Remote::connect(dir, false).map_err(gone)?;
     for reply in [hello, remote.ask(request).map_err(gone)?.0] {
         match reply {
             Reply::Error {

@@ -60,8 +60,9 @@ pub(crate) struct Core {
     pub(crate) devices: Devices,
     config: Config,
     instance: u64,
-    /// The network namespace that devices are in.
+    /// The network namespace that devices are in, and its cookie.
     net_ns: Option<u64>,
+    netns_cookie: Option<u64>,
     started: Instant,
     /// A port may be in a switch: learning tables age.
     pub(crate) seated: bool,
@@ -117,6 +118,9 @@ impl Core {
             devices: Devices::new().map_err(|e| DomainError::NoSpace(e.to_string()))?,
             config,
             net_ns: netvale_shm::process::net_ns(),
+            netns_cookie: any_socket()
+                .ok()
+                .and_then(|any| netvale_backends::netns_cookie(any.as_fd())),
             instance: u64::try_from(nanos & u128::from(u64::MAX)).unwrap_or(0),
             started: Instant::now(),
             seated: false,
@@ -187,11 +191,9 @@ impl Core {
             version,
             isolated,
             ref client,
-            net_ns,
         } = request
         {
             tracing::debug!(pid = conn.pid, client, isolated, "hello");
-            conn.net_ns = net_ns;
             return self.hello(conn, version, isolated);
         }
         let Some(context) = conn.context else {
@@ -558,15 +560,15 @@ fn is_interface(name: &str) -> bool {
 /// The number of the network interface of this name, which may be one of
 /// several that it has.
 fn interface(name: &str) -> Option<u32> {
-    use rustix::net::{AddressFamily, SocketFlags, SocketType};
     // Not in /sys, which may show another network namespace than ours.
-    let any = rustix::net::socket_with(
-        AddressFamily::UNIX,
-        SocketType::DGRAM,
-        SocketFlags::CLOEXEC,
-        None,
-    );
-    rustix::net::netdevice::name_to_index(any.ok()?, name).ok()
+    rustix::net::netdevice::name_to_index(any_socket().ok()?, name).ok()
+}
+
+/// A socket of our network namespace.
+fn any_socket() -> rustix::io::Result<OwnedFd> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType};
+    let (family, kind) = (AddressFamily::UNIX, SocketType::DGRAM);
+    rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, None)
 }
 
 fn parse(spec: &str) -> Result<PortSpec, Refusal> {

@@ -16,8 +16,8 @@ pub(crate) struct Conn {
     /// The process that connected. Whoever has the socket now is its heir.
     pub(crate) pid: u32,
     pub(crate) uid: u32,
-    /// The network namespace that it says it is in.
-    pub(crate) net_ns: Option<u64>,
+    /// Of the network namespace in which it connected, where the kernel tells.
+    pub(crate) netns_cookie: Option<u64>,
     /// The server's own user, or root.
     pub(crate) trusted_user: bool,
     /// Settled by the first message.
@@ -36,11 +36,12 @@ pub(crate) struct Conn {
 
 impl Conn {
     pub(crate) fn new(fd: OwnedFd, pid: u32, uid: u32, trusted_user: bool) -> Self {
+        let netns_cookie = netvale_backends::netns_cookie(fd.as_fd());
         Self {
             channel: fd.into(),
             pid,
             uid,
-            net_ns: None,
+            netns_cookie,
             trusted_user,
             context: None,
             owner: None,

@@ -31,19 +31,6 @@ impl Remote {
     /// `NotFound` and `ConnectionRefused`: no server. `InvalidData`: it does
     /// not speak our protocol.
     pub fn connect(dir: &Path, isolated: bool) -> io::Result<(Self, Reply, Vec<OwnedFd>)> {
-        Self::connect_from(dir, isolated, None)
-    }
-
-    /// The same, for one who names devices of this network namespace.
-    ///
-    /// # Errors
-    ///
-    /// As [`Remote::connect`].
-    pub fn connect_from(
-        dir: &Path,
-        isolated: bool,
-        net_ns: Option<u64>,
-    ) -> io::Result<(Self, Reply, Vec<OwnedFd>)> {
         let channel = Channel::connect(dir, SOCKET_NAME, PATIENCE)?;
         let mut remote = Self {
             channel,
@@ -53,7 +40,6 @@ impl Remote {
             version: PROTOCOL_VERSION,
             isolated,
             client: "netvale".into(),
-            net_ns,
         };
         let (reply, fds) = remote.ask(&hello)?;
         Ok((remote, reply, fds))

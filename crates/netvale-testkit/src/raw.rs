@@ -50,7 +50,6 @@ impl Raw {
             version: PROTOCOL_VERSION,
             isolated,
             client: "test".into(),
-            net_ns: None,
         });
         let Reply::Hello { state, .. } = reply else {
             panic!("{reply:?}");

@@ -39,6 +39,27 @@ pub(crate) fn set_int(
     check(rc)
 }
 
+/// What the kernel calls the network namespace of a socket (`SO_NETNS_COOKIE`,
+/// since Linux 5.14): that in which it was made, and for one that was accepted,
+/// that of who connected. `None` where the kernel does not tell.
+#[must_use]
+pub fn netns_cookie(fd: BorrowedFd<'_>) -> Option<u64> {
+    let mut cookie = 0u64;
+    let mut len: libc::socklen_t = 8;
+    // SAFETY: the kernel writes at most `len` bytes, the size of `cookie`; any
+    // bytes are a number.
+    let rc = unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut len,
+        )
+    };
+    (check(rc).is_ok() && len == 8).then_some(cookie)
+}
+
 #[cfg(any(feature = "packet", feature = "netlink", feature = "vxlan"))]
 const INT_LEN: libc::socklen_t = 4;
 

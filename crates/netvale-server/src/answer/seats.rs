@@ -69,7 +69,7 @@ impl Core {
     /// means another one there, or nothing.
     pub(super) fn same_net(&self, conn: &Conn, what: &str) -> Result<(), Refusal> {
         let ours = std::process::id();
-        let known = conn.net_ns.zip(self.net_ns);
+        let known = conn.netns_cookie.zip(self.netns_cookie);
         // A process with a server of its own knows where that is.
         if conn.pid == ours || known.is_none_or(|(theirs, ours)| theirs == ours) {
             return Ok(());

@@ -189,7 +189,6 @@ fn the_greeting_comes_first_and_once() {
         version: netvale_wire::proto::PROTOCOL_VERSION,
         isolated: false,
         client: String::new(),
-        net_ns: None,
     };
     assert_eq!(refused(&mut c, &hello), ErrorKind::Protocol);
 }

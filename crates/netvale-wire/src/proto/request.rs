@@ -20,10 +20,6 @@ pub enum Request {
         /// Program name, for people who read logs.
         #[serde(default)]
         client: String,
-        /// Number of the network namespace that it is in, if it knows. Then it
-        /// gets no devices of another one by their names.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        net_ns: Option<u64>,
     },
     /// Bind this connection to a port. Reply: [`Reply::Registered`](super::Reply::Registered).
     Register {

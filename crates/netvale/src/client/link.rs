@@ -70,7 +70,6 @@ impl Link {
             version: PROTOCOL_VERSION,
             isolated,
             client: program_name(),
-            net_ns: netvale_shm::process::net_ns(),
         };
         let (reply, fds) = self.ask(&hello)?;
         let Reply::Hello {
