@@ -132,8 +132,9 @@ impl Place {
         netvale pkt-gen -i vale0:a -f tx -n 1000000\n  \
         netvale ls\n\n\
         Exit status: 0 done; 1 ran, but the answer is negative; 2 usage;\n\
-        3 privilege, feature, device or server missing; 4 I/O or system\n\
-        failure; 5 a peer broke the protocol; 128+n cut short by signal n."
+        3 privilege, feature, device, port or server missing; 4 I/O or\n\
+        system failure; 5 a peer broke the protocol; 128+n cut short by\n\
+        signal n."
 )]
 struct Cli {
     #[command(flatten)]

@@ -18,7 +18,8 @@ pub(crate) enum Code {
     Negative,
     /// 2: the command line or the configuration is wrong.
     Usage,
-    /// 3: a privilege, a kernel feature, a device or a server is missing.
+    /// 3: a privilege, a kernel feature, a device, a port or a server is
+    /// missing, or went away.
     Unavailable,
     /// 4: input, output or the system failed while running.
     Failure,

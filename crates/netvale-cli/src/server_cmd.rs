@@ -313,7 +313,11 @@ fn start_error(e: &StartError, file: Option<&Path>) -> Error {
         StartError::Dir(DirError::Taken { .. }) => ErrorKind::Busy,
         StartError::Dir(DirError::Unsafe { .. } | DirError::NoGroup(_)) => ErrorKind::Unavailable,
         StartError::Domain(_) => ErrorKind::NoSpace,
-        StartError::Port { kind, .. } | StartError::Device { kind, .. } => kind_of(*kind),
+        StartError::Port { kind, .. } | StartError::Device { kind, .. } => match kind_of(*kind) {
+            // That would say that another server has the namespace.
+            ErrorKind::Busy => ErrorKind::Io,
+            kind => kind,
+        },
         _ => ErrorKind::Io,
     };
     match (e, file) {

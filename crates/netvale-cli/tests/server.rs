@@ -278,13 +278,14 @@ mod tests {
         let ns = place.namespace();
         assert_eq!(ns.list().unwrap()[0].name, "vale0:p0");
         assert_eq!(ns.open("vale0:a").unwrap().context(), "isolated");
-        std::fs::write(file, "[limits]\nprots = 1\n").unwrap();
-        let out = place.run(&["server", "--foreground", "--config", file]);
-        assert_eq!(out.status.code(), Some(2));
         let elsewhere = Place::new();
-        for (text, code) in [
-            ("[limits]\nprots = 1\n", 2),
-            ("[[attach]]\nswitch = \"vale0\"\ndevice = \"nosuch0\"\n", 3),
+        let attach =
+            |device: &str| format!("[[attach]]\nswitch = \"vale0\"\ndevice = \"{device}\"\n");
+        let capture = attach(&format!("pcap:{file}.pcapng,write"));
+        for (text, code, causes) in [
+            ("[limits]\nprots = 1\n", 2, &["line 2", "`ports`"][..]),
+            (&attach("nosuch0"), 3, &["nosuch0"]),
+            (&format!("{capture}{capture}"), 4, &["line 4", "attached"]),
         ] {
             std::fs::write(file, text).unwrap();
             for how in [
@@ -296,13 +297,10 @@ mod tests {
                 assert_eq!(out.status.code(), Some(code), "{how:?}: {said}");
                 let place = format!("{file}: line ");
                 assert!(said.contains(&place), "{how:?}: {said}");
+                let all = causes.iter().all(|cause| said.contains(cause));
+                assert!(all, "{how:?}: {said}");
             }
         }
-        let text = String::from_utf8_lossy(&out.stderr);
-        assert!(
-            text.contains("line 2") && text.contains("`ports`"),
-            "{text}"
-        );
     }
 
     /// A lock or a pipe of whoever happened to start the server must not live
