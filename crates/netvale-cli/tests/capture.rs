@@ -2,6 +2,9 @@
 #![forbid(unsafe_code)]
 
 #[cfg(test)]
+mod common;
+
+#[cfg(test)]
 mod tests {
     use std::io::Read;
     use std::path::Path;
@@ -10,6 +13,8 @@ mod tests {
     use netvale::{Namespace, Port};
     use netvale_testkit::Place;
     use netvale_testkit::eventually;
+
+    use super::common::frames_of;
 
     const BIN: &str = env!("CARGO_BIN_EXE_netvale");
 
@@ -20,19 +25,10 @@ mod tests {
         f
     }
 
-    /// Frames of a file as pcap-file, which we did not write, reads them.
     fn read_ng(mut from: impl Read) -> Vec<Vec<u8>> {
         let mut bytes = Vec::new();
         from.read_to_end(&mut bytes).unwrap();
-        let mut reader = pcap_file::pcapng::PcapNgReader::new(&bytes[..]).unwrap();
-        let mut frames = Vec::new();
-        while let Some(block) = reader.next_block() {
-            if let pcap_file::pcapng::Block::EnhancedPacket(p) = block.unwrap() {
-                assert_eq!(p.original_len as usize, p.data.len());
-                frames.push(p.data.into_owned());
-            }
-        }
-        frames
+        frames_of(&bytes)
     }
 
     fn capture(ns: &Path, args: &[&str]) -> Child {
@@ -139,19 +135,35 @@ mod tests {
         }
     }
 
+    /// What comes, until this frame has come.
+    fn read_until(from: &mut impl Read, frame: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut some = [0; 4096];
+        while !bytes.windows(frame.len()).any(|w| w == frame) {
+            let n = from.read(&mut some).unwrap();
+            assert!(n > 0, "it ended early");
+            bytes.extend_from_slice(&some[..n]);
+        }
+        bytes
+    }
+
     #[test]
     fn a_header_that_comes_while_capturing_is_left_out() {
         let bed = Place::Trusted.up();
         let mut a = bed.ns().open("vale0:a").unwrap();
-        let file = bed.scratch().join("later.pcapng");
-        let args = ["vale0:a", "-w", file.to_str().unwrap(), "-c", "1"];
+        let args = ["vale0:a", "-w", "-", "-c", "2"];
         let mut child = capture(bed.dir(), &args);
         eventually("the monitor is there", || monitors(bed.ns()) == 1);
+        send(&mut a, 1..2);
+        let mut out = child.stdout.take().unwrap();
+        let mut bytes = read_until(&mut out, &frame(1));
+        // For so long the capture need not ask how long the header is.
+        std::thread::sleep(std::time::Duration::from_millis(10));
         bed.ns().set_vnet_hdr("vale0:a", 12).unwrap();
         send_after_header(&mut a, &frame(7));
+        out.read_to_end(&mut bytes).unwrap();
         assert!(child.wait().unwrap().success());
-        let got = read_ng(std::fs::File::open(&file).unwrap());
-        assert_eq!(got, [frame(7)]);
+        assert_eq!(frames_of(&bytes), [frame(1), frame(7)]);
     }
 
     #[test]
@@ -165,14 +177,8 @@ mod tests {
         send(&mut a, 1..2);
         let mut out = child.stdout.take().unwrap();
         // Section, interface and one packet: they come without more frames.
-        let mut bytes = Vec::new();
-        let mut some = [0; 4096];
-        while !bytes.windows(frame(1).len()).any(|w| w == frame(1)) {
-            let n = out.read(&mut some).unwrap();
-            assert!(n > 0, "it ended early");
-            bytes.extend_from_slice(&some[..n]);
-        }
-        assert_eq!(read_ng(&bytes[..]), [frame(1)]);
+        let bytes = read_until(&mut out, &frame(1));
+        assert_eq!(frames_of(&bytes), [frame(1)]);
         drop(out);
         eventually("the capture has ended", || {
             send(&mut a, 1..2);

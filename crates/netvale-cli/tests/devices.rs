@@ -2,6 +2,9 @@
 #![forbid(unsafe_code)]
 
 #[cfg(test)]
+mod common;
+
+#[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
     use std::os::fd::{AsFd, AsRawFd};
@@ -11,15 +14,27 @@ mod tests {
     use netvale_testkit::net::NetNs;
     use netvale_testkit::{PATIENCE, TempDir, eventually};
 
+    use super::common::frames_of;
+
     const A: Ipv4Addr = Ipv4Addr::new(10, 79, 0, 1);
     const B: Ipv4Addr = Ipv4Addr::new(10, 79, 0, 2);
     const MOMENT: Duration = Duration::from_millis(200);
 
+    /// A server, which ends with the test.
+    struct Server(Child);
+
+    impl Drop for Server {
+        fn drop(&mut self) {
+            let _ = self.0.kill(); // ended already if the test has done it
+            let _ = self.0.wait();
+        }
+    }
+
     /// A network namespace with a server in it.
     struct Host {
+        server: Server,
         ns: NetNs,
         dir: TempDir,
-        server: Child,
     }
 
     impl Host {
@@ -28,7 +43,7 @@ mod tests {
             let dir = TempDir::new();
             let mut command = Self::command(&dir, &["server", "--foreground"]);
             command.stderr(Stdio::null());
-            let server = ns.enter(|| command.spawn()).unwrap();
+            let server = Server(ns.enter(|| command.spawn()).unwrap());
             let host = Self { ns, dir, server };
             eventually("the server answers", || {
                 host.run(&["server", "status"]).status.success()
@@ -70,15 +85,8 @@ mod tests {
         }
 
         fn kill(&mut self) {
-            self.server.kill().unwrap();
-            self.server.wait().unwrap();
-        }
-    }
-
-    impl Drop for Host {
-        fn drop(&mut self) {
-            let _ = self.server.kill(); // ended already if the test has done it
-            let _ = self.server.wait();
+            self.server.0.kill().unwrap();
+            self.server.0.wait().unwrap();
         }
     }
 
@@ -93,19 +101,21 @@ mod tests {
         std::fs::create_dir(&disk).unwrap();
         let file = disk.join("f.pcapng").display().to_string();
         // Nobody else sees the disk, and it goes with the server.
-        let script = "mount -t tmpfs -o size=64k none $1 && exec $0 server --foreground";
+        let script = "mount -t tmpfs -o size=64k none $1 || exit 77; exec $0 server --foreground";
         let mut server = Command::new("unshare");
         server.args(["-m", "sh", "-c", script, env!("CARGO_BIN_EXE_netvale")]);
         server.arg(&disk).env("NETVALE_NS", dir.path().join("ns"));
-        let mut server = server.stderr(Stdio::null()).spawn().unwrap();
+        let mut server = Server(server.stderr(Stdio::null()).spawn().unwrap());
         let run = |args: &[&str]| Host::command(&dir, args).output().unwrap();
         let up = || run(&["server", "status"]).status.success();
-        let mut ended = false;
+        let mut ended = None;
         eventually("the server answers, or cannot", || {
-            ended = server.try_wait().unwrap().is_some();
-            ended || up()
+            ended = server.0.try_wait().unwrap();
+            ended.is_some() || up()
         });
-        if ended {
+        if let Some(status) = ended {
+            let code = status.code();
+            assert!(matches!(code, Some(1 | 77)), "the server: {code:?}");
             return netvale_testkit::skip(TEST, "needs to mount a tmpfs");
         }
         let out = run(&["attach", "vale0", &format!("pcap:{file},write")]);
@@ -120,7 +130,7 @@ mod tests {
             assert!(out.status.success(), "{out:?}");
             eventually("they have been taken", || stats().rx_frames == round * 500);
         }
-        let here = std::path::Path::new("/proc").join(server.id().to_string());
+        let here = std::path::Path::new("/proc").join(server.0.id().to_string());
         let here = here.join("root").join(file.trim_start_matches('/'));
         let read = || {
             let mut reader = netvale_backends::pcap::Reader::open(&here).unwrap();
@@ -144,8 +154,6 @@ mod tests {
         );
         let said = String::from_utf8(run(&["ls"]).stdout).unwrap();
         assert!(said.contains("frames are lost: No space left"), "{said}");
-        server.kill().unwrap();
-        server.wait().unwrap();
     }
 
     #[test]
@@ -314,19 +322,6 @@ mod tests {
         assert!(!host.ns.ip("-o link").contains("x^"));
     }
 
-    /// Headers of frames in a capture as pcap-file, which we did not write,
-    /// reads them.
-    fn ethertypes(bytes: &[u8]) -> Vec<u16> {
-        let mut reader = pcap_file::pcapng::PcapNgReader::new(bytes).unwrap();
-        let mut types = Vec::new();
-        while let Some(block) = reader.next_block() {
-            if let pcap_file::pcapng::Block::EnhancedPacket(p) = block.unwrap() {
-                types.push(u16::from_be_bytes([p.data[12], p.data[13]]));
-            }
-        }
-        types
-    }
-
     #[test]
     fn captures_of_devices_are_readable() {
         let Some(host) = Host::new("captures_of_devices_are_readable") else {
@@ -350,10 +345,11 @@ mod tests {
                 child.try_wait().unwrap().is_some()
             });
             assert!(child.wait().unwrap().success(), "{port}");
-            let types = ethertypes(&std::fs::read(&file).unwrap());
-            assert_eq!(types.len(), 8, "{port}");
-            let known = |t: &u16| matches!(t, 0x0800 | 0x0806 | 0x86dd);
-            assert!(types.iter().all(known), "{port}: {types:04x?}");
+            let frames = frames_of(&std::fs::read(&file).unwrap());
+            assert_eq!(frames.len(), 8, "{port}");
+            let types = frames.iter().map(|f| u16::from_be_bytes([f[12], f[13]]));
+            let mut unknown = types.filter(|t| !matches!(t, 0x0800 | 0x0806 | 0x86dd));
+            assert_eq!(unknown.next(), None, "{port}");
         }
     }
 
@@ -461,7 +457,7 @@ mod tests {
         }
         let text = "[[attach]]\nswitch = \"vale0\"\ndevice = \"tap:t0\"\ncpus = [0]\n";
         let host = Host {
-            server: start(text),
+            server: Server(start(text)),
             ns,
             dir,
         };
@@ -472,7 +468,7 @@ mod tests {
                 .any(|w| w == b"vale0:t0")
         });
         let of_thread = |name: &str| {
-            let tasks = std::fs::read_dir(format!("/proc/{}/task", host.server.id())).unwrap();
+            let tasks = std::fs::read_dir(format!("/proc/{}/task", host.server.0.id())).unwrap();
             let tasks = tasks.map(|t| std::fs::read_to_string(t.unwrap().path().join("status")));
             let mut texts = tasks.map(|t| t.unwrap_or_default());
             texts.find(|t| t.lines().next() == Some(&format!("Name:\t{name}")))

@@ -175,13 +175,16 @@ struct Header {
 impl Header {
     /// Programs change the header of ports that are open: how long what the
     /// server said of it is believed.
-    const TRUST: Duration = Duration::from_millis(1);
+    const TRUST: Duration = Duration::from_millis(10);
 
     fn of(port: &str, place: &Place) -> Result<Self> {
+        let namespace = place.namespace_if_running()?;
+        // Programs set it before their first frames: those ask again.
+        let len = namespace.vnet_hdr(port).map_or(0, usize::from);
         Ok(Self {
-            namespace: place.namespace_if_running()?,
+            namespace,
             port: port.to_owned(),
-            len: 0,
+            len,
             asked: None,
         })
     }
