@@ -227,16 +227,19 @@ impl Lane {
         self.taken = false;
         // One that begins is due at the moment that it is asked.
         let due = self.device.due();
-        let start = Instant::now();
-        let timed = due.is_some_and(|due| start >= due);
-        let paused = self.until.take_if(|until| start >= *until);
+        let waits = due.is_some() || self.until.is_some();
+        let works = self.ready || self.passes_on() || !self.has_nothing_to_send();
+        // Most often there is nothing: not worth a look at the clock.
+        let start = (waits || works).then(Instant::now);
+        let timed = due.zip(start).is_some_and(|(due, now)| now >= due);
+        let paused = self.until.take_if(|until| start >= Some(*until));
         self.full &= !timed && paused.is_none();
         let mut moved = self.onward.serve(&mut self.tx, &self.pool, &self.losses);
         if self.ready || timed {
             moved |= self.pull();
         }
         moved |= self.push();
-        if moved {
+        if let Some(start) = start.filter(|_| moved) {
             self.account(start);
         }
         Round {
