@@ -216,7 +216,7 @@ fn attach_as(
         mem_id: 0,
         port: port.map(str::to_owned),
     };
-    seats(namespace, dir, &request, spec)
+    seats(namespace, dir, &request)
 }
 
 /// Detaches it; the ports that there were.
@@ -228,15 +228,11 @@ pub(crate) fn detach_spec(namespace: &Namespace, spec: &str) -> Result<Vec<Seate
         spec: spec.into(),
         nr: true,
     };
-    seats(namespace, dir, &request, spec)
+    seats(namespace, dir, &request)
 }
 
-fn seats(namespace: &Namespace, dir: &Path, request: &Request, spec: &str) -> Result<Vec<Seated>> {
+fn seats(namespace: &Namespace, dir: &Path, request: &Request) -> Result<Vec<Seated>> {
     match ask(namespace, dir, request)? {
-        // An older server does not say what they are called.
-        Reply::Attached { port_index, ports } if ports.is_empty() => {
-            Ok(vec![seated(spec, port_index)])
-        }
         Reply::Attached { ports, .. } => Ok(ports),
         _ => Err(unexpected().into()),
     }

@@ -62,10 +62,9 @@ pub(super) fn generate(
         } else {
             BURST
         };
+        netvale::pin_to_cpu(cpu)?;
         let start = Instant::now();
         let one = || -> Result<()> {
-            // Threads inherit neither.
-            netvale::pin_to_cpu(cpu)?;
             while start.elapsed() < time {
                 let done = program.generate(&the_frame(), burst);
                 done.map_err(|e| broken(&e.to_string()))?;
