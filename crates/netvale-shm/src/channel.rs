@@ -140,6 +140,19 @@ impl Channel {
         }
     }
 
+    /// Throws away all messages that have come, and their descriptors
+    /// unopened. Never waits.
+    pub fn discard(&self) {
+        let flags = RecvFlags::TRUNC | RecvFlags::DONTWAIT;
+        loop {
+            match rustix::net::recv(&self.0, &mut [0u8; 1], flags) {
+                Err(Errno::INTR) => {}
+                Err(_) | Ok((_, 0)) => return,
+                Ok(_) => {}
+            }
+        }
+    }
+
     /// Whether the other end is still open. Never waits.
     #[must_use]
     pub fn is_open(&self) -> bool {
@@ -279,6 +292,29 @@ mod tests {
         a.send(b"12345", &[]).unwrap();
         let cut = b.recv(&mut [0; 4], &mut Vec::new()).unwrap_err();
         assert_eq!(cut.kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn what_is_discarded_is_closed_and_makes_room() {
+        let (a, b) = pair();
+        let (read, write) = rustix::net::socketpair(
+            AddressFamily::UNIX,
+            SocketType::STREAM,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+        .unwrap();
+        a.send(b"x", &[write.as_fd()]).unwrap();
+        drop(write);
+        while a.send(b"12345", &[]).is_ok() {}
+        b.discard();
+        assert!(!Channel(read).is_open());
+        a.send(b"12345", &[]).unwrap();
+        b.discard();
+        let none = b.recv_plain(&mut [0; 8]).unwrap_err();
+        assert_eq!(none.kind(), io::ErrorKind::WouldBlock);
+        drop(a);
+        b.discard();
     }
 
     #[test]

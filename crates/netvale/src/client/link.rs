@@ -135,6 +135,11 @@ impl Link {
         self.channel.send(&message, &[]).map_err(lost)
     }
 
+    /// Throws away the answers that have come to what was only said.
+    pub(crate) fn discard(&self) {
+        self.channel.discard();
+    }
+
     /// Waits for an answer, even if a program has made the socket non-blocking.
     fn receive(&self, buf: &mut [u8], fds: &mut Vec<OwnedFd>) -> io::Result<usize> {
         let end = Instant::now() + PATIENCE;

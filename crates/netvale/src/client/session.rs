@@ -229,11 +229,17 @@ impl Line {
     /// Has the server ring a bell that we cannot have now: it rings those that
     /// it is asked for, as soon as it comes to that.
     fn tell(&mut self, request: &Request) -> Unanswered {
-        let mut link = self.link.take();
-        let told = matches!(request, Request::Doorbell { .. })
-            && link.as_mut().is_some_and(|l| l.say(request).is_ok());
-        // To one that has ended nothing more is said.
-        self.link = link.filter(|_| told);
+        if !matches!(request, Request::Doorbell { .. }) {
+            return Unanswered(false);
+        }
+        let told = self.link.as_mut().is_some_and(|link| {
+            // A server whose answers nobody reads stops reading.
+            link.discard();
+            link.say(request).is_ok()
+        });
+        if !told {
+            self.link = None; // to one that has ended nothing more is said
+        }
         Unanswered(told)
     }
 }
@@ -282,5 +288,63 @@ impl Waker for Session {
 
     fn is_gone(&self, process: u32) -> bool {
         crate::registration::is_dead(process)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use netvale_shm::channel::Channel;
+    use netvale_wire::proto::decode;
+    use rustix::net::{AddressFamily, SocketFlags, SocketType};
+
+    use super::*;
+
+    /// A line, and the server's end of it.
+    fn line() -> (Line, Channel) {
+        let (ours, theirs) = rustix::net::socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+            None,
+        )
+        .unwrap();
+        let line = Line {
+            link: Some(Link::over(ours)),
+            silent_until: None,
+        };
+        (line, theirs.into())
+    }
+
+    fn heard(server: &Channel) -> Request {
+        let mut buf = [0; 256];
+        let len = server.recv_plain(&mut buf).unwrap();
+        decode(&buf[..len]).unwrap()
+    }
+
+    #[test]
+    fn a_server_that_was_asked_for_a_region_still_rings() {
+        let (mut line, server) = line();
+        let region = Request::Region {
+            id: 1,
+            generation: 1,
+        };
+        assert!(!line.tell(&region).0);
+        let bell = Request::Doorbell { owner: 3 };
+        assert!(line.tell(&bell).0);
+        assert_eq!(heard(&server), bell);
+        drop(server);
+        assert!(!line.tell(&bell).0);
+        assert!(line.link.is_none());
+    }
+
+    #[test]
+    fn answers_that_nobody_wants_do_not_keep_the_server_from_ringing() {
+        let (mut line, server) = line();
+        // As a server does, which reads on when its answer is sent.
+        while server.send(b"answer", &[]).is_ok() {}
+        let bell = Request::Doorbell { owner: 3 };
+        assert!(line.tell(&bell).0);
+        assert_eq!(heard(&server), bell);
+        server.send(b"answer", &[]).unwrap();
     }
 }
