@@ -144,7 +144,7 @@ impl WholeSocket {
     }
 
     /// Packets that were lost because nobody received them in time, as far as
-    /// a ring tells.
+    /// a ring tells, with what ended it and came before that was seen.
     #[must_use]
     pub fn missed(&self) -> u64 {
         self.missed

@@ -135,7 +135,8 @@ impl PacketRing {
         self.slots.is_none()
     }
 
-    /// Frames that were lost because nobody received them in time.
+    /// Frames that were lost because nobody received them in time, with what
+    /// ended the ring and came before that was seen.
     #[must_use]
     pub fn missed(&self) -> u64 {
         self.missed
@@ -265,9 +266,16 @@ pub(super) fn has_ended(
 ) -> Result<bool, PacketError> {
     let lost = base.dropped()?;
     *missed += lost;
-    // Of one that was full as many have been taken since.
+    Ok(is_kept(slots, lost))
+}
+
+/// Whether the kernel keeps the slot that is waited for, as frames were lost.
+fn is_kept(slots: &mut Slots, lost: u64) -> bool {
+    // Of a ring that was full as many have been taken since.
     let was_full = slots.were_all_taken();
-    Ok(lost > 0 && !was_full && slots.peek().is_none())
+    // Behind a slot that is kept none is filled; behind one that the kernel is
+    // still writing, all may be.
+    lost > 0 && !was_full && slots.are_empty()
 }
 
 /// Gives a ring that is not mapped any more back.
@@ -375,5 +383,33 @@ fn copy(pool: &BufPool, batch: &mut Batch, header: HdrLen, slot: &Slot<'_>) {
     for part in parts.into_iter().filter(|p| !p.is_empty()) {
         batch.write(pool, i, at, part);
         at += part.len();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::sys::tests::{fill, ring};
+    use super::*;
+
+    #[test]
+    fn a_ring_whose_next_slot_is_being_written_has_not_ended() {
+        let (mut slots, file) = ring(32);
+        for slot in 0..3 {
+            fill(&file, slot);
+            assert!(slots.peek().is_some());
+            slots.release();
+        }
+        // It went round, to the slot that is waited for.
+        (4..32).chain(0..3).for_each(|slot| fill(&file, slot));
+        assert!(slots.peek().is_none());
+        assert!(!is_kept(&mut slots, 7));
+        fill(&file, 3);
+        for _ in 0..32 {
+            assert!(slots.peek().is_some());
+            slots.release();
+        }
+        assert!(!is_kept(&mut slots, 1), "it was full");
+        assert!(!is_kept(&mut slots, 0), "nothing was lost");
+        assert!(is_kept(&mut slots, 1));
     }
 }

@@ -140,15 +140,31 @@ impl Slots {
         std::mem::take(&mut self.taken) >= self.count
     }
 
+    /// Whether no slot has a frame, not only the next.
+    pub(in crate::packet) fn are_empty(&self) -> bool {
+        let empty = |i| self.status_of(i).load(Ordering::Relaxed) & USER == 0;
+        (0..self.count).all(empty)
+    }
+
     fn slot(&self) -> NonNull<u8> {
-        // SAFETY: at < count, so this is inside the mapping.
-        unsafe { self.base.add(self.at * self.slot_len) }
+        self.slot_at(self.at)
+    }
+
+    fn slot_at(&self, i: usize) -> NonNull<u8> {
+        debug_assert!(i < self.count);
+        // SAFETY: i < count, as `at` and every caller's number are, so this is
+        // inside the mapping.
+        unsafe { self.base.add(i * self.slot_len) }
     }
 
     fn status(&self) -> &AtomicU32 {
+        self.status_of(self.at)
+    }
+
+    fn status_of(&self, i: usize) -> &AtomicU32 {
         // SAFETY: the word is inside the mapping and, like every slot,
         // aligned; both sides access it as a whole word only.
-        unsafe { self.slot().cast::<AtomicU32>().as_ref() }
+        unsafe { self.slot_at(i).cast::<AtomicU32>().as_ref() }
     }
 
     /// Bytes of a slot that is ours; none where it has not so many.
@@ -188,5 +204,33 @@ impl Drop for Slots {
         let len = self.slot_len * self.count;
         // SAFETY: this range was mapped by `map`; nothing lent from it lives.
         let _ = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), len) };
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::fs::File;
+    use std::os::fd::AsFd;
+    use std::os::unix::fs::FileExt;
+
+    use rustix::fs::MemfdFlags;
+
+    use super::*;
+
+    const LEN: u32 = 2048;
+
+    /// A ring of so many slots, and the file to which the test writes what the
+    /// kernel would.
+    pub(in crate::packet::ring) fn ring(count: u32) -> (Slots, File) {
+        let file = File::from(rustix::fs::memfd_create("slots", MemfdFlags::CLOEXEC).unwrap());
+        file.set_len(u64::from(LEN * count)).unwrap();
+        let slots = Slots::map(file.as_fd(), LEN, count, HdrLen::NONE).unwrap();
+        (slots, file)
+    }
+
+    /// A frame comes into a slot.
+    pub(in crate::packet::ring) fn fill(file: &File, slot: u32) {
+        let at = u64::from(slot * LEN);
+        file.write_all_at(&USER.to_ne_bytes(), at).unwrap();
     }
 }
