@@ -481,7 +481,8 @@ impl Base {
             let e = match send(self.fd.as_fd(), messages, pool, batch, outs, &[]) {
                 Ok(0) => break,
                 Ok(n) => {
-                    self.room.sent(over, n);
+                    let lens = (at..at + n).map(|i| batch.frame_len(i));
+                    self.room.sent(over, lens);
                     sent.refused += over;
                     sent.next = at + n;
                     (over, alone) = (0, false);
@@ -497,7 +498,8 @@ impl Base {
                     if turned.map_err(|e| self.error("send on", e))? {
                         continue;
                     }
-                    match self.room.none(over, batch.len() - sent.next) {
+                    let left = batch.len() - sent.next;
+                    match self.room.none(over, left, batch.frame_len(at)) {
                         Full::Dropped => {
                             sent.refused += 1;
                             sent.next += 1;

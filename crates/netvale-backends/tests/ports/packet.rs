@@ -414,7 +414,11 @@ fn what_an_interface_drops_does_not_hold_up_the_rest() {
             assert_eq!(send_all(&mut left, &pool, &batch), refused);
         }
         assert_eq!(receive(&mut right, &pool, 1), [frame(64, 7)]);
-        // It takes none at all.
+        // It takes none at all. The queueing discipline of an interface
+        // without a carrier does, and says nothing.
+        if !bypass {
+            continue;
+        }
         b.ip("link set dev right down");
         assert_eq!(send_all(&mut left, &pool, &batch), 60);
         b.ip("link set dev right up");
