@@ -76,4 +76,5 @@ pub use redirect::Redirect;
 pub use ring::{CompletionRing, Desc, FillRing, RxRing, TxRing};
 pub use socket::{CopyMode, RingSizes, Statistics, Xsk, XskConfig, XskSocket};
 pub use suspects::{Suspected, Suspects};
+pub(crate) use tags::knows_tags;
 pub use umem::{BufLayout, Frame, Umem};

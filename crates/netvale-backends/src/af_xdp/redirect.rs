@@ -22,7 +22,8 @@ pub(super) const XDP_PASS: i32 = 2;
 pub struct Redirect {
     map: XskMap,
     mode: XdpMode,
-    puts_tags_back: bool,
+    /// Why VLAN tags are not put back, if they are not.
+    no_tags: Option<String>,
     _link: Link,
 }
 
@@ -64,26 +65,30 @@ impl Redirect {
         }
         let map = XskMap::new(queues)?;
         let native = mode == XdpMode::Native;
+        let tags = match native {
+            true => Tags::of(ifindex).map_err(str::to_owned),
+            false => Err("XDP in the stack is not told of them".into()),
+        };
         // A kernel may tell tags and yet not take such a program, with frames
         // in several pieces for one.
-        let tags = native.then(|| Tags::of(ifindex)).flatten();
         let tagged = tags.and_then(|tags| {
             let insns = direct(&map, counts, Some(tags));
-            Program::load(ProgramKind::XdpOf(ifindex), "nv_redirect", &insns).ok()
+            let loaded = Program::load(ProgramKind::XdpOf(ifindex), "nv_redirect", &insns);
+            loaded.map_err(|e| e.in_a_line())
         });
-        let puts_tags_back = tagged.is_some();
-        let program = match tagged {
-            Some(program) => program,
-            None => {
+        let (program, no_tags) = match tagged {
+            Ok(program) => (program, None),
+            Err(why) => {
                 let kind = ProgramKind::Xdp { frags: true };
-                Program::load(kind, "nv_redirect", &direct(&map, counts, None))?
+                let plain = direct(&map, counts, None);
+                (Program::load(kind, "nv_redirect", &plain)?, Some(why))
             }
         };
         let link = program.attach_xdp(ifindex, mode)?;
         Ok(Self {
             map,
             mode,
-            puts_tags_back,
+            no_tags,
             _link: link,
         })
     }
@@ -92,7 +97,13 @@ impl Redirect {
     /// them. Otherwise sockets get those frames without.
     #[must_use]
     pub fn puts_tags_back(&self) -> bool {
-        self.puts_tags_back
+        self.no_tags.is_none()
+    }
+
+    /// Why they are not.
+    #[must_use]
+    pub fn why_no_tags(&self) -> Option<&str> {
+        self.no_tags.as_deref()
     }
 
     /// Who runs it.

@@ -26,16 +26,31 @@ pub(super) struct Tags {
     function: u32,
 }
 
+/// Whether the kernel says how a driver is asked for tags.
+pub(crate) fn knows_tags() -> bool {
+    function().is_some()
+}
+
+fn function() -> Option<u32> {
+    // The same until the next kernel; to look for it takes milliseconds.
+    static FUNCTION: OnceLock<u32> = OnceLock::new();
+    if let Some(&found) = FUNCTION.get() {
+        return Some(found);
+    }
+    // One that cannot be read now (too many open files) can be later.
+    let found = kernel_function("bpf_xdp_metadata_rx_vlan_tag")?;
+    Some(*FUNCTION.get_or_init(|| found))
+}
+
 impl Tags {
-    /// `None` if the driver does not tell them, or the kernel does not say how
+    /// Why not: the driver does not tell them, or the kernel does not say how
     /// it is asked.
-    pub(super) fn of(ifindex: u32) -> Option<Self> {
-        // The same until the next kernel; to look for it takes milliseconds.
-        static FUNCTION: OnceLock<Option<u32>> = OnceLock::new();
-        let tells = XdpFeatures::ask(ifindex).is_ok_and(|f| f.tells_tags);
-        let find = || kernel_function("bpf_xdp_metadata_rx_vlan_tag");
-        let function = tells.then(|| *FUNCTION.get_or_init(find)).flatten();
-        function.map(|function| Self { function })
+    pub(super) fn of(ifindex: u32) -> Result<Self, &'static str> {
+        if !XdpFeatures::ask(ifindex).is_ok_and(|f| f.tells_tags) {
+            return Err("the driver does not tell them");
+        }
+        let function = function().ok_or("the kernel's type information has no word of them")?;
+        Ok(Self { function })
     }
 
     /// Puts the tag back in a program, if there is one and the queue has a

@@ -96,6 +96,15 @@ pub enum BpfError {
     },
 }
 
+#[cfg(feature = "af_xdp")]
+impl BpfError {
+    /// With the kernel's answer, in one line.
+    pub(crate) fn in_a_line(&self) -> String {
+        let answer = std::error::Error::source(self).map(|e| format!(": {e}"));
+        format!("{self}{}", answer.unwrap_or_default()).replace('\n', "; ")
+    }
+}
+
 /// What to do about a refusal for want of privilege.
 const PRIVILEGE: &str = "run as root or with CAP_BPF and CAP_NET_ADMIN";
 

@@ -18,7 +18,7 @@ pub use crate::bpf::XdpFeatures;
 pub use findings::{Finding, Verdict};
 
 use crate::OsError;
-use crate::af_xdp::{BufLayout, CopyMode, RingSizes, Umem, Xsk, XskConfig, XskError};
+use crate::af_xdp::{BufLayout, CopyMode, RingSizes, Umem, Xsk, XskConfig, XskError, knows_tags};
 use crate::bpf::{
     Asm, BpfError, IN_USER_NAMESPACE, LinkMessage, Program, ProgramKind, XdpMode, XdpState,
     attributes, in_user_namespace, tc_programs, xdp_state,
@@ -54,7 +54,8 @@ pub struct Interface {
     pub offloads: Offloads,
     /// XDP programs attached.
     pub xdp: XdpState,
-    /// What the driver says of XDP (Linux 6.3).
+    /// What the driver says of XDP (Linux 6.3), as far as the kernel lets it be
+    /// used.
     pub features: Option<XdpFeatures>,
     /// tc programs on ingress and egress; `None` if the kernel has no tcx
     /// (before 6.6), or without the privilege to ask.
@@ -112,10 +113,19 @@ impl Interface {
             rings: rings(name),
             offloads: offloads(name),
             xdp: xdp_state(index).unwrap_or_default(),
-            features: XdpFeatures::ask(index).ok(),
+            features: features(index),
             tcx: tc_programs(index).ok(),
         })
     }
+}
+
+fn features(index: u32) -> Option<XdpFeatures> {
+    let told = XdpFeatures::ask(index).ok()?;
+    Some(XdpFeatures {
+        // A driver is asked for them by a function that has to be found first.
+        tells_tags: told.tells_tags && knows_tags(),
+        ..told
+    })
 }
 
 fn driver(name: &str) -> Option<String> {

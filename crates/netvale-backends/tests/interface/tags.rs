@@ -1,11 +1,13 @@
 //! VLAN tags that the other end keeps beside its frames.
 
+use std::process::Command;
 use std::time::Duration;
 
-use netvale_backends::af_xdp::XskConfig;
+use netvale_backends::af_xdp::{Redirect, XskConfig};
 use netvale_backends::batch::{Batch, BufPool, Piece};
 use netvale_backends::bpf::XdpMode;
 use netvale_backends::packet::{PacketConfig, PacketSocket};
+use netvale_backends::probe::{Interface, Verdict};
 use netvale_shm::{HugePages, Memfd};
 use netvale_testkit::net::NetNs;
 use netvale_testkit::{PATIENCE, frame, skip, within};
@@ -137,4 +139,52 @@ fn they_are_put_back_for_sockets_and_left_to_the_stack() {
             assert!(came, "{connected}:\n{whole:02x?}\n{seen:02x?}");
         }
     }
+}
+
+const HIDDEN: &str = "NETVALE_TAGS_HIDDEN";
+
+#[test]
+fn a_kernel_that_does_not_say_how_they_are_told_is_no_good() {
+    const TEST: &str = "tags::a_kernel_that_does_not_say_how_they_are_told_is_no_good";
+    let Some(cable) = Cable::new(TEST, 1, MTU) else {
+        return;
+    };
+    // Its type information is read once in a process.
+    let hide = "mount --bind /dev/null /sys/kernel/btf/vmlinux || exit 77; exec \"$0\" \"$@\"";
+    let mut command = Command::new("unshare");
+    command
+        .args(["-m", "sh", "-c", hide])
+        .arg(std::env::current_exe().unwrap())
+        .args([
+            "--exact",
+            "tags::where_the_kernel_does_not_say",
+            "--nocapture",
+        ])
+        .env(HIDDEN, "1")
+        .env_remove("NETVALE_SKIP_LOG");
+    match cable.right.enter(|| command.output()) {
+        Ok(out) if out.status.code() != Some(77) => {
+            assert!(out.status.success(), "{out:?}");
+        }
+        _ => skip(TEST, "needs unshare -m, and type information of the kernel"),
+    }
+}
+
+/// Does nothing unless this process was started by the test before.
+#[test]
+fn where_the_kernel_does_not_say() {
+    if std::env::var_os(HIDDEN).is_none() {
+        return;
+    }
+    let b = Interface::look("b").unwrap();
+    assert!(b.features.is_none_or(|f| !f.tells_tags));
+    let found = b.findings();
+    let tags = found.iter().find(|f| f.what == "VLAN tags");
+    assert!(
+        tags.is_none_or(|f| f.verdict == Verdict::Limited),
+        "{found:?}"
+    );
+    let program = Redirect::attach(b.index, 1, XdpMode::Native).unwrap();
+    assert!(!program.puts_tags_back());
+    assert!(program.why_no_tags().is_some());
 }

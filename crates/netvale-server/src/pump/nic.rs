@@ -294,10 +294,11 @@ impl Nic {
         generic: bool,
     ) -> Result<(Keep, XdpMode), String> {
         let redirect = xdp::redirect(self.index, sockets, generic)?;
-        if !redirect.puts_tags_back() && !self.tags {
+        if let (Some(why), false) = (redirect.why_no_tags(), self.tags) {
             tracing::info!(
                 interface = self.name,
-                "VLAN tags beside frames would be lost: netvale doctor says how to avoid it"
+                "VLAN tags beside frames would be lost ({why}): the parameter admode 2 avoids \
+                 it, or what netvale doctor says"
             );
         }
         let (mut keep, mode) = (Keep::default(), redirect.mode());
