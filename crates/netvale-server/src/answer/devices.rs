@@ -63,6 +63,8 @@ pub(crate) struct Devices {
 #[derive(Debug)]
 pub(super) struct Used {
     pub(super) key: String,
+    /// What it was attached as; a persistent port's interface was not.
+    pub(super) made: Option<DeviceSpec>,
     /// The port, and the host stack's if it has one.
     pub(super) ports: Vec<DevicePort>,
     /// Threads of its own.
@@ -296,6 +298,7 @@ impl Core {
         }
         let mut used = Used {
             key,
+            made: Some(spec.clone()),
             ports: Vec::new(),
             own: self.own_pumps(place.cpus)?,
             polled: false,

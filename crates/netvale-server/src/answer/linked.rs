@@ -139,6 +139,7 @@ impl Core {
         let owner = self.domain.add_owner(std::process::id(), false)?;
         let mut used = Used {
             key: name.to_owned(),
+            made: None,
             ports: vec![DevicePort {
                 name: full.to_owned(),
                 owner,

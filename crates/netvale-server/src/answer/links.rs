@@ -1,11 +1,13 @@
 //! News of the interfaces that devices stand for.
 
 use std::collections::BTreeSet;
+use std::mem::discriminant;
 
 use netvale_backends::netlink::{Link, LinkEvent, LinkWatch, Netlink, NetlinkError};
 
 use super::Core;
 use super::devices::{Devices, Used};
+use crate::pump::DeviceSpec;
 
 impl Devices {
     /// Wants to be told of interfaces.
@@ -41,12 +43,30 @@ impl Devices {
 
     /// The device whose interface is called so now, by its port's name.
     pub(super) fn called(&self, switch: &str, link: &str) -> Option<String> {
+        self.find_in(switch, |u| {
+            let index = u.ports.first().and_then(|p| p.link);
+            let now = index.and_then(|i| self.known.get(&i));
+            u.key == link || now.is_some_and(|l| l.name == link)
+        })
+    }
+
+    /// The device that is so called now, or was when it was attached, by its
+    /// port's name.
+    pub(super) fn port_of(&self, switch: &str, device: &DeviceSpec) -> Option<String> {
+        let (kind, key) = (discriminant(device), device.key());
+        let made = |u: &Used| {
+            let made = u.made.as_ref().filter(|m| discriminant(*m) == kind);
+            made.map(DeviceSpec::key)
+        };
+        let now = self.find_in(switch, |u| u.key == key && made(u).is_some());
+        now.or_else(|| self.find_in(switch, |u| made(u).as_ref() == Some(&key)))
+    }
+
+    fn find_in(&self, switch: &str, is_it: impl Fn(&Used) -> bool) -> Option<String> {
         let mut used = self.used.iter();
         let found = used.find(|(name, u)| {
             let here = name.split_once(':').is_some_and(|(s, _)| s == switch);
-            let index = u.ports.first().and_then(|p| p.link);
-            let now = index.and_then(|i| self.known.get(&i));
-            here && now.is_some_and(|l| l.name == link)
+            here && is_it(u)
         });
         found.map(|(name, _)| name.clone())
     }

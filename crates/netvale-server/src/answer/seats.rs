@@ -12,6 +12,7 @@ use super::{Core, parse};
 use crate::conn::Conn;
 use crate::joint::Joint;
 use crate::listing::Refusal;
+use crate::pump::DeviceSpec;
 
 impl Core {
     /// The index that the port got. `nr`: the name is a request's. `named`: a
@@ -82,18 +83,17 @@ impl Core {
 
     /// The index that the port had.
     pub(super) fn detach(&mut self, spec: &str, nr: bool) -> Result<u32, Refusal> {
-        // As it was attached, or as the port is called since.
-        let short = match devices::named(spec, false) {
-            Some((switch, Ok(device))) => format!("{switch}:{}", device.port()),
-            _ => spec.to_owned(),
-        };
-        let short = match short.split_once(':') {
-            // By the name that the interface has now.
-            Some((switch, link)) if !self.devices.is_attached(&short) => {
-                self.devices.called(switch, link).unwrap_or(short)
+        let short = match spec.split_once(':') {
+            // By the port's name first, which may be another interface's too.
+            Some((switch, rest)) if !self.devices.is_attached(spec) => {
+                match DeviceSpec::prefixed(rest) {
+                    Some(Ok(device)) => self.devices.port_of(switch, &device),
+                    _ => self.devices.called(switch, rest),
+                }
             }
-            _ => short,
+            _ => None,
         };
+        let short = short.unwrap_or_else(|| spec.to_owned());
         if self.devices.is_linked(&short) {
             self.rest_linked(&short)?;
             return self.domain.detach_named(&short).map_err(|e| {

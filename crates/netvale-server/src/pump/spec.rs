@@ -87,16 +87,6 @@ impl DeviceSpec {
         }
     }
 
-    /// What a port of a switch is called after it.
-    pub(crate) fn port(&self) -> String {
-        match self {
-            Self::Tap(tap) => tap.name.clone(),
-            Self::Nic(name) => name.clone(),
-            Self::Pcap(pcap) => super::pcap::port_name(&pcap.path),
-            Self::Vxlan(config) => format!("vxlan{}", config.vni),
-        }
-    }
-
     /// Name of the interface that it is, or that is at its other end.
     pub(crate) fn interface(&self) -> Option<&str> {
         match self {

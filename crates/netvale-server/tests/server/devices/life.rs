@@ -1,12 +1,13 @@
 //! Devices that come and go, and what is refused.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use netvale_server::AttachConfig;
 use netvale_testkit::eventually;
 use netvale_testkit::net::NetNs;
-use netvale_wire::proto::{ErrorKind, Request};
+use netvale_wire::proto::{ErrorKind, Reply, Request};
 
 use super::{Host, attach, echo, plain, send, settle};
 use crate::bed::Bed;
@@ -174,6 +175,58 @@ fn a_configured_device_has_its_processor() {
 }
 
 #[test]
+fn a_device_is_detached_by_its_own_name_whatever_its_port_is_called() {
+    let test = "devices::life::a_device_is_detached_by_its_own_name_whatever_its_port_is_called";
+    let Some(host) = Host::new(test) else {
+        return;
+    };
+    host.ns.ip("link add d0 type veth peer name d1");
+    let dir = tempfile::tempdir().unwrap();
+    let capture = format!("pcap:{}", dir.path().join("x.pcap").display());
+    let called = |port: &str, device: &str| {
+        let request = Request::Attach {
+            spec: format!("vale0:{device}"),
+            nr: true,
+            host: false,
+            mem_id: 0,
+            port: Some(port.into()),
+        };
+        let reply = host.ask(&request);
+        assert!(matches!(reply, Reply::Attached { .. }), "{reply:?}");
+    };
+    let left = || BTreeSet::from_iter(host.names());
+    let ports = |names: &[&str]| BTreeSet::from_iter(names.iter().map(|n| format!("vale0:{n}")));
+    // Ports with the names that others' devices have.
+    called("x", "tap:t0");
+    called("t0", "d0");
+    called("one", &format!("{capture},write"));
+    called("two", "vxlan:7@192.0.2.1");
+    host.detach(&format!("vale0:{capture}"));
+    assert_eq!(left(), ports(&["t0", "two", "x"]));
+    host.detach("vale0:vxlan:7@192.0.2.1");
+    assert_eq!(left(), ports(&["t0", "x"]));
+    // As it is called now, and as it was attached.
+    host.ns.ip("link set dev t0 name w0");
+    eventually("its new name is known", || {
+        host.link("vale0:x").is_some_and(|l| l.name == "w0")
+    });
+    host.detach("vale0:tap:t0");
+    assert_eq!(left(), ports(&["t0"]));
+    let none = Request::Detach {
+        spec: "vale0:tap:t0".into(),
+        nr: true,
+    };
+    host.refusal(&none);
+    called("d0", "tap:t1");
+    // A port's name goes before an interface's.
+    host.detach("vale0:d0");
+    assert_eq!(left(), ports(&["t0"]));
+    host.detach("vale0:d0");
+    assert_eq!(left(), ports(&[]));
+    host.bed.assert_sound();
+}
+
+#[test]
 fn impossible_devices_are_refused_with_the_reason() {
     let test = "devices::life::impossible_devices_are_refused_with_the_reason";
     let Some(host) = Host::new(test) else {
@@ -232,7 +285,7 @@ fn without_the_privilege_it_is_said() {
             Bed::new()
         });
         let kind = |spec: &str| match bed.connect().ask(&attach(spec, false)).unwrap().0 {
-            netvale_wire::proto::Reply::Error { kind, message, .. } => {
+            Reply::Error { kind, message, .. } => {
                 assert!(message.contains("CAP_"), "{message}");
                 kind
             }

@@ -26,7 +26,7 @@ fn newif(name: &str) -> Request {
 
 impl Host {
     /// The interface behind a port, as the server knows it.
-    fn link(&self, port: &str) -> Option<LinkInfo> {
+    pub(super) fn link(&self, port: &str) -> Option<LinkInfo> {
         let mut ports = self.bed.ports().into_iter();
         ports.find(|p| p.name == port)?.link
     }
