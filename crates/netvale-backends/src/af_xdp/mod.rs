@@ -63,6 +63,7 @@
 //! ```
 
 mod error;
+mod queues;
 mod redirect;
 mod ring;
 mod socket;
@@ -72,6 +73,7 @@ mod tags;
 mod umem;
 
 pub use error::{RingCorrupt, XskError};
+pub use queues::{MOST_QUEUES, Queues};
 pub use redirect::Redirect;
 pub use ring::{CompletionRing, Desc, FillRing, RxRing, TxRing};
 pub use socket::{CopyMode, RingSizes, Statistics, Xsk, XskConfig, XskSocket};

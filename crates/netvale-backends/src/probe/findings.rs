@@ -1,9 +1,7 @@
 //! The same in words, a line each.
 
 use super::{Interface, Privileges};
-
-/// Receive queues beside which the server drives interfaces by AF_PACKET.
-const MOST_QUEUES: u32 = 16;
+use crate::af_xdp::{MOST_QUEUES, Queues};
 
 /// How good a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,12 +97,24 @@ impl Interface {
 
     fn xdp_support(&self) -> Finding {
         let what = "AF_XDP";
-        if self.rx_queues > MOST_QUEUES {
-            let text = format!(
-                "none with {} receive queues: ports have {MOST_QUEUES} rings (ethtool -L {} \
-                 combined {MOST_QUEUES}, or rx {MOST_QUEUES})",
-                self.rx_queues, self.name
-            );
+        let queues = Queues {
+            channels: self.channels,
+            made: self.rx_queues,
+        };
+        if let Some(receive) = queues.unheard(queues.used()) {
+            let why = match self.channels {
+                Some(_) => format!(
+                    "ports have {MOST_QUEUES} rings (ethtool -L {} combined {MOST_QUEUES}, or rx \
+                     {MOST_QUEUES})",
+                    self.name
+                ),
+                None => format!(
+                    "the driver does not say how many are in use, and sockets would have the \
+                     frames of {} only",
+                    queues.used()
+                ),
+            };
+            let text = format!("none with {receive} receive queues: {why}");
             return finding(what, Verdict::Limited, text);
         }
         match self.features {
@@ -211,6 +221,7 @@ mod tests {
             driver: Some("ice".into()),
             rx_queues: 4,
             tx_queues: 4,
+            channels: Some((4, 4)),
             rings: Some((2048, 2048)),
             offloads: Offloads::default(),
             xdp: XdpState::default(),
@@ -261,9 +272,15 @@ mod tests {
         assert_eq!(of("host rings", &i).unwrap().0, Verdict::Bad);
         assert!(of("LRO", &i).unwrap().1.contains("lro off"));
         assert!(of("VLAN tags", &i).unwrap().1.contains("txvlan off"));
-        i.rx_queues = 17;
+        (i.rx_queues, i.channels) = (17, Some((17, 17)));
         let (verdict, text) = of("AF_XDP", &i).unwrap();
         assert!(verdict == Verdict::Limited && text.starts_with("none with 17 receive queues:"));
+        assert!(text.contains("ethtool -L eth9"), "{text}");
+        // A bond, for one.
+        (i.rx_queues, i.channels) = (16, None);
+        let (verdict, text) = of("AF_XDP", &i).unwrap();
+        assert!(verdict == Verdict::Limited && text.starts_with("none with 16 receive queues:"));
+        assert!(!text.contains("ethtool"), "the driver would refuse: {text}");
         i.driver = Some("ixgbe".into());
         // To programs in the stack it does not tell them.
         i.features = Some(XdpFeatures {

@@ -44,10 +44,12 @@ pub struct Interface {
     pub mtu: u32,
     /// Name of the driver, where it says.
     pub driver: Option<String>,
-    /// Receive queues in use.
+    /// Receive queues in use, or those that there are.
     pub rx_queues: u32,
-    /// Transmit queues in use.
+    /// Transmit queues likewise.
     pub tx_queues: u32,
+    /// Receive and transmit queues in use, where the driver says.
+    pub channels: Option<(u32, u32)>,
     /// Slots of a receive and of a transmit ring, where the driver says.
     pub rings: Option<(u32, u32)>,
     /// What the driver or the stack does to packets.
@@ -98,7 +100,9 @@ impl Interface {
             let (_, value) = all.find(|(kind, _)| *kind == wanted)?;
             Some(u32::from_ne_bytes(*value.first_chunk()?))
         };
-        let (rx_queues, tx_queues) = queues(name).unwrap_or((
+        let channels = channels(name);
+        let in_use = channels.filter(|&(rx, tx)| rx > 0 && tx > 0);
+        let (rx_queues, tx_queues) = in_use.unwrap_or((
             number(IFLA_NUM_RX_QUEUES).unwrap_or(1),
             number(IFLA_NUM_TX_QUEUES).unwrap_or(1),
         ));
@@ -110,6 +114,7 @@ impl Interface {
             driver: driver(name),
             rx_queues,
             tx_queues,
+            channels,
             rings: rings(name),
             offloads: offloads(name),
             xdp: xdp_state(index).unwrap_or_default(),
@@ -139,12 +144,11 @@ fn driver(name: &str) -> Option<String> {
 }
 
 /// Queues in use: those for one direction and those for both.
-fn queues(name: &str) -> Option<(u32, u32)> {
+fn channels(name: &str) -> Option<(u32, u32)> {
     let mut channels = sys::Channels([0; 9]);
     sys::ask(name, &mut channels).ok()?;
     let [_, _, _, _, _, rx, tx, _, both] = channels.0;
-    let counts = (rx.saturating_add(both), tx.saturating_add(both));
-    (counts.0 > 0 && counts.1 > 0).then_some(counts)
+    Some((rx.saturating_add(both), tx.saturating_add(both)))
 }
 
 fn rings(name: &str) -> Option<(u32, u32)> {

@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
+use netvale_backends::af_xdp::Queues;
 use netvale_backends::batch::{Batch, BufPool, Piece};
 use netvale_backends::bpf::{Asm, BpfError, Program, ProgramKind, Reg, Width, XdpMode};
 use netvale_backends::host::{HostConfig, HostLink, WireSide};
@@ -24,8 +25,6 @@ use crate::listing::Refusal;
 pub(super) const LONGEST: usize = 12 + 18 + 65_536;
 /// What there is room for at least without headers, should the MTU be raised.
 const JUMBO: usize = 10_000;
-/// Most queues that are used: as many as a port has rings.
-const MAX_QUEUES: u16 = 16;
 /// Bytes of received frames that may wait in the kernel.
 const RECEIVE_BUFFER: usize = 8 << 20;
 /// `IFF_LOOPBACK`, among an interface's flags.
@@ -151,17 +150,13 @@ impl Nic {
             return Err(Refusal::new(ErrorKind::Invalid, message));
         }
         let tags = leaves_tags(&link);
-        // Drivers that do not say have one.
-        let channels = ethtool::channels(name).ok().flatten();
-        let queues = channels.map_or(1, |c| c.rx.max(c.tx));
+        let queues = queues(&link).used();
         Ok(Self {
             name: link.name,
             index: link.index,
             mtu: link.mtu,
             tags,
-            queues: u16::try_from(queues)
-                .unwrap_or(MAX_QUEUES)
-                .clamp(1, MAX_QUEUES),
+            queues: u16::try_from(queues).unwrap_or(1), // few
         })
     }
 
@@ -214,14 +209,16 @@ impl Nic {
         let Ok(link) = link else {
             return Ok(()); // it goes, which others notice
         };
-        let channels = ethtool::channels(&link.name).ok().flatten();
-        let receive = channels.map_or(link.rx_queues, |c| c.rx);
-        if receive <= self.queues.into() {
+        let queues = queues(&link);
+        let Some(receive) = queues.unheard(self.queues.into()) else {
             return Ok(());
-        }
+        };
+        let (may, remedy) = match queues.channels {
+            Some(_) => ("receives", "; fewer: ethtool -L"),
+            None => ("may receive", ""),
+        };
         Err(format!(
-            "it receives into {receive} queues, and sockets have the frames of {} only; fewer: \
-             ethtool -L",
+            "it {may} into {receive} queues, and sockets have the frames of {} only{remedy}",
             self.queues
         ))
     }
@@ -270,10 +267,15 @@ impl Nic {
         }
         // Frames that no socket can tell from other queues' come by one ring,
         // but all rings send.
-        let sender = |name: &str| socket(&config(name, header, false));
-        while wire.lanes.len() < self.queues.into() {
-            let (socket, _) = self.by_name(sender)?;
-            wire.lanes.push(NicLane::boxed(socket, LONGEST));
+        let missing = usize::from(self.queues).saturating_sub(wire.lanes.len());
+        if missing > 0 {
+            let senders = |name: &str| {
+                let config = config(name, header, false);
+                (0..missing).map(|_| socket(&config)).collect()
+            };
+            let senders: Vec<_> = self.by_name(senders)?;
+            let lane = |(socket, _)| NicLane::boxed(socket, LONGEST);
+            wire.lanes.extend(senders.into_iter().map(lane));
         }
         wire.about = match wire.how.as_str() {
             "" => format!("{} (no AF_XDP: {why})", wire.about),
@@ -476,6 +478,14 @@ fn host_lanes(
 fn leaves_tags(link: &Link) -> bool {
     let takes = || ethtool::offload(&link.name, Offload::RxVlan);
     link.kind.is_none() && matches!(takes(), Ok(None | Some(false)))
+}
+
+fn queues(link: &Link) -> Queues {
+    let channels = ethtool::channels(&link.name).ok().flatten();
+    Queues {
+        channels: channels.map(|c| (c.rx, c.tx)),
+        made: link.rx_queues,
+    }
 }
 
 fn link(name: &str) -> Result<Link, Refusal> {

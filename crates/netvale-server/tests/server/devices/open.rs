@@ -397,6 +397,24 @@ fn more_queues_than_sockets_are_all_received_from() {
 }
 
 #[test]
+fn queues_that_may_be_in_use_are_all_received_from() {
+    let test = "devices::open::queues_that_may_be_in_use_are_all_received_from";
+    let Some(host) = Host::new(test) else {
+        return;
+    };
+    host.ns.ip("link add name br0 up numrxqueues 8 type bridge");
+    let _port = host.namespace().open("netmap:br0").unwrap();
+    let about = host.bed.ports().remove(0).device.unwrap();
+    let how = "by AF_PACKET (no AF_XDP: it may receive into 8 queues, and sockets have the \
+               frames of 1 only";
+    assert!(about.contains(how), "{about}");
+    assert!(
+        !about.contains("ethtool"),
+        "the driver would refuse: {about}"
+    );
+}
+
+#[test]
 fn queues_that_are_added_are_received_from() {
     let test = "devices::open::queues_that_are_added_are_received_from";
     let Some(host) = Host::new(test) else {
