@@ -62,6 +62,7 @@ impl Core {
     pub(super) fn info(&mut self, conn: &Conn, spec: &str) -> Result<Reply, Refusal> {
         let spec = parse(spec)?;
         self.may_look(conn, &spec.port_name())?;
+        self.same_place(conn, &spec)?;
         let reg = self.look_at_device(&spec, [0, 0], |core| core.domain.info(&spec))?;
         Ok(self.seen(&reg))
     }
@@ -71,7 +72,10 @@ impl Core {
         let bind = listing::nr_bind(nr);
         let look = |core: &mut Self| core.domain.describe(&bind, &is_interface);
         let reg = match PortSpec::from_nr_name(&nr.name) {
-            Ok(spec) if nr.mode != mode::NULL => self.look_at_device(&spec, nr.host_rings, look)?,
+            Ok(spec) if nr.mode != mode::NULL => {
+                self.same_place(conn, &spec)?;
+                self.look_at_device(&spec, nr.host_rings, look)?
+            }
             _ => look(self)?,
         };
         Ok(self.seen(&reg))

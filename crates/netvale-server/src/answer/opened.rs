@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use netvale_lane::xdp::HandOver;
 use netvale_ring::port::PortId;
 use netvale_switch::domain::{DevicePlan, DeviceUse, DomainError, Registration};
-use netvale_wire::name::{BackendKind, PortKind, PortSpec};
+use netvale_wire::name::{PortKind, PortSpec};
 use netvale_wire::proto::{ErrorKind, Wanted};
 use netvale_wire::vnet::HdrLen;
 
@@ -122,9 +122,7 @@ impl Core {
         if !spec.flags.is_monitor() && self.devices.is_attached(&spec.port_name()) {
             return Err(busy(&format!("{} is attached", spec.port_name())));
         }
-        if self.means_device(spec) {
-            self.same_net(conn, &spec.port_name())?;
-        }
+        self.same_place(conn, spec)?;
         let Some(device) = self.closed_device(spec)? else {
             return self.fits_header(spec, want);
         };
@@ -255,18 +253,6 @@ impl Core {
         }
         let asked = want.vnet_hdr.filter(|_| want.accepts_vnet_hdr);
         same_header(&name, self.domain.vnet_hdr(&name)?, asked)
-    }
-
-    /// Whether a name has its meaning from the server's network namespace.
-    fn means_device(&self, spec: &PortSpec) -> bool {
-        if spec.pipe.is_some() || spec.flags.is_monitor() {
-            return false;
-        }
-        match &spec.kind {
-            PortKind::Backend { kind, .. } => *kind != BackendKind::Pcap,
-            PortKind::Nic { name } => !self.domain.is_persistent(name),
-            _ => false,
-        }
     }
 
     /// The device that a name means, if no port has the name yet.

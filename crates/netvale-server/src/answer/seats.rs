@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use netvale_shm::Doorbell;
 use netvale_switch::domain::Registration;
-use netvale_wire::name::PortSpec;
+use netvale_wire::name::{BackendKind, PortKind, PortSpec};
 use netvale_wire::proto::ErrorKind;
 
 use super::devices::{self, Where};
@@ -63,6 +63,21 @@ impl Core {
         match self.domain.is_persistent(port) || port.starts_with("pcap:") {
             true => Ok(()),
             false => self.same_net(conn, port),
+        }
+    }
+
+    /// Whether a client may have what it opens or asks about so: see
+    /// [`Core::same_net`].
+    pub(super) fn same_place(&self, conn: &Conn, spec: &PortSpec) -> Result<(), Refusal> {
+        let beside = spec.pipe.is_some() || spec.flags.is_monitor();
+        let is_device = match &spec.kind {
+            PortKind::Backend { kind, .. } => *kind != BackendKind::Pcap,
+            PortKind::Nic { name } => !self.domain.is_persistent(name),
+            _ => false,
+        };
+        match is_device && !beside {
+            true => self.same_net(conn, &spec.port_name()),
+            false => Ok(()),
         }
     }
 

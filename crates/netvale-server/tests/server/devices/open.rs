@@ -17,7 +17,8 @@ use netvale_wire::mac::MacAddr;
 use netvale_wire::proto::{ErrorKind, NrRequest, Registered, Reply, Request};
 
 use super::{Host, attach, echo, is_plain, join, plain, send, settle};
-use crate::bed::register_request;
+use crate::bed::{connect, register_request};
+use crate::process::ServerProcess;
 
 const A: &str = "10.77.0.1";
 const HOST: &str = "10.77.0.9";
@@ -477,4 +478,42 @@ fn every_ring_sends_though_not_every_queue_is_received() {
         eventually("it is closed", || host.names().len() == 1);
     }
     host.bed.assert_sound();
+}
+
+#[test]
+fn devices_of_another_network_namespace_are_not_described() {
+    let test = "devices::open::devices_of_another_network_namespace_are_not_described";
+    let Some(ns) = NetNs::new(test) else { return };
+    let there = NetNs::make();
+    ns.veth("e0", &there, "e1", "");
+    let tmp = tempfile::tempdir().unwrap();
+    let server = ns.enter(|| ServerProcess::start(&tmp.path().join("ns"), None));
+    let describe = |name: &str| Request::Describe {
+        nr: NrRequest {
+            name: name.into(),
+            mode: mode::ALL_NIC,
+            ..NrRequest::default()
+        },
+    };
+    let info = |spec: &str| Request::Info { spec: spec.into() };
+    let ask = |at: &NetNs, request: &Request| {
+        let mut remote = at.enter(|| connect(&server.dir, false));
+        remote.ask(request).unwrap().0
+    };
+    for request in [describe("e0"), info("netmap:e0")] {
+        let reply = ask(&ns, &request);
+        assert!(matches!(reply, Reply::Info(_)), "{request:?}: {reply:?}");
+        match ask(&there, &request) {
+            Reply::Error { kind, message, .. } => {
+                assert_eq!(kind, ErrorKind::Unsupported, "{request:?}: {message}");
+                assert!(message.contains("another network namespace"), "{message}");
+            }
+            other => panic!("{request:?}: {other:?}"),
+        }
+    }
+    // All else is the same everywhere.
+    for request in [describe("vale0:p"), info("vale0:p")] {
+        let reply = ask(&there, &request);
+        assert!(matches!(reply, Reply::Info(_)), "{request:?}: {reply:?}");
+    }
 }
