@@ -36,7 +36,7 @@ fn finding(what: &'static str, verdict: Verdict, text: impl Into<String>) -> Fin
 impl Privileges {
     /// In words.
     #[must_use]
-    pub fn findings(self) -> Vec<Finding> {
+    pub fn findings(&self) -> Vec<Finding> {
         let mut found = Vec::new();
         found.push(if self.suffice() {
             finding("privileges", Verdict::Good, "interfaces can be opened")
@@ -309,6 +309,7 @@ mod tests {
             net_raw: true,
             bpf: true,
             loads: true,
+            refusal: None,
             ipc_lock: false,
         };
         let verdicts = most.findings().into_iter().map(|f| f.verdict);
@@ -320,5 +321,13 @@ mod tests {
         };
         assert_eq!(shut.findings()[0].verdict, Verdict::Bad);
         assert!(shut.to_string().contains("BPF programs"), "{shut}");
+        let refused = Privileges {
+            refusal: Some("no memory".into()),
+            ..shut
+        };
+        if !crate::bpf::in_user_namespace() {
+            let said = refused.to_string();
+            assert_eq!(said, "the kernel refuses BPF programs: no memory");
+        }
     }
 }

@@ -7,6 +7,7 @@
 mod findings;
 mod sys;
 
+use std::error::Error;
 use std::fmt;
 use std::time::Duration;
 
@@ -69,8 +70,6 @@ pub struct Interface {
 pub struct Offloads {
     /// The device checks checksums.
     pub rx_checksum: bool,
-    /// Packets are sent without checksums for the device to add.
-    pub tx_checksum: bool,
     /// The device cuts large TCP packets.
     pub tso: bool,
     /// The stack cuts large packets late.
@@ -170,7 +169,6 @@ fn offloads(name: &str) -> Offloads {
     let flags = value(name, sys::Flags([0; 2]));
     Offloads {
         rx_checksum: value(name, sys::RxChecksum([0; 2])) != 0,
-        tx_checksum: value(name, sys::TxChecksum([0; 2])) != 0,
         tso: value(name, sys::Tso([0; 2])) != 0,
         gso: value(name, sys::Gso([0; 2])) != 0,
         gro: value(name, sys::Gro([0; 2])) != 0,
@@ -200,7 +198,7 @@ pub fn try_native(index: u32) -> Result<(), BpfError> {
 /// Why that is not possible: most drivers cannot.
 pub fn try_zero_copy(index: u32, queue: u32) -> Result<(), XskError> {
     const LEN: usize = 2 << 20;
-    let no = |e: Box<dyn std::error::Error + Send + Sync>| {
+    let no = |e: Box<dyn Error + Send + Sync>| {
         OsError::new("make", "memory to try zero copy", std::io::Error::other(e))
     };
     let file = Memfd::create("nv-probe", LEN, HugePages::Auto).map_err(|e| no(e.into()))?;
@@ -222,7 +220,7 @@ pub fn try_zero_copy(index: u32, queue: u32) -> Result<(), XskError> {
 }
 
 /// What this process may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Privileges {
     /// CAP_NET_ADMIN: attach programs, make TAPs.
     pub net_admin: bool,
@@ -233,6 +231,8 @@ pub struct Privileges {
     /// Whether programs are loaded with it: capabilities that hold in a user
     /// namespace only do not suffice.
     pub loads: bool,
+    /// What the kernel said, if it refused one.
+    pub refusal: Option<String>,
     /// CAP_IPC_LOCK: register memory beyond the limit of locked memory.
     pub ipc_lock: bool,
 }
@@ -247,31 +247,41 @@ impl Privileges {
         let has = |cap| held.effective.contains(cap);
         let net_admin = has(CapabilitySet::NET_ADMIN);
         let bpf = has(CapabilitySet::BPF) || has(CapabilitySet::SYS_ADMIN);
+        // Without the capabilities it would be refused for want of them.
+        let asked = (net_admin && bpf).then(load);
         Self {
             net_admin,
             net_raw: has(CapabilitySet::NET_RAW),
             bpf,
-            loads: match net_admin && bpf {
-                true => loads(),
-                // The kernel would refuse it for the capability.
-                false => !in_user_namespace(),
+            loads: match &asked {
+                Some(loaded) => loaded.is_ok(),
+                None => !in_user_namespace(),
             },
+            refusal: asked.and_then(Result::err).as_ref().map(refusal),
             ipc_lock: has(CapabilitySet::IPC_LOCK),
         }
     }
 
     /// Whether AF_XDP with a program of ours is possible.
     #[must_use]
-    pub fn suffice(self) -> bool {
+    pub fn suffice(&self) -> bool {
         self.net_admin && self.net_raw && self.bpf && self.loads
     }
 }
 
-/// Whether the kernel takes a program of ours, which is attached to nothing.
-fn loads() -> bool {
+/// Has the kernel take a program of ours, which is attached to nothing.
+fn load() -> Result<(), BpfError> {
     let mut asm = Asm::new();
     asm.answer(XDP_PASS);
-    Program::load(ProgramKind::Tc, "nv_probe", &asm.finish()).is_ok()
+    Program::load(ProgramKind::Tc, "nv_probe", &asm.finish()).map(drop)
+}
+
+/// What the kernel said, without the advice to become root, which we are.
+fn refusal(e: &BpfError) -> String {
+    match (e, e.source()) {
+        (BpfError::Os(_), Some(answer)) => answer.to_string(),
+        _ => e.in_a_line(),
+    }
 }
 
 impl fmt::Display for Privileges {
@@ -285,7 +295,11 @@ impl fmt::Display for Privileges {
         let missing: Vec<_> = all.iter().filter(|c| !c.1).map(|c| c.0).collect();
         match (missing.is_empty(), self.loads) {
             (_, false) if in_user_namespace() => f.write_str(IN_USER_NAMESPACE),
-            (true, false) => f.write_str("the kernel refuses BPF programs"),
+            (true, false) => {
+                f.write_str("the kernel refuses BPF programs")?;
+                let why = self.refusal.as_ref();
+                why.map_or(Ok(()), |why| write!(f, ": {why}"))
+            }
             (true, true) => f.write_str("all that is needed"),
             (false, _) => write!(f, "missing: {}", missing.join(", ")),
         }

@@ -44,7 +44,6 @@ question!(Channels, 0x3c, 9);
 question!(Rings, 0x10, 9);
 // `struct ethtool_value`.
 question!(RxChecksum, 0x14, 2);
-question!(TxChecksum, 0x16, 2);
 question!(Tso, 0x1e, 2);
 question!(Gso, 0x23, 2);
 question!(Gro, 0x2b, 2);

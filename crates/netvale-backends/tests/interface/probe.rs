@@ -4,7 +4,7 @@ use netvale_backends::bpf::{XdpMode, xdp_state};
 use netvale_backends::host::WireSide;
 use netvale_backends::probe::{Finding, Interface, Privileges, Verdict, try_native, try_zero_copy};
 
-use netvale_testkit::eventually;
+use netvale_testkit::{eventually, refuse, skip};
 
 use crate::bed::{Cable, redirect};
 use crate::host::connect;
@@ -26,7 +26,7 @@ fn a_cable_is_described() {
     assert_eq!(b.driver.as_deref(), Some("veth"));
     assert_eq!((b.rx_queues, b.tx_queues), (3, 3));
     assert_eq!((b.mtu, b.up, b.index), (4000, true, cable.right.index("b")));
-    assert!(b.offloads.tx_checksum && b.offloads.tso && b.offloads.gso);
+    assert!(b.offloads.tso && b.offloads.gso);
     assert!(!b.offloads.lro);
     let features = b.features.unwrap();
     assert!(features.native && features.redirect && !features.zero_copy);
@@ -82,5 +82,25 @@ fn attempts_leave_nothing_attached() {
     assert!(
         no.starts_with("cannot attach native XDP to lo: its driver"),
         "{no}"
+    );
+}
+
+#[test]
+fn what_the_kernel_says_to_programs_is_told() {
+    const TEST: &str = "probe::what_the_kernel_says_to_programs_is_told";
+    if !Privileges::look().suffice() {
+        return skip(TEST, "needs CAP_NET_ADMIN, CAP_NET_RAW and CAP_BPF");
+    }
+    // A filter holds for the thread.
+    let looked = std::thread::spawn(|| {
+        refuse(libc::SYS_bpf).unwrap();
+        Privileges::look()
+    });
+    let mine = looked.join().unwrap();
+    assert!(!mine.suffice());
+    let said = mine.to_string();
+    assert!(
+        said.starts_with("the kernel refuses BPF programs: Operation not permitted"),
+        "{said}"
     );
 }

@@ -21,7 +21,7 @@ const GRANT: &str = "run the server as root, or: setcap \
 const LEAVE: &str = "run the server outside of the container, or without its seccomp filter";
 
 /// What opens interfaces.
-fn remedy(mine: Privileges) -> &'static str {
+fn remedy(mine: &Privileges) -> &'static str {
     match mine.loads {
         true => GRANT,
         false => LEAVE,
@@ -31,7 +31,7 @@ fn remedy(mine: Privileges) -> &'static str {
 /// What holds for all of them.
 pub(super) fn general() -> Vec<Check> {
     let mine = Privileges::look();
-    let mut checks = vec![privileges(mine), taps(mine), af_packet(mine), uring()];
+    let mut checks = vec![privileges(&mine), taps(&mine), af_packet(&mine), uring()];
     checks.extend(
         mine.findings()
             .into_iter()
@@ -41,7 +41,7 @@ pub(super) fn general() -> Vec<Check> {
     checks
 }
 
-fn privileges(mine: Privileges) -> Check {
+fn privileges(mine: &Privileges) -> Check {
     match mine.suffice() {
         true => Check::ok("privileges", "interfaces and TAPs can be attached"),
         // Ports and pipes of programs need none of them.
@@ -55,7 +55,7 @@ fn privileges(mine: Privileges) -> Check {
     }
 }
 
-fn taps(mine: Privileges) -> Check {
+fn taps(mine: &Privileges) -> Check {
     match tap::supported() {
         Ok(true) if mine.net_admin => {
             Check::ok("tap", "several queues, large frames of TCP stay whole")
@@ -78,7 +78,7 @@ fn taps(mine: Privileges) -> Check {
     }
 }
 
-fn af_packet(mine: Privileges) -> Check {
+fn af_packet(mine: &Privileges) -> Check {
     // Frames are also to be kept from the host's stack.
     match mine.suffice() {
         true => Check::ok("af_packet", "every interface can be driven by it"),
@@ -260,20 +260,20 @@ mod tests {
     #[test]
     fn the_unprivileged_are_told_what_to_do() {
         let none = Privileges::default();
-        let check = privileges(none);
+        let check = privileges(&none);
         assert_eq!(check.status, Status::Warn);
         assert!(check.detail.contains("CAP_NET_ADMIN"), "{}", check.detail);
         assert!(!check.detail.contains("IPC_LOCK"), "it is optional");
-        assert_eq!(af_packet(none).status, Status::Warn);
-        let taps = privileges(Privileges {
+        assert_eq!(af_packet(&none).status, Status::Warn);
+        let taps = privileges(&Privileges {
             net_admin: true,
             loads: true,
-            ..none
+            ..none.clone()
         });
         assert!(taps.detail.starts_with("TAPs can be"), "{}", taps.detail);
         assert!(taps.advice.is_some_and(|a| a.contains("setcap")));
         // All capabilities, but those of a user namespace.
-        let root = privileges(Privileges {
+        let root = privileges(&Privileges {
             net_admin: true,
             net_raw: true,
             bpf: true,
