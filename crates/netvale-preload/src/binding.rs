@@ -442,7 +442,7 @@ impl Binding {
 
     /// Leaves the queues of an interface to the server.
     #[cold]
-    fn stop_driving(&self, fd: c_int) {
+    pub(crate) fn stop_driving(&self, fd: c_int) {
         let was = crate::real::errno();
         let _inside = crate::inside::Inside::enter();
         // If another thread is in a request, the next sync comes here again.

@@ -416,7 +416,7 @@ impl Host for Descriptor {
 
     fn kloop_start(&mut self, want: &Kloop) -> Result<(), Errno> {
         let arrays = self.binding.control.lock().csb;
-        kloop::run(self.binding, arrays.ok_or(Errno::EINVAL)?, want)
+        kloop::run(self.binding, self.fd, arrays.ok_or(Errno::EINVAL)?, want)
     }
 
     fn kloop_stop(&mut self) {

@@ -101,7 +101,7 @@ fn check_fd(fd: c_int) -> Result<(), Errno> {
 }
 
 /// Runs the loop.
-pub(crate) fn run(b: &Binding, arrays: (u64, u64), want: &Kloop) -> Result<(), Errno> {
+pub(crate) fn run(b: &Binding, fd: c_int, arrays: (u64, u64), want: &Kloop) -> Result<(), Errno> {
     let signals = want.eventfds.as_ref().map(|all| {
         all.iter()
             .map(|e| Signals {
@@ -127,7 +127,7 @@ pub(crate) fn run(b: &Binding, arrays: (u64, u64), want: &Kloop) -> Result<(), E
     };
     // The program's signals and cancellations reach the loop.
     let _outside = Outside::enter();
-    rounds(b, running.epoch, arrays, want, signals.as_deref())
+    rounds(b, fd, running.epoch, arrays, want, signals.as_deref())
 }
 
 /// A loop runs, until this is dropped.
@@ -148,6 +148,7 @@ impl Drop for Running<'_> {
 
 fn rounds(
     b: &Binding,
+    fd: c_int,
     epoch: u32,
     arrays: (u64, u64),
     want: &Kloop,
@@ -166,7 +167,11 @@ fn rounds(
         if b.state() != state::CSB {
             return Err(Errno::ENXIO);
         }
-        if round(b, &blocks, ntx, signals.unwrap_or_default()) {
+        let Found { news, is_over } = round(b, &blocks, ntx, signals.unwrap_or_default());
+        if is_over {
+            b.stop_driving(fd);
+        }
+        if news {
             continue;
         }
         if event_driven {
@@ -180,13 +185,22 @@ fn rounds(
     Ok(())
 }
 
-/// Syncs all rings, and tells the program of those where something moved;
-/// whether there were any.
-fn round(b: &Binding, blocks: &[Block<'_>], ntx: usize, signals: &[Signals]) -> bool {
-    let mut moved = false;
+/// What a round found.
+#[derive(Default)]
+struct Found {
+    /// Something moved.
+    news: bool,
+    /// The server must drive the queues behind the rings.
+    is_over: bool,
+}
+
+/// Syncs all rings, and tells the program of those where something moved.
+fn round(b: &Binding, blocks: &[Block<'_>], ntx: usize, signals: &[Signals]) -> Found {
+    let mut all = Found::default();
     for (i, block) in blocks.iter().enumerate() {
-        let news = serve(b, i, ntx, block);
-        moved |= news;
+        let Found { news, is_over } = serve(b, i, ntx, block);
+        all.news |= news;
+        all.is_over |= is_over;
         if let Some(s) = signals.get(i)
             && s.irq >= 0
             && news
@@ -197,11 +211,11 @@ fn round(b: &Binding, blocks: &[Block<'_>], ntx: usize, signals: &[Signals]) -> 
             unsafe { libc::syscall(libc::SYS_write, s.irq, &raw const one, 8usize) };
         }
     }
-    moved
+    all
 }
 
-/// Syncs one ring; whether something moved.
-fn serve(b: &Binding, i: usize, ntx: usize, block: &Block<'_>) -> bool {
+/// Syncs one ring.
+fn serve(b: &Binding, i: usize, ntx: usize, block: &Block<'_>) -> Found {
     // The program writes cur after head is valid, so it is read first.
     let cur = block.cur.load(Acquire);
     let head = block.head.load(Acquire);
@@ -212,29 +226,33 @@ fn serve(b: &Binding, i: usize, ntx: usize, block: &Block<'_>) -> bool {
         Some(())
     };
     let before = (block.hwcur.load(Relaxed), block.hwtail.load(Relaxed));
-    let (hwcur, hwtail) = if i < ntx {
+    let none = Found::default();
+    let (is_over, (hwcur, hwtail)) = if i < ntx {
         let mut tx = b.tx.lock();
-        let Some(tx) = &mut *tx else { return false };
+        let Some(tx) = &mut *tx else { return none };
         if sync(tx.side.ring(i)).is_none() {
-            return false;
+            return none;
         }
-        tx.side.sync_one(i);
-        tx.side.ring(i).map_or(before, |r| (r.head(), r.tail()))
+        let is_over = tx.side.sync_one(i);
+        let ring = tx.side.ring(i);
+        (is_over, ring.map_or(before, |r| (r.head(), r.tail())))
     } else {
         let mut lane = b.rx.lock();
-        let Some(rx) = &mut lane.rx else { return false };
+        let Some(rx) = &mut lane.rx else { return none };
         if sync(rx.side.ring(i - ntx)).is_none() {
-            return false;
+            return none;
         }
-        rx.side.sync_one(i - ntx);
-        rx.side
-            .ring(i - ntx)
-            .map_or(before, |r| (r.head(), r.tail()))
+        let is_over = rx.side.sync_one(i - ntx);
+        let ring = rx.side.ring(i - ntx);
+        (is_over, ring.map_or(before, |r| (r.head(), r.tail())))
     };
     // The program reads them in the other order.
     block.hwcur.store(hwcur, Release);
     block.hwtail.store(hwtail, Release);
-    before != (hwcur, hwtail)
+    Found {
+        news: before != (hwcur, hwtail),
+        is_over,
+    }
 }
 
 /// Sleeps until the program signals a ring, or frames arrive.
@@ -255,8 +273,8 @@ fn rest(b: &Binding, blocks: &[Block<'_>], signals: &[Signals], ntx: usize) {
         })
         .collect();
     // What came before the announcement.
-    let news = round(b, blocks, ntx, signals);
-    if !news {
+    let found = round(b, blocks, ntx, signals);
+    if !found.news && !found.is_over {
         let t = to_timespec(match armed {
             Some(true) => SLICE,
             _ => SHARED_SLICE,

@@ -275,16 +275,21 @@ impl<E: End> Side<E> {
         ends.iter().map(E::kring)
     }
 
-    /// Syncs ring `i` only.
-    pub(crate) fn sync_one(&mut self, i: usize) {
+    /// Syncs ring `i` only; whether it has a queue that must be left to the
+    /// server.
+    pub(crate) fn sync_one(&mut self, i: usize) -> bool {
         match self {
             Self::Near { ends, lanes, .. } => {
                 if let Some(end) = ends.get_mut(i) {
                     // What is wrong shows in the ring's words.
                     let _ = sync(end, lanes, i);
                 }
+                Self::is_over(lanes, i)
             }
-            Self::Far { far, .. } => far.kick(),
+            Self::Far { far, .. } => {
+                far.kick();
+                false
+            }
         }
     }
 }

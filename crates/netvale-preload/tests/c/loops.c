@@ -181,6 +181,37 @@ signalled(void)
 	runs(1);
 }
 
+/* In front of a cable: only the server can pass frames on to the host, and it
+ * does so with as many as come. */
+static void
+passes_on(void)
+{
+	struct looped l;
+	struct port peer = port("v1");
+	struct netmap_ring *r;
+	long long limit;
+	uint32_t at = 0;
+
+	open_looped(&l, "v0");
+	r = rxr(&l.p, 0);
+	r->flags |= NR_FORWARD;
+	start(&l, 0);
+	for (uint32_t i = 0; i < 3 * r->num_slots; i++) {
+		send_one(&peer, i & 127);
+		limit = now_ms() + PATIENCE_MS;
+		while (get(&l.ktoa[1].hwtail) == at)
+			CHECK(now_ms() < limit);
+		SAME((unsigned char)NETMAP_BUF(r, r->slot[at].buf_idx)[20], i & 127);
+		r->slot[at].flags |= NS_FORWARD;
+		at = nm_ring_next(r, at);
+		put(&l.atok[1].cur, at);
+		put(&l.atok[1].head, at);
+	}
+	end(&l);
+	unport(&peer);
+	unport(&l.p);
+}
+
 static void
 refused(void)
 {
@@ -313,6 +344,7 @@ main(int argc, char **argv)
 		{ "polled", polled }, { "signalled", signalled },
 		{ "refused", refused }, { "closed", closed },
 		{ "anonymous", anonymous }, { "file", file },
+		{ "passes_on", passes_on },
 		{ NULL, NULL },
 	};
 

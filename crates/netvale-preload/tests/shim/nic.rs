@@ -15,16 +15,16 @@ fn wired(case: &str) {
 
 /// `drive`: whether it drives what it opens.
 fn wired_by(case: &str, drive: &str) {
-    wired_in(Place::Trusted, case, drive);
+    wired_in(Place::Trusted, "nic", case, drive);
 }
 
-fn wired_in(place: Place, case: &str, drive: &str) {
+fn wired_in(place: Place, program: &str, case: &str, drive: &str) {
     let test = format!("nic::{case}");
     let Some(net) = NetNs::new(&test) else {
         return;
     };
     net.veth("v0", &net, "v1", "");
-    let Some(mut shim) = net.enter(|| Shim::new(place, "nic")) else {
+    let Some(mut shim) = net.enter(|| Shim::new(place, program)) else {
         return;
     };
     let server = shim.bed.server().pid();
@@ -66,6 +66,11 @@ fn a_daemon_drives_what_its_parent_opened() {
 }
 
 #[test]
+fn a_sync_loop_leaves_to_the_server_what_only_the_server_can_do() {
+    wired_in(Place::Trusted, "loops", "passes_on", "1");
+}
+
+#[test]
 fn whoever_waits_is_told_that_the_server_died() {
     wired("orphaned");
 }
@@ -92,5 +97,5 @@ fn whoever_sends_by_the_server_is_told_that_it_died() {
 
 #[test]
 fn isolated_programs_are_told_as_well() {
-    wired_in(Place::Isolated, "orphaned_far", "1");
+    wired_in(Place::Isolated, "nic", "orphaned_far", "1");
 }
