@@ -91,8 +91,8 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_is_told_of_and_its_file_is_whole() {
-        const TEST: &str = "a_full_disk_is_told_of_and_its_file_is_whole";
+    fn a_full_disk_is_told_of_while_it_is_and_its_file_is_whole() {
+        const TEST: &str = "a_full_disk_is_told_of_while_it_is_and_its_file_is_whole";
         if NetNs::new(TEST).is_none() {
             return;
         }
@@ -101,7 +101,8 @@ mod tests {
         std::fs::create_dir(&disk).unwrap();
         let file = disk.join("f.pcapng").display().to_string();
         // Nobody else sees the disk, and it goes with the server.
-        let script = "mount -t tmpfs -o size=64k none $1 || exit 77; exec $0 server --foreground";
+        let script = "mount -t tmpfs -o size=128k none $1 || exit 77
+            head -c 64k /dev/zero >$1/other; exec $0 server --foreground";
         let mut server = Command::new("unshare");
         server.args(["-m", "sh", "-c", script, env!("CARGO_BIN_EXE_netvale")]);
         server.arg(&disk).env("NETVALE_NS", dir.path().join("ns"));
@@ -152,8 +153,24 @@ mod tests {
             reader.next_record().unwrap().is_none(),
             "and no part of one"
         );
-        let said = String::from_utf8(run(&["ls"]).stdout).unwrap();
-        assert!(said.contains("frames are lost: No space left"), "{said}");
+        let lost = || {
+            let said = String::from_utf8(run(&["ls"]).stdout).unwrap();
+            assert!(said.contains("writes "), "{said}");
+            said.contains("frames are lost: No space left")
+        };
+        assert!(lost());
+        // Room again, until that is full too.
+        std::fs::remove_file(here.with_file_name("other")).unwrap();
+        let before = read();
+        let send = |frames: &str| {
+            let out = run(&["pkt-gen", "-i", "vale0:a", "-f", "tx", "-n", frames]);
+            assert!(out.status.success(), "{out:?}");
+        };
+        send("50");
+        eventually("they are written", || read() == before + 50);
+        eventually("no more are lost, it is said", || !lost());
+        (0..4).for_each(|_| send("500"));
+        eventually("some are again", lost);
     }
 
     #[test]

@@ -130,13 +130,14 @@ impl Devices {
     }
 
     /// How a port's device is driven, if it has one.
-    pub(crate) fn about(&self, port: &str) -> Option<&str> {
+    pub(crate) fn about(&self, port: &str) -> Option<String> {
+        let said = |keep: &Keep, about: &str| keep.failure().unwrap_or_else(|| about.into());
         let mut ports = self.used.values().flat_map(|u| &u.ports);
         let attached = ports.find(|p| p.name == port);
-        let attached = attached.map(|p| p.keep.failure().unwrap_or(&p.about));
+        let attached = attached.map(|p| said(&p.keep, &p.about));
         let open = self.opened.iter().find(|o| o.name == port);
-        let open = open.map(|o| o.keep.failure().unwrap_or(&o.about));
-        let linked = self.linked.get(port).map(|l| l.about.as_str());
+        let open = open.map(|o| said(&o.keep, &o.about));
+        let linked = self.linked.get(port).map(|l| l.about.clone());
         attached.or(open).or(linked)
     }
 

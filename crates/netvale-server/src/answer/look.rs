@@ -42,7 +42,7 @@ impl Core {
         // The server's own side of devices that are open.
         all.retain(|entry| !self.devices.is_hidden(&entry.name));
         let all = all.into_iter().map(|entry| {
-            let about = self.devices.about(&entry.name).map(str::to_owned);
+            let about = self.devices.about(&entry.name);
             let link = self.devices.link_of(&entry.name).map(listing::link);
             let mut opened = self.devices.opened.iter();
             let opened = opened.find(|o| o.name == entry.name);

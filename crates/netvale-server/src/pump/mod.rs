@@ -24,7 +24,7 @@ mod tap;
 mod vxlan;
 
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use netvale_backends::vxlan::VxlanSockets;
 use netvale_shm::Doorbell;
@@ -68,8 +68,20 @@ pub(crate) struct Device {
     pub(crate) index: Option<u32>,
 }
 
-/// What a device is and what is wrong with it, as soon as something is.
-type Failure = Arc<OnceLock<String>>;
+/// What a device is and what is wrong with it, while something is.
+#[derive(Debug, Clone, Default)]
+struct Failure(Arc<Mutex<Option<String>>>);
+
+impl Failure {
+    fn set(&self, text: Option<String>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = text;
+    }
+
+    fn get(&self) -> Option<String> {
+        let text = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        text.clone()
+    }
+}
 
 /// Whatever must live as long as a device.
 #[derive(Debug, Default)]
@@ -90,12 +102,12 @@ impl Keep {
 
     /// Its failure is said here.
     fn tells(&mut self, failure: &Failure) {
-        self.failure = Arc::clone(failure);
+        self.failure = failure.clone();
     }
 
     /// What to say of the device instead of what it was when it was opened.
-    pub(crate) fn failure(&self) -> Option<&str> {
-        self.failure.get().map(String::as_str)
+    pub(crate) fn failure(&self) -> Option<String> {
+        self.failure.get()
     }
 }
 

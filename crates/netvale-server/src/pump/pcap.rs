@@ -43,6 +43,8 @@ pub(super) fn open(spec: &PcapSpec) -> Result<Device, Refusal> {
             told: Told::default(),
             about: about.clone(),
             failure,
+            failing: false,
+            failed: false,
         });
         (lane as Box<dyn DeviceLane>, about)
     } else {
@@ -223,19 +225,34 @@ struct Writing {
     told: Told,
     about: String,
     failure: Failure,
+    /// It is said that frames are lost.
+    failing: bool,
+    /// Some were since the last time that it was flushed.
+    failed: bool,
 }
 
 impl Writing {
     /// It goes on: the disk may have room again.
-    fn failed(&self, e: &PcapError) {
+    fn failed(&mut self, e: &PcapError) {
+        self.failed = true;
+        // Once: the disk stays full for a while.
+        if std::mem::replace(&mut self.failing, true) {
+            return;
+        }
         let why = match &e.kind {
             PcapErrorKind::Io { source, .. } => source.to_string(),
             kind => kind.to_string(),
         };
         let text = format!("{}; frames are lost: {why}", self.about);
-        // Once: the disk stays full for a while.
-        if self.failure.set(text).is_ok() {
-            tracing::error!("frames are lost: {}", crate::files::chain(e));
+        self.failure.set(Some(text));
+        tracing::error!("frames are lost: {}", crate::files::chain(e));
+    }
+
+    /// All that came since the last time is written.
+    fn succeeded(&mut self) {
+        if std::mem::take(&mut self.failing) {
+            self.failure.set(None);
+            tracing::info!("{}: frames are written again", self.about);
         }
     }
 
@@ -294,8 +311,15 @@ impl DeviceLane for Writing {
             Output::One(w) => w.flush(),
             Output::Many(w) => w.flush(),
         };
-        if let Err(e) = flushed {
-            self.failed(&e);
+        let failed = std::mem::take(&mut self.failed);
+        match flushed {
+            Err(e) => {
+                self.failed(&e);
+                self.failed = false; // nothing is collected now
+            }
+            // There may have been nothing left to be written.
+            Ok(()) if failed => {}
+            Ok(()) => self.succeeded(),
         }
     }
 }
