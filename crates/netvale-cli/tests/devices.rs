@@ -442,6 +442,8 @@ mod tests {
         let test = "a_configured_device_has_its_processor_and_its_line";
         let Some(ns) = NetNs::new(test) else { return };
         let dir = TempDir::new();
+        // With the host's sign it is too long for a port's name.
+        ns.ip("link add enx001122334455 type veth peer name p0");
         let file = dir.path().join("netvale.toml");
         let start = |text: &str| {
             std::fs::write(&file, text).unwrap();
@@ -465,6 +467,11 @@ mod tests {
                 "\n[[attach]]\nswitch = \"vale0\"\ndevice = \"nosuch0\"\n",
                 3,
                 "line 2: cannot attach nosuch0",
+            ),
+            (
+                "[[attach]]\nswitch = \"vale0\"\ndevice = \"enx001122334455\"\nhost = true\n",
+                2,
+                "or port = \"NAME\" in the configuration",
             ),
         ] {
             let out = start(text).wait_with_output().unwrap();

@@ -139,7 +139,7 @@ impl Core {
                 port: port.name.clone(),
                 line: port.line,
                 kind: r.kind,
-                message: r.message,
+                message: r.told(),
             })?;
         }
         Ok(())
@@ -174,7 +174,7 @@ impl Core {
                 switch: a.switch.clone(),
                 line: a.line,
                 kind: r.kind,
-                message: r.message,
+                message: r.told(),
             })?;
         }
         Ok(())

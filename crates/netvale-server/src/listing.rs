@@ -49,6 +49,14 @@ impl Refusal {
         self
     }
 
+    /// The message with its hint, for those who are told in one line.
+    pub(crate) fn told(self) -> String {
+        match self.hint {
+            Some(hint) => format!("{} ({hint})", self.message),
+            None => self.message,
+        }
+    }
+
     /// A device that the system does not give, for the reason of this number.
     pub(crate) fn backend(errno: Option<i32>, e: &dyn std::error::Error) -> Self {
         let kind = match errno {

@@ -339,7 +339,8 @@ impl Core {
     ) -> Result<u32, Refusal> {
         if device.name.len() > MAX_PORT {
             let message = format!("{}: a port's name has at most 15 bytes", device.name);
-            let hint = "give it another: netvale attach SWITCH:PORT DEVICE";
+            let hint = "give it another: netvale attach SWITCH:PORT DEVICE, or \
+                        port = \"NAME\" in the configuration";
             return Err(Refusal::new(ErrorKind::Invalid, message).hint(hint));
         }
         let kind = PortKind::Vale {
