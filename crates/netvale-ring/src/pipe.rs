@@ -26,6 +26,7 @@ use crate::layout::RESERVED_BUFS;
 use crate::monitor::{self, Run};
 use crate::offsets;
 use crate::pos::Pos;
+use crate::resv::Refused;
 use crate::slot::{MAX_FRAGS, NS_BUF_CHANGED, NS_INDIRECT, NS_MOREFRAG, Ring, Slot};
 use crate::sync::{BadWords, prologue};
 use crate::world::{Party, RegionMap};
@@ -66,7 +67,11 @@ pub fn txsync(party: &Party<'_>, tx: End<'_>) -> Result<Moved, BadWords> {
     let Some(map) = party.map_of(peer) else {
         return Ok(Moved::default());
     };
-    let to = Target::new(peer.id(), peer, &map).ok();
+    let to = match Target::new(peer.id(), peer, &map) {
+        // Made anew in another region since: nobody's fault.
+        Err(Refused::Closed) => return Ok(Moved::default()),
+        found => found.ok(),
+    };
     let Some(to) = to.filter(|t| t.ring.count() == count && t.kring.pipe_tail().idx() < count)
     else {
         tx.kring.count(Counter::FaultState, 1);

@@ -7,9 +7,10 @@ mod deliver {
     use std::sync::atomic::AtomicU32;
 
     use netvale_ring::deliver::{Ent, Outlet, Source, deliver};
-    use netvale_ring::kring::Geom;
+    use netvale_ring::kring::{Counter, Geom};
     use netvale_ring::layout::{RegionGeom, StateGeom};
     use netvale_ring::offsets::Offsets;
+    use netvale_ring::pipe;
     use netvale_ring::port::{PortId, Seat};
     use netvale_ring::slot::NS_MOREFRAG;
     use netvale_ring::world::{Party, RegionMap, RegionSource, Regions, Waker, World};
@@ -82,6 +83,19 @@ mod deliver {
             watched.set_monitors(None);
             self.world.topology_changed();
             ring(&self.world, &self.found, 0, 2);
+            Some(self.found.clone())
+        }
+    }
+
+    /// Finds a region, and meanwhile the ring in it is made anew in another.
+    struct Leaves {
+        world: World,
+        found: RegionMap,
+        other: RegionMap,
+    }
+    impl RegionSource for Leaves {
+        fn map(&self, _: u16, _: u32) -> Option<RegionMap> {
+            ring(&self.world, &self.other, 1, 1);
             Some(self.found.clone())
         }
     }
@@ -226,5 +240,33 @@ mod deliver {
             kring(i).cursor().start.distance(resv.given_out(), SLOTS)
         });
         assert_eq!((mine, theirs), (1, 0));
+    }
+
+    /// That a pipe's other end is made anew while it is looked for is nobody's
+    /// fault.
+    #[test]
+    fn a_pipes_peer_goes_while_it_is_looked_for() {
+        let world = world();
+        let (own, found, other) = (region(1, 2048), region(2, 2048), region(3, 2048));
+        let from = ring(&world, &own, 0, 0);
+        ring(&world, &found, 1, 1);
+        let kring = |i| world.kring(KringId(i)).unwrap();
+        pipe::init(kring(0), kring(1), SLOTS);
+        kring(0).set_peer(Some(KringId(1)));
+        let regions = Regions::new(Arc::new(Leaves {
+            world: world.clone(),
+            found,
+            other,
+        }));
+        let party = party(&world, &regions, &own);
+        from.set_tail(SLOTS - 1);
+        from.set_head(1);
+        let end = pipe::End {
+            id: KringId(0),
+            kring: kring(0),
+            ring: from,
+        };
+        assert_eq!(pipe::txsync(&party, end), Ok(pipe::Moved::default()));
+        assert_eq!(kring(0).counter(Counter::FaultState), 0);
     }
 }
