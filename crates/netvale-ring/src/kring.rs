@@ -91,7 +91,8 @@ pub enum Counter {
     FaultWords,
     /// Contradictions found in shared hidden state.
     FaultState,
-    /// Nanoseconds of CPU time spent moving this ring's frames.
+    /// Nanoseconds spent moving this ring's frames. At a TX ring that serves a
+    /// device: whole rounds in which something moved, either way.
     CpuNs,
     /// Frames flooded to all ports.
     Flooded,

@@ -391,7 +391,8 @@ pub struct PortStats {
     pub drops: Vec<Drops>,
     /// Times its words in shared memory broke the rules.
     pub faults: u64,
-    /// Processor time spent forwarding for this port, nanoseconds.
+    /// Time spent forwarding for this port, nanoseconds; at a device's port
+    /// both ways.
     pub cpu_ns: u64,
 }
 
