@@ -15,7 +15,7 @@ use netvale_wire::proto::ErrorKind;
 use netvale_wire::vnet::HdrLen;
 
 use super::burst::Burst;
-use super::slots;
+use super::slots::{self, How};
 use super::tap::{Io, TapLane, TapWriter};
 use super::vxlan::chains;
 use super::{Device, DeviceLane, Keep, Loss, Pushed, Told, Trouble, Use};
@@ -40,7 +40,7 @@ const SKB_MARK: i16 = 8;
 pub(super) fn open(name: &str, how: Use) -> Result<Device, Refusal> {
     let nic = Nic::find(name)?;
     // Large packets stay whole, which AF_XDP cannot do.
-    let wire = nic.packet(HdrLen::MERGED, true)?;
+    let wire = nic.packet(HdrLen::MERGED, true, None)?;
     let rings = how.host.then_some([1, 1]);
     let take = Take {
         from_stack: true,
@@ -67,10 +67,7 @@ pub(super) fn open(name: &str, how: Use) -> Result<Device, Refusal> {
         name: name.into(),
         lanes: wire.lanes,
         header: wire.header,
-        about: match wire.how.as_str() {
-            "" => wire.about,
-            how => format!("{} ({how})", wire.about),
-        },
+        about: wire.about,
         host,
         keep,
         index: Some(nic.index),
@@ -94,9 +91,7 @@ pub(crate) struct Wire {
     /// One for each queue.
     pub(crate) lanes: Vec<Box<dyn DeviceLane>>,
     pub(crate) about: String,
-    /// How frames are received, if there is something to say.
-    how: String,
-    /// Programs in the kernel.
+    /// Tells what becomes of it.
     pub(crate) keep: Keep,
     /// Length of the virtio-net header of its frames.
     header: u8,
@@ -259,7 +254,7 @@ impl Nic {
     /// Why not; nothing is left behind.
     pub(crate) fn wire(&self, receive: bool, header: HdrLen, why: &str) -> Result<Wire, Refusal> {
         tracing::info!(interface = self.name, "no AF_XDP: {why}");
-        let mut wire = self.packet(header, receive)?;
+        let mut wire = self.packet(header, receive, Some(why))?;
         if usize::from(wire.header) != header.get() {
             // The kernel has the shorter one only.
             let name = self.name.clone();
@@ -277,10 +272,6 @@ impl Nic {
             let lane = |(socket, _)| NicLane::boxed(socket, LONGEST);
             wire.lanes.extend(senders.into_iter().map(lane));
         }
-        wire.about = match wire.how.as_str() {
-            "" => format!("{} (no AF_XDP: {why})", wire.about),
-            how => format!("{} (no AF_XDP: {why}; {how})", wire.about),
-        };
         Ok(wire)
     }
 
@@ -308,14 +299,23 @@ impl Nic {
         Ok((keep, mode))
     }
 
-    /// Opens the wire by AF_PACKET.
-    fn packet(&self, header: HdrLen, receive: bool) -> Result<Wire, Refusal> {
-        self.by_name(|name| self.packet_as(name, header, receive))
+    /// Opens the wire by AF_PACKET. `why`: not by AF_XDP.
+    fn packet(&self, header: HdrLen, receive: bool, why: Option<&str>) -> Result<Wire, Refusal> {
+        let how = How {
+            why: why.map(|why| format!("no AF_XDP: {why}")),
+            ..How::default()
+        };
+        self.by_name(|name| self.packet_as(name, header, receive, how))
     }
 
-    fn packet_as(&self, name: &str, header: HdrLen, receive: bool) -> Result<Wire, Refusal> {
+    fn packet_as(
+        &self,
+        name: &str,
+        header: HdrLen,
+        receive: bool,
+        mut how: How,
+    ) -> Result<Wire, Refusal> {
         let config = config(name, header, receive);
-        let mut how = String::new();
         let (lanes, header) = match (header.is_none(), receive) {
             (true, true) => (slots::whole(self, &config, &mut how)?, header),
             (false, true) => slots::headed(self, &config, &mut how)?,
@@ -326,11 +326,12 @@ impl Nic {
                 (sockets.into_iter().map(lane).collect(), header)
             }
         };
+        let mut keep = Keep::default();
+        keep.tells(&how.failure);
         Ok(Wire {
             lanes,
-            about: format!("interface {name} by AF_PACKET"),
-            how,
-            keep: Keep::default(),
+            about: how.about(name),
+            keep,
             header: u8::try_from(header.get()).unwrap_or(0),
         })
     }

@@ -11,7 +11,7 @@ use netvale_wire::vnet::HdrLen;
 use super::burst::Burst;
 use super::nic::{LONGEST, Nic, NicLane, packet_refusal, socket, trouble};
 use super::vxlan::chains;
-use super::{DeviceLane, Loss, Pushed, Told, Trouble};
+use super::{DeviceLane, Failure, Loss, Pushed, Told, Trouble};
 use crate::listing::Refusal;
 
 /// Bytes of a ring: 2048 frames of the usual size.
@@ -22,18 +22,54 @@ const MOST: u32 = 32;
 /// Rings that there are.
 static RINGS: AtomicU32 = AtomicU32::new(0);
 
+/// What users are told of an interface by AF_PACKET.
+#[derive(Debug, Clone, Default)]
+pub(super) struct How {
+    /// Why it is not driven otherwise, if there is a reason.
+    pub(super) why: Option<String>,
+    /// How frames are received.
+    pub(super) receives: Option<String>,
+    /// Told instead when a ring has ended.
+    pub(super) failure: Failure,
+}
+
+impl How {
+    /// All of it.
+    pub(super) fn about(&self, interface: &str) -> String {
+        let said: Vec<&str> = [&self.why, &self.receives]
+            .into_iter()
+            .filter_map(Option::as_deref)
+            .collect();
+        let by = format!("interface {interface} by AF_PACKET");
+        match said.is_empty() {
+            true => by,
+            false => format!("{by} ({})", said.join("; ")),
+        }
+    }
+}
+
 /// The right to have one.
 #[derive(Debug)]
-struct Seat;
+struct Seat {
+    how: How,
+}
 
 impl Seat {
-    fn take() -> Result<Self, String> {
+    fn take(how: &How) -> Result<Self, String> {
         let add = |n: u32| (n < MOST).then_some(n + 1);
         let taken = RINGS.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
         match taken {
-            Ok(_) => Ok(Self),
+            Ok(_) => Ok(Self { how: how.clone() }),
             Err(_) => Err(full()),
         }
+    }
+
+    /// Says, there and in the log, that the ring has ended.
+    fn ended(mut self, interface: &str) {
+        const WHY: &str = "a packet came that no virtio-net header describes";
+        tracing::warn!(interface, "no packet ring any more: {WHY}");
+        self.how.receives = Some(format!("a ring has ended: {WHY}"));
+        self.how.failure.set(Some(self.how.about(interface)));
     }
 
     /// Whether there are some for all queues: better none than one for all.
@@ -64,22 +100,22 @@ fn full() -> String {
 pub(super) fn headed(
     nic: &Nic,
     config: &PacketConfig,
-    how: &mut String,
+    how: &mut How,
 ) -> Result<(Vec<Box<dyn DeviceLane>>, HdrLen), Refusal> {
     let ring = |config: &PacketConfig| {
-        let lane = SlotLane::open(config, nic.mtu);
+        let lane = SlotLane::open(config, nic.mtu, how);
         lane.map_err(|why| Refusal::new(ErrorKind::Os, why))
     };
     match Seat::suffice(nic.queues()).and_then(|()| nic.sockets(config, ring)) {
         Ok(rings) => {
-            *how = RING.into();
+            how.receives = Some(RING.into());
             let header = rings.first().map_or(config.header, SlotLane::header);
             let lane = |lane| Box::new(lane) as Box<dyn DeviceLane>;
             Ok((rings.into_iter().map(lane).collect(), header))
         }
         Err(why) => {
             let sockets = nic.sockets(config, socket)?;
-            *how = no_ring(nic, &why);
+            how.receives = Some(no_ring(nic, &why));
             let header = sockets.first().map_or(config.header, |s| s.1);
             let lane = |(socket, _)| NicLane::boxed(socket, LONGEST);
             Ok((sockets.into_iter().map(lane).collect(), header))
@@ -95,7 +131,7 @@ pub(super) fn headed(
 pub(super) fn whole(
     nic: &Nic,
     config: &PacketConfig,
-    how: &mut String,
+    how: &mut How,
 ) -> Result<Vec<Box<dyn DeviceLane>>, Refusal> {
     let max_frame = nic.mtu as usize + 14;
     let open = |config: &PacketConfig, seat: Option<Seat>| {
@@ -110,18 +146,18 @@ pub(super) fn whole(
         })
     };
     let ring = |config: &PacketConfig| {
-        let seat = Seat::take().map_err(|why| Refusal::new(ErrorKind::Os, why))?;
+        let seat = Seat::take(how).map_err(|why| Refusal::new(ErrorKind::Os, why))?;
         open(config, Some(seat)).map_err(|e| packet_refusal(&e))
     };
     let lanes = match Seat::suffice(nic.queues()).and_then(|()| nic.sockets(config, ring)) {
         Ok(lanes) => {
-            *how = RING.into();
+            how.receives = Some(RING.into());
             lanes
         }
         Err(why) => {
             let none = |config: &PacketConfig| open(config, None).map_err(|e| packet_refusal(&e));
             let lanes = nic.sockets(config, none)?;
-            *how = no_ring(nic, &why);
+            how.receives = Some(no_ring(nic, &why));
             lanes
         }
     };
@@ -131,14 +167,6 @@ pub(super) fn whole(
 
 /// What users read of it.
 const RING: &str = "a ring";
-
-/// Says that a ring has ended.
-fn ended(interface: &str) {
-    tracing::warn!(
-        interface,
-        "no packet ring any more: a packet came that no virtio-net header describes"
-    );
-}
 
 /// Says, there and in the log, that there is none.
 fn no_ring(nic: &Nic, why: &Refusal) -> String {
@@ -168,8 +196,8 @@ impl SlotLane {
     /// # Errors
     ///
     /// Why it must do without a ring.
-    fn open(config: &PacketConfig, mtu: u32) -> Result<Self, String> {
-        let seat = Seat::take()?;
+    fn open(config: &PacketConfig, mtu: u32, how: &How) -> Result<Self, String> {
+        let seat = Seat::take(how)?;
         let size = RingConfig::for_mtu(mtu, BYTES);
         let older = PacketConfig {
             header: HdrLen::SHORT,
@@ -223,9 +251,10 @@ impl DeviceLane for SlotLane {
         }
         let got = self.ring.recv_packed(pool, free, batch);
         self.more = self.ring.is_ready();
-        if let Some(socket) = self.ring.without() {
-            self.seat = None;
-            ended(socket.interface());
+        if let Some(socket) = self.ring.without()
+            && let Some(seat) = self.seat.take()
+        {
+            seat.ended(socket.interface());
         }
         got.map_err(|e| trouble(&e))
     }
@@ -286,8 +315,10 @@ impl DeviceLane for WholeLane {
         batch: &mut Batch,
     ) -> Result<usize, Trouble> {
         let got = self.socket.recv(pool, free, batch);
-        if !self.socket.has_ring() && self.seat.take().is_some() {
-            ended(self.socket.interface());
+        if !self.socket.has_ring()
+            && let Some(seat) = self.seat.take()
+        {
+            seat.ended(self.socket.interface());
         }
         got.map_err(|e| trouble(&e))
     }

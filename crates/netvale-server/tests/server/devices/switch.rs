@@ -454,7 +454,20 @@ fn a_packet_that_no_header_describes_does_not_end_reception() {
     let mut tap = host.ns.enter(|| Tap::open(&config)).unwrap().into_queues();
     let tap = tap.remove(0);
     host.ns.ip("link set dev t0 up");
-    host.attach("vale0:t0");
+    let about = || {
+        let ports = host.bed.ports().into_iter();
+        let wire = ports.filter(|p| p.name == "vale0:t0");
+        wire.filter_map(|p| p.device).collect::<String>()
+    };
+    // Other tests of this process may have all rings for a moment.
+    eventually("it has a ring", || {
+        host.attach("vale0:t0");
+        let ring = about() == "interface t0 by AF_PACKET (a ring)";
+        if !ring {
+            host.detach("vale0:t0");
+        }
+        ring
+    });
     let mut port = host.namespace().open("vale0:p").unwrap();
     // UDP to be cut into fragments of IP.
     let mut odd = vec![0; 10 + 34];
@@ -486,6 +499,8 @@ fn a_packet_that_no_header_describes_does_not_end_reception() {
     assert!(tap.write(&odd).unwrap());
     // Nobody but the kernel's drops wakes the server.
     eventually("what was dropped is counted", ended);
+    let now = "interface t0 by AF_PACKET (a ring has ended: a packet came that no";
+    eventually("it is told", || about().starts_with(now));
     eventually("frames come", || {
         assert!(tap.write(&good(9)).unwrap());
         port.wait_rx(Some(std::time::Duration::from_millis(20)))
