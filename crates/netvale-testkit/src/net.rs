@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::mem::MaybeUninit;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, ipproto};
 use rustix::thread::{CapabilitySet, LinkNameSpaceType, UnshareFlags};
 
-use crate::skip;
+use crate::{eventually, skip};
 
 /// A network namespace of its own: a loopback interface that is up, no IPv6
 /// (its kernel would send frames nobody asked for).
@@ -208,6 +208,35 @@ impl NetNs {
         self.enter(|| ping(to.into(), len, patience))
     }
 
+    /// Whether somebody who listens in `to` can be reached by TCP from here in
+    /// so much time.
+    ///
+    /// # Panics
+    ///
+    /// If the address is not one of `to`'s, or taken there.
+    #[must_use]
+    pub fn connects(&self, to: &Self, at: impl Into<SocketAddr>, patience: Duration) -> bool {
+        let at = at.into();
+        let listener = to.enter(|| TcpListener::bind(at)).unwrap();
+        let reached = self.enter(|| TcpStream::connect_timeout(&at, patience));
+        drop(listener);
+        reached.is_ok()
+    }
+
+    /// Waits until these interfaces are up, and what they are connected to.
+    ///
+    /// # Panics
+    ///
+    /// If one is not there, or stays down.
+    #[track_caller]
+    pub fn wait_until_up(&self, names: &[&str]) {
+        let up = |name: &&str| {
+            let said = self.ip(&format!("-o link show dev {name}"));
+            said.contains("LOWER_UP")
+        };
+        eventually("the interfaces are up", || names.iter().all(up));
+    }
+
     /// Gives an interface its MTU and addresses, and switches it on. `n` is
     /// the last part of the addresses: 10.77.0.n/24 and fd77::n/64.
     ///
@@ -340,7 +369,7 @@ mod tests {
         assert!(nobody.is_none());
         assert_ne!(a.mac("left"), b.mac("right"));
         drop(b);
-        crate::eventually("the cable goes with one end", || {
+        eventually("the cable goes with one end", || {
             !a.try_ip("link show dev left").status.success()
         });
     }

@@ -1,6 +1,6 @@
 //! The firewall among the examples, between namespaces.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use netvale_testkit::net::NetNs;
@@ -13,15 +13,6 @@ const HOST: Ipv4Addr = Ipv4Addr::new(10, 81, 0, 9);
 const PEER: Ipv4Addr = Ipv4Addr::new(10, 81, 0, 1);
 const MOMENT: Duration = Duration::from_millis(300);
 const SECOND: Duration = Duration::from_secs(1);
-
-/// Whether a port of `to` can be reached from `from` in so much time.
-fn connects(from: &NetNs, to: &NetNs, (at, port): (Ipv4Addr, u16), patience: Duration) -> bool {
-    let at = SocketAddr::from((at, port));
-    let listener = to.enter(|| TcpListener::bind(at)).unwrap();
-    let reached = from.enter(|| TcpStream::connect_timeout(&at, patience));
-    drop(listener);
-    reached.is_ok()
-}
 
 fn echo(from: &NetNs, to: Ipv4Addr) -> bool {
     within(PATIENCE, || from.ping(to, 500, SECOND).is_some())
@@ -51,19 +42,16 @@ fn the_firewall_drops_what_it_shall_and_lets_the_host_go() {
     for _ in 0..5 {
         assert!(echo(&peer, HOST) && echo(&host, PEER));
     }
+    assert!(peer.connects(&host, (HOST, 5008), PATIENCE), "another port");
     assert!(
-        connects(&peer, &host, (HOST, 5008), PATIENCE),
-        "another port"
-    );
-    assert!(
-        !connects(&peer, &host, (HOST, 5009), SECOND),
+        !peer.connects(&host, (HOST, 5009), SECOND),
         "dropped on its way in"
     );
     assert!(
-        !connects(&host, &peer, (PEER, 5009), SECOND),
+        !host.connects(&peer, (PEER, 5009), SECOND),
         "dropped on its way out"
     );
-    assert!(connects(&host, &peer, (PEER, 5008), PATIENCE));
+    assert!(host.connects(&peer, (PEER, 5008), PATIENCE));
     let pid = Pid::from_child(firewall.child());
     kill_process(pid, Signal::TERM).unwrap();
     let said = firewall.end();
@@ -79,7 +67,7 @@ fn the_firewall_drops_what_it_shall_and_lets_the_host_go() {
     eventually("the host has its interface", || {
         peer.ping(HOST, 0, MOMENT).is_some()
     });
-    assert!(connects(&peer, &host, (HOST, 5009), PATIENCE));
+    assert!(peer.connects(&host, (HOST, 5009), PATIENCE));
 
     // It blocks everything, and is killed.
     let firewall = host.enter(|| bench.start("firewall", &["v0", "@10.81.0.9"]));
@@ -89,7 +77,7 @@ fn the_firewall_drops_what_it_shall_and_lets_the_host_go() {
     eventually("the host has its interface again", || {
         peer.ping(HOST, 0, MOMENT).is_some()
     });
-    assert!(connects(&peer, &host, (HOST, 5009), PATIENCE) && echo(&host, PEER));
+    assert!(peer.connects(&host, (HOST, 5009), PATIENCE) && echo(&host, PEER));
     drop(firewall);
     eventually("nothing is left", || !host.ip("-o link").contains("nvhost"));
 }

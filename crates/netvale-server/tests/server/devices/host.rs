@@ -122,27 +122,24 @@ fn passes(host: &Host, a: &NetNs, ns: &Namespace, names: &[&str]) {
     assert!(sum() - before < 50, "{} frames", sum() - before);
     // What is not passed on is lost.
     let blocked = std::time::Duration::from_millis(700);
-    assert!(!connects(a, &host.ns, blocked), "port 5009 is blocked");
+    assert!(
+        !a.connects(&host.ns, (us, 5009), blocked),
+        "port 5009 is blocked"
+    );
     let dropped: u64 = guards.into_iter().map(|g| g.end().1).sum();
     assert!(dropped > 0);
     eventually("the host has its interface again", || {
         a.ping(us, 0, MOMENT).is_some()
     });
-    assert!(connects(a, &host.ns, PATIENCE), "port 5009 is open");
+    assert!(
+        a.connects(&host.ns, (us, 5009), PATIENCE),
+        "port 5009 is open"
+    );
     eventually("all is given back", || host.names().is_empty());
     eventually("its TAP is gone", || {
         !host.ns.ip("-o link").contains("nvhost")
     });
     host.bed.assert_sound();
-}
-
-/// Whether port 5009 of the host can be reached from `from` in so much time.
-fn connects(from: &NetNs, to: &NetNs, patience: std::time::Duration) -> bool {
-    let at: std::net::SocketAddr = format!("{HOST}:5009").parse().unwrap();
-    let listener = to.enter(|| std::net::TcpListener::bind(at)).unwrap();
-    let reached = from.enter(|| std::net::TcpStream::connect_timeout(&at, patience));
-    drop(listener);
-    reached.is_ok()
 }
 
 #[test]

@@ -267,14 +267,7 @@ fn programs_keep_the_interface_that_they_opened() {
         host.ns.ip(&format!("link set dev {old} name {new}"));
         host.ns.ip(&format!("link set dev {new} up"));
     }
-    eventually("the cables are up", || {
-        let all = ["w0", "v0", "v1", "c1"];
-        let up = |name: &&str| {
-            let said = host.ns.ip(&format!("-o link show dev {name}"));
-            said.contains("LOWER_UP")
-        };
-        all.iter().all(up)
-    });
+    host.ns.wait_until_up(&["w0", "v0", "v1", "c1"]);
     // To receive, its wire is opened anew.
     let mut receiver = ns.open("netmap:v0/R").unwrap();
     send(&mut peers[1], 0, &plain(1, 60));

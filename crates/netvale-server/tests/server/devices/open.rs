@@ -465,10 +465,7 @@ fn every_ring_sends_though_not_every_queue_is_received() {
         host.ns.ip(&format!("link set dev v0 {state}"));
         let mut from = ns.open(name).unwrap();
         host.ns.ip("link set dev v0 up");
-        eventually("the cable is up", || {
-            let said = host.ns.ip("-o link show dev v0");
-            said.contains("LOWER_UP")
-        });
+        host.ns.wait_until_up(&["v0"]);
         assert_eq!(from.tx_count(), 2);
         for ring in 0..2u8 {
             send(&mut from, ring.into(), &plain(ring, 60));
