@@ -5,7 +5,7 @@ use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use netvale_backends::batch::{Batch, BufPool, MAX_PIECES, Piece};
-use netvale_ring::kring::{Counter, Kring};
+use netvale_ring::kring::Kring;
 use netvale_ring::port::PortKind;
 use netvale_ring::slot::{NS_MOREFRAG, Slot};
 use netvale_ring::world::RegionMap;
@@ -15,6 +15,7 @@ use netvale_switch::end::{Gear, RxEnd, SyncError, TxEnd};
 use crate::books::MOST_SLOTS;
 use crate::finish;
 use crate::forward::Onward;
+use crate::meter::Meter;
 use crate::{DeviceLane, Dir, Interest, Loss, Losses, Pushed, Step, Trouble};
 
 /// Slots moved in one direction before the other gets its turn: eight of the
@@ -65,6 +66,7 @@ pub struct Lane {
     /// A frame's bytes.
     bytes: Vec<u8>,
     losses: Losses,
+    meter: Meter,
     /// Another process was at the device the last time.
     taken: bool,
     gone: bool,
@@ -112,6 +114,7 @@ impl Lane {
             onward: Onward::default(),
             bytes: Vec::new(),
             losses,
+            meter: Meter::default(),
             taken: false,
             gone: false,
             trouble: None,
@@ -229,18 +232,19 @@ impl Lane {
         let due = self.device.due();
         let waits = due.is_some() || self.until.is_some();
         let works = self.ready || self.passes_on() || !self.has_nothing_to_send();
-        // Most often there is nothing: not worth a look at the clock.
-        let start = (waits || works).then(Instant::now);
-        let timed = due.zip(start).is_some_and(|(due, now)| now >= due);
-        let paused = self.until.take_if(|until| start >= Some(*until));
+        let began = works.then(|| self.meter.begin()).flatten();
+        // Not worth a look at the clock for nothing.
+        let now = began.or_else(|| waits.then(Instant::now));
+        let timed = due.zip(now).is_some_and(|(due, now)| now >= due);
+        let paused = self.until.take_if(|until| now >= Some(*until));
         self.full &= !timed && paused.is_none();
         let mut moved = self.onward.serve(&mut self.tx, &self.pool, &self.losses);
         if self.ready || timed {
             moved |= self.pull();
         }
         moved |= self.push();
-        if let Some(start) = start.filter(|_| moved) {
-            self.account(start);
+        if moved {
+            self.meter.moved(began, self.tx.kring());
         }
         Round {
             moved,
@@ -253,12 +257,11 @@ impl Lane {
     /// sent to this one.
     pub fn serve_rest(&mut self) -> Round {
         let mut moved = false;
-        // Most often there is nothing: not worth a look at the clock.
         if !self.gone && !self.has_nothing_to_send() {
-            let start = Instant::now();
+            let began = self.meter.begin();
             moved = self.push();
             if moved {
-                self.account(start);
+                self.meter.moved(began, self.tx.kring());
             }
         }
         Round {
@@ -290,12 +293,6 @@ impl Lane {
             turns -= 1;
         }
         moved
-    }
-
-    /// A round that moved something is its port's time: the device's part too.
-    fn account(&self, start: Instant) {
-        let ns = u64::try_from(start.elapsed().as_nanos()).unwrap_or(0);
-        self.tx.kring().count(Counter::CpuNs, ns);
     }
 
     /// Nothing to take, nothing to give back.

@@ -21,6 +21,7 @@ mod device;
 mod finish;
 mod forward;
 mod lane;
+mod meter;
 pub mod xdp;
 
 pub use books::Dir;

@@ -116,9 +116,9 @@ pub struct PortStats {
     pub drops: Vec<(&'static str, u64)>,
     /// Times its words in shared memory broke the rules.
     pub faults: u64,
-    /// Time spent moving what it sent, whoever spent it: measured by samples
-    /// where programs do, in full where the server does. At a device's port all
-    /// rounds in which something moved, either way. Nanoseconds.
+    /// Time spent moving what it sent, whoever spent it: measured by samples,
+    /// but for isolated ports in full. At a device's port all rounds in which
+    /// something moved, either way. Nanoseconds.
     pub cpu_ns: u64,
 }
 
