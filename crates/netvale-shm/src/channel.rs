@@ -250,6 +250,15 @@ mod tests {
         (a.into(), b.into())
     }
 
+    /// The other end of a descriptor that goes along with a message.
+    fn descriptor_sent_by(from: &Channel) -> Channel {
+        let (family, kind) = (AddressFamily::UNIX, SocketType::STREAM);
+        let pair = rustix::net::socketpair(family, kind, SocketFlags::CLOEXEC, None);
+        let (read, write) = pair.unwrap();
+        from.send(b"x", &[write.as_fd()]).unwrap();
+        Channel(read)
+    }
+
     #[test]
     fn messages_keep_their_ends_and_descriptors() {
         let (a, b) = pair();
@@ -273,20 +282,9 @@ mod tests {
     #[test]
     fn unwanted_descriptors_and_long_messages_do_no_harm() {
         let (a, b) = pair();
-        let (read, write) = rustix::net::socketpair(
-            AddressFamily::UNIX,
-            SocketType::STREAM,
-            SocketFlags::CLOEXEC,
-            None,
-        )
-        .unwrap();
-        a.send(b"x", &[write.as_fd()]).unwrap();
-        drop(write);
+        let read = descriptor_sent_by(&a);
         assert_eq!(b.recv_plain(&mut [0; 4]).unwrap(), 1);
-        assert!(
-            !Channel(read).is_open(),
-            "the descriptor in flight was closed"
-        );
+        assert!(!read.is_open(), "the descriptor in flight was closed");
         a.send(b"12345", &[]).unwrap();
         assert_eq!(b.recv_plain(&mut [0; 4]).unwrap(), 5);
         a.send(b"12345", &[]).unwrap();
@@ -297,18 +295,10 @@ mod tests {
     #[test]
     fn what_is_discarded_is_closed_and_makes_room() {
         let (a, b) = pair();
-        let (read, write) = rustix::net::socketpair(
-            AddressFamily::UNIX,
-            SocketType::STREAM,
-            SocketFlags::CLOEXEC,
-            None,
-        )
-        .unwrap();
-        a.send(b"x", &[write.as_fd()]).unwrap();
-        drop(write);
+        let read = descriptor_sent_by(&a);
         while a.send(b"12345", &[]).is_ok() {}
         b.discard();
-        assert!(!Channel(read).is_open());
+        assert!(!read.is_open(), "it was closed");
         a.send(b"12345", &[]).unwrap();
         b.discard();
         let none = b.recv_plain(&mut [0; 8]).unwrap_err();
