@@ -230,10 +230,9 @@ impl Lane {
         self.taken = false;
         // One that begins is due at the moment that it is asked.
         let due = self.device.due();
-        let waits = due.is_some() || self.until.is_some();
-        let works = self.ready || self.passes_on() || !self.has_nothing_to_send();
-        let began = works.then(|| self.meter.begin()).flatten();
+        let began = self.meter.begin();
         // Not worth a look at the clock for nothing.
+        let waits = due.is_some() || self.until.is_some();
         let now = began.or_else(|| waits.then(Instant::now));
         let timed = due.zip(now).is_some_and(|(due, now)| now >= due);
         let paused = self.until.take_if(|until| now >= Some(*until));

@@ -417,9 +417,10 @@ impl Thread {
 #[cfg(test)]
 mod tests {
     use std::os::fd::BorrowedFd;
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
     use netvale_backends::batch::{Batch, BufPool, Piece};
+    use netvale_lane::Dir;
     use netvale_shm::HugePages;
     use netvale_switch::domain::{Config, Domain, Want};
     use netvale_switch::end::Gear;
@@ -453,7 +454,7 @@ mod tests {
         }
 
         fn poke(&mut self) -> Result<(), Trouble> {
-            assert!(!self.0.load(Ordering::Relaxed), "as it should");
+            assert!(!self.0.load(Relaxed), "as it should");
             Ok(())
         }
     }
@@ -487,9 +488,12 @@ mod tests {
     /// Needs its time for each of so many frames that it has, and then for
     /// nothing.
     #[derive(Debug)]
-    struct Slow(u64);
+    struct Slow {
+        frames: Arc<AtomicU64>,
+        due: Option<Instant>,
+    }
 
-    const TIME: Duration = Duration::from_millis(5);
+    const TIME: Duration = Duration::from_millis(2);
 
     impl DeviceLane for Slow {
         fn fd(&self) -> Option<BorrowedFd<'_>> {
@@ -507,12 +511,21 @@ mod tests {
             batch: &mut Batch,
         ) -> Result<usize, Trouble> {
             std::thread::sleep(TIME);
-            if self.0 == 0 {
+            let left = self.frames.load(Relaxed);
+            if left == 0 {
                 return Ok(0);
             }
-            self.0 -= 1;
+            self.frames.store(left - 1, Relaxed);
             batch.push_buf(free[0].buf, 60);
             Ok(1)
+        }
+
+        fn due(&self) -> Option<Instant> {
+            self.due
+        }
+
+        fn is_idle(&self, dir: Dir) -> bool {
+            dir == Dir::Out
         }
 
         fn push(&mut self, _: &BufPool, _: &Batch) -> Result<Pushed, Trouble> {
@@ -522,19 +535,32 @@ mod tests {
 
     #[test]
     fn what_a_device_costs_is_its_ports_time() {
-        let (mut domain, _bells, gear) = domain();
-        let mut lane = lane(&mut domain, &gear, (1, "vale0:a"), Box::new(Slow(3)));
-        let spent = || {
-            let ns = domain.stats(Some("vale0:a"))[0].cpu_ns;
-            Duration::from_nanos(ns)
-        };
-        for round in 1..=3 {
-            assert!(lane.serve().moved);
-            assert!(spent() >= TIME * round, "{:?}", spent());
+        // One that says that it has frames, and one that is asked at its time.
+        for due in [None, Some(Instant::now())] {
+            let (mut domain, _bells, gear) = domain();
+            let frames = Arc::new(AtomicU64::new(0));
+            let device = Box::new(Slow {
+                frames: Arc::clone(&frames),
+                due,
+            });
+            let mut lane = lane(&mut domain, &gear, (1, "vale0:a"), device);
+            let spent = || {
+                let ns = domain.stats(Some("vale0:a"))[0].cpu_ns;
+                Duration::from_nanos(ns)
+            };
+            assert!(!lane.serve().moved);
+            assert_eq!(spent(), Duration::ZERO, "nothing was done");
+            let rounds = 40;
+            frames.store(rounds.into(), Relaxed);
+            for round in 1..=rounds {
+                lane.wake(due.is_none(), false);
+                assert!(lane.serve().moved);
+                assert!(spent() >= TIME * round, "{:?}", spent());
+            }
+            let before = spent();
+            assert!(!lane.serve().moved);
+            assert_eq!(spent(), before, "nothing was done");
         }
-        let before = spent();
-        assert!(!lane.serve().moved);
-        assert_eq!(spent(), before, "nothing was done");
     }
 
     #[test]
@@ -553,7 +579,7 @@ mod tests {
         let mut pump = Pump::spawn(9, None, bell, waker, news).unwrap();
         pump.add(first);
         pump.add(second);
-        bad.store(true, Ordering::Relaxed);
+        bad.store(true, Relaxed);
         pump.finish(1);
         assert!(matches!(heard.recv(), Ok((1, Heard::Gone(_)))));
         assert_eq!(pump.take(2).map(|lane| lane.id), Some(2));
