@@ -93,14 +93,8 @@ impl Redirect {
         })
     }
 
-    /// Whether VLAN tags that the kernel keeps beside frames are put back into
-    /// them. Otherwise sockets get those frames without.
-    #[must_use]
-    pub fn puts_tags_back(&self) -> bool {
-        self.no_tags.is_none()
-    }
-
-    /// Why they are not.
+    /// Why VLAN tags that the kernel keeps beside frames are not put back into
+    /// them, if they are not: then sockets get those frames without.
     #[must_use]
     pub fn why_no_tags(&self) -> Option<&str> {
         self.no_tags.as_deref()
